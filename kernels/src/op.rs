@@ -1,0 +1,218 @@
+//! The typed operations of the device, one struct each.
+//!
+//! All tensors are dense and row-major, of rank 1 to 4. For an operand,
+//! *cols* is its last dimension and *rows* the product of the others. An `Op`
+//! is only a request: [`crate::validate`] turns a list of them into a
+//! [`crate::Graph`], and nothing else can run.
+
+use serde::{Deserialize, Serialize};
+
+/// An opaque handle: generation in the high 32 bits, slot in the low. A
+/// handle is only ever compared and looked up, so any bit pattern is safe.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TensorId(u64);
+
+impl TensorId {
+    /// From the bits that a guest holds. Any value is acceptable here; the
+    /// device refuses what it did not hand out.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+    /// The bits that a guest may hold.
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// Element type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// Two's complement, for indices and tokens.
+    I32,
+}
+
+/// Distribution of [`Random`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Distribution {
+    /// N(0, scale²), by Box-Muller.
+    Normal,
+    /// U(-scale, scale).
+    Uniform,
+}
+
+/// One-argument functions of a row kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum UnaryOp {
+    Negate,
+    Absolute,
+    Reciprocal,
+    Square,
+    SquareRoot,
+    ReciprocalSquareRoot,
+    Exponential,
+    Logarithm,
+    Tanh,
+    Sigmoid,
+    Relu,
+    /// 1 where a > 0, else 0.
+    Step,
+    Sine,
+    Cosine,
+    Floor,
+}
+
+/// Two-argument functions of a row kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum BinaryOp {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Minimum,
+    Maximum,
+    /// 1 where a < b, else 0.
+    LessThan,
+    Power,
+}
+
+/// Reductions over the columns of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Reduction {
+    Sum,
+    Maximum,
+}
+
+/// What [`Reduce`] sums over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ReduceAxis {
+    /// Over rows: one value per column.
+    Rows,
+    /// Over columns: one value per row.
+    Cols,
+    /// One value.
+    All,
+}
+
+/// How an operand is laid over the [rows, cols] space of a row kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Layout {
+    /// rows × cols elements.
+    Element,
+    /// `rows` elements.
+    PerRow,
+    /// `cols` elements.
+    PerCol,
+    /// One element.
+    Scalar,
+}
+
+/// An input of a row kernel.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Operand {
+    pub tensor: TensorId,
+    pub layout: Layout,
+}
+
+/// A node of a row kernel; operands are numbers of earlier nodes.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Node {
+    /// Input operand k.
+    Input(u32),
+    Constant(f32),
+    Unary { op: UnaryOp, a: u32 },
+    Binary { op: BinaryOp, a: u32, b: u32 },
+    /// `then` where condition > 0, else `otherwise`.
+    Select { condition: u32, then: u32, otherwise: u32 },
+    /// Over the columns of each row: one value per row.
+    Reduce { op: Reduction, a: u32 },
+    /// The column number.
+    ColIndex,
+}
+
+/// An output of a row kernel. `layout` is `Element` or `PerRow`.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Store {
+    pub node: u32,
+    pub tensor: TensorId,
+    pub layout: Layout,
+}
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+            #[allow(missing_docs)]
+            pub struct $name { $($(#[$fdoc])* pub $field: $ty),* }
+            impl From<$name> for Op {
+                fn from(op: $name) -> Op { Op::$name(op) }
+            }
+        )*
+        /// An operation, unchecked.
+        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+        #[allow(missing_docs)]
+        pub enum Op { $($name($name)),* }
+        impl Op {
+            /// The operation's name, for errors and profiles.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Op::$name(_) => stringify!($name)),* }
+            }
+        }
+    };
+}
+
+ops! {
+    /// dst = value (cast to an integer for `I32`).
+    Fill { dst: TensorId, value: f32 }
+    /// Philox4x32-10 (Salmon et al., SC'11), keyed by `seed`, counter =
+    /// (element number / 4, `stream`).
+    Random { dst: TensorId, seed: u64, stream: u64, distribution: Distribution, scale: f32 }
+    /// dst = src, cast; equal element counts.
+    Copy { src: TensorId, dst: TensorId }
+    /// dst[:, dst_col..+width] (=|+=) src[:, src_col..+width]; equal rows.
+    Columns { src: TensorId, src_col: u32, dst: TensorId, dst_col: u32, width: u32, accumulate: bool }
+    /// The last two dimensions exchanged.
+    Transpose { src: TensorId, dst: TensorId }
+    /// out (=|+=) alpha · op(a) · op(b), batched over the leading dimensions,
+    /// which must be equal.
+    MatMul { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, accumulate: bool }
+    /// A row kernel over [rows, cols].
+    RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
+    /// dst (=|+=) scale · Σ src over `axis`.
+    Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }
+    /// out = x · inv_rms, inv_rms[r] = 1/√(mean x[r,:]² + eps).
+    RmsNorm { x: TensorId, out: TensorId, inv_rms: TensorId, eps: f32 }
+    /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)).
+    RmsNormBackward { x: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
+    /// Rotary embedding (Su et al. 2021) of x [B,T,H,D], pairs (i, i + D/2),
+    /// angle t · base^(−2i/D); `inverse` rotates back.
+    Rope { x: TensorId, out: TensorId, base: f32, inverse: bool }
+    /// Causal attention: q,out [B,T,H,D]; k,v [B,T,K,D], K | H; lse [B,H,T].
+    /// Position t sees t−window+1..=t (window 0: 0..=t).
+    Attention { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, window: u32, scale: f32 }
+    /// Gradients of [`Attention`]; dq, dk, dv are overwritten.
+    AttentionBackward { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, dout: TensorId, dq: TensorId, dk: TensorId, dv: TensorId, window: u32, scale: f32 }
+    /// out[n,:] = table[indices[n],:].
+    Gather { table: TensorId, indices: TensorId, out: TensorId }
+    /// table[indices[n],:] += src[n,:] in the order of n, after zeroing the
+    /// table unless `accumulate`.
+    ScatterAdd { src: TensorId, indices: TensorId, table: TensorId, accumulate: bool }
+    /// losses[n] = lse[n] − z[n, targets[n]], z = cap(x·weightᵀ),
+    /// cap(z) = softcap·tanh(z/softcap) (softcap 0: none). x [N,C],
+    /// weight [V,C], targets I32 [N]; a negative target is ignored (loss 0).
+    /// Row-chunked: the logits are never stored.
+    LinearCrossEntropy { x: TensorId, weight: TensorId, targets: TensorId, losses: TensorId, lse: TensorId, softcap: f32 }
+    /// Gradient of grad_scale · Σ losses: dx overwritten, dweight (=|+=).
+    LinearCrossEntropyBackward { x: TensorId, weight: TensorId, targets: TensorId, lse: TensorId, dx: TensorId, dweight: TensorId, softcap: f32, grad_scale: f32, accumulate: bool }
+    /// Decoupled AdamW (Loshchilov & Hutter 2019). `hyper` F32 [7]: lr,
+    /// beta1, beta2, eps, weight decay, 1−beta1^t, 1−beta2^t.
+    AdamW { param: TensorId, grad: TensorId, m: TensorId, v: TensorId, hyper: TensorId }
+}
