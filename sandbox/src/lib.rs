@@ -1,1 +1,22 @@
-//! Work in progress.
+//! The glass: everything that stands between an untrusted candidate and the
+//! machine.
+//!
+//! This crate owns the host interface (`wit/`), the compile jail, the module
+//! gate, metering, code generation in a killable process, and the locked-down
+//! worker processes in which candidates run. It knows nothing of evolution:
+//! no archives, no scores to beat. It is called by `terrarium-engine` and by
+//! whoever embeds it; it calls only `terrarium-kernels`.
+//!
+//! **Invariant**: a candidate's machine code runs only in a worker process
+//! that has locked itself down. There is no in-process shortcut.
+
+pub mod evaluation;
+pub mod limits;
+pub mod outcome;
+
+pub use evaluation::{
+    Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product,
+    Report, Shards, Timing, Usage, World,
+};
+pub use limits::{LimitError, LimitField, Limits};
+pub use outcome::{Diagnostic, Outcome, Phase};

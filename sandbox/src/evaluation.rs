@@ -1,0 +1,229 @@
+//! What is asked of the sandbox, and what it answers.
+
+use crate::{Limits, Outcome};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The WIT world that a candidate is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum World {
+    /// Trains a model: `init`, `train`, `forward`.
+    Trainer,
+    /// Bytes in, bytes out: `call`.
+    Function,
+}
+
+impl World {
+    /// Its name in the WIT package.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trainer => "trainer",
+            Self::Function => "function",
+        }
+    }
+}
+
+/// The value of a knob.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnobValue {
+    /// Of a `number` knob.
+    Number(f64),
+    /// Of an `integer` knob.
+    Integer(i64),
+    /// Of a `choice` knob: the option's number.
+    Choice(u32),
+}
+
+/// How a numeric knob is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnobScale {
+    /// Uniformly.
+    Linear,
+    /// Uniformly in the logarithm.
+    Logarithmic,
+}
+
+/// A knob as the candidate declared it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum KnobRange {
+    /// A real number in `low..=high`.
+    Number {
+        /// Value when none is given.
+        default: f64,
+        /// Smallest value.
+        low: f64,
+        /// Largest value.
+        high: f64,
+        /// How it is searched.
+        scale: KnobScale,
+    },
+    /// A whole number in `low..=high`.
+    Integer {
+        /// Value when none is given.
+        default: i64,
+        /// Smallest value.
+        low: i64,
+        /// Largest value.
+        high: i64,
+        /// How it is searched.
+        scale: KnobScale,
+    },
+    /// One of several options.
+    Choice {
+        /// Option when none is given.
+        default: u32,
+        /// Names of the options (hostile text, bounded).
+        options: Vec<String>,
+    },
+}
+
+/// Knob values by name. Missing ones take their defaults.
+pub type Knobs = BTreeMap<String, KnobValue>;
+
+/// The token shards of a language-model task: one byte per token. They are
+/// mapped into the worker before it is locked down.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shards {
+    /// What the candidate trains on.
+    pub train: PathBuf,
+    /// What its predictions are scored on, which it never sees but as the
+    /// input of `forward`.
+    pub held_out: PathBuf,
+}
+
+/// How a trained model is scored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// Tokens per window.
+    pub context: u32,
+    /// Windows per `forward` call.
+    pub rows: u32,
+    /// Windows scored, spread evenly over the held-out shard.
+    pub windows: u32,
+}
+
+/// What the candidate is asked to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Job {
+    /// Train on `shards.train`, then be scored on `shards.held_out`.
+    Train {
+        /// Data.
+        shards: Shards,
+        /// Scoring.
+        held_out: HeldOut,
+    },
+    /// One `call`.
+    Call {
+        /// Its input.
+        input: Vec<u8>,
+    },
+}
+
+/// One evaluation: a candidate's component is run once in a fresh store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Seeds `init` and the order of batches.
+    pub seed: u64,
+    /// Knob values.
+    pub knobs: Knobs,
+    /// Work.
+    pub job: Job,
+    /// Hard limits.
+    pub limits: Limits,
+}
+
+/// What a trained model scored on held-out windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutScore {
+    /// Sum of the negative log-likelihoods in nats, per window, in order.
+    pub window_nats: Vec<f64>,
+    /// Bytes predicted, all windows together.
+    pub bytes: u64,
+    /// Σ nats / (ln 2 · bytes).
+    pub bits_per_byte: f64,
+}
+
+/// What an evaluation produced, when its outcome is `Finished`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Product {
+    /// Of [`Job::Train`].
+    HeldOut(HeldOutScore),
+    /// Of [`Job::Call`]: the bytes that `call` returned, not yet scored.
+    Output(Vec<u8>),
+}
+
+/// One `report.metric` of the candidate (its own claim; never a score).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Name (hostile text, bounded).
+    pub name: String,
+    /// Step.
+    pub step: u64,
+    /// Value; may be non-finite.
+    pub value: f64,
+}
+
+/// Deterministic use of resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Guest instructions, where the guest could still be asked (after a trap
+    /// other than exhaustion it cannot).
+    pub fuel: Option<u64>,
+    /// Device fuel of training.
+    pub device_fuel: u64,
+    /// Device fuel of the held-out predictions.
+    pub forward_device_fuel: u64,
+    /// Device operations run.
+    pub device_ops: u64,
+    /// Device fuel by operation name, largest first.
+    pub device_profile: Vec<(String, u64)>,
+    /// Peak of the guest's linear memory.
+    pub peak_memory_bytes: u64,
+    /// Peak of device memory.
+    pub peak_device_bytes: u64,
+    /// Calls into the host.
+    pub host_calls: u64,
+}
+
+/// Where wall-clock time went, in microseconds. Not deterministic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Creating store and instance.
+    pub instantiate_us: u64,
+    /// `init`.
+    pub init_us: u64,
+    /// `train`, or `call`.
+    pub train_us: u64,
+    /// Held-out scoring, `forward` calls included.
+    pub score_us: u64,
+    /// Of all these, time inside device kernels.
+    pub kernel_us: u64,
+    /// Of `train`, time inside device kernels.
+    pub train_kernel_us: u64,
+    /// Request to answer, as the caller saw it.
+    pub total_us: u64,
+}
+
+/// The answer to an [`Evaluation`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it produced; present exactly when the outcome is `Finished`.
+    pub product: Option<Product>,
+    /// Knobs that the candidate declared, in order of first declaration.
+    pub knobs: Vec<(String, KnobRange)>,
+    /// The candidate's metrics.
+    pub metrics: Vec<Metric>,
+    /// The candidate's log, bounded and cleaned.
+    pub log: String,
+    /// Deterministic use of resources.
+    pub usage: Usage,
+    /// Wall-clock time.
+    pub timing: Timing,
+}
