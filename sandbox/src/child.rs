@@ -10,8 +10,9 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// First argument of a child.
@@ -75,7 +76,31 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    pub(crate) fn spawn(exe: &Path, role: &str) -> io::Result<Self> {
+    /// Starts `exe` in `role`. All children are started by one thread that
+    /// lives as long as this process: a child dies with the *thread* that
+    /// started it (that is what `PR_SET_PDEATHSIG` means), and callers' threads
+    /// come and go.
+    pub(crate) fn spawn(exe: &Path, role: &'static str) -> io::Result<Self> {
+        type Order = (PathBuf, &'static str, mpsc::Sender<io::Result<Child>>);
+        static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+        let spawner = SPAWNER.get_or_init(|| {
+            let (orders, inbox) = mpsc::channel::<Order>();
+            std::thread::spawn(move || {
+                for (exe, role, answer) in inbox {
+                    // The caller may have gone; the child then dies by its drop.
+                    let _ = answer.send(Self::start(&exe, role));
+                }
+            });
+            Mutex::new(orders)
+        });
+        let (answer, child) = mpsc::channel();
+        let gone = || io::Error::other("the spawning thread is gone");
+        let orders = spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        orders.send((exe.to_owned(), role, answer)).map_err(|_| gone())?;
+        child.recv().map_err(|_| gone())?
+    }
+
+    fn start(exe: &Path, role: &str) -> io::Result<Self> {
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -97,6 +122,10 @@ impl Child {
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), ChildError> {

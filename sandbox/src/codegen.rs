@@ -24,7 +24,7 @@ struct Request {
 }
 
 /// Machine code for one component, with what is needed to run and explain it.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Artifact {
     /// The world it implements.
     pub world: World,
