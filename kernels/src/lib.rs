@@ -19,6 +19,7 @@ pub mod cost;
 mod cpu;
 mod device;
 mod error;
+mod kind;
 mod op;
 
 pub mod reference;
@@ -30,6 +31,7 @@ mod validate;
 
 pub use device::{CpuConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
+pub use kind::cpu_kind;
 pub use op::*;
 pub use row_kernel::{MAX_INPUTS, MAX_NODES, MAX_ROW_VALUES, MAX_STORES};
 pub use table::MAX_RANK;

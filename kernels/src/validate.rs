@@ -52,6 +52,11 @@ impl Graph {
         self.steps.len()
     }
 
+    /// Device fuel of the dearest single operation.
+    pub fn largest_cost(&self) -> u64 {
+        self.steps.iter().map(cost::fuel).max().unwrap_or(0)
+    }
+
     /// Where the fuel goes, the dearest kind of operation first.
     pub fn profile(&self) -> Vec<ProfileLine> {
         let mut lines: Vec<ProfileLine> = Vec::new();

@@ -19,7 +19,6 @@ fn base() -> Config {
         .wasm_simd(true)
         .wasm_bulk_memory(true)
         .wasm_multi_value(true)
-        .wasm_reference_types(true)
         .wasm_relaxed_simd(false)
         .wasm_multi_memory(false)
         .wasm_memory64(false)

@@ -191,7 +191,7 @@ impl Sandbox {
             toolchain.sdk_key,
             machine::IDENTITY,
             meter::IDENTITY,
-            terrarium_kernels::Device::kind(),
+            terrarium_kernels::cpu_kind(),
         ))
     }
 
@@ -387,6 +387,11 @@ impl Sandbox {
         if idle.len() > IDLE_WORKERS {
             idle.remove(0); // The oldest; dropping kills and reaps it.
         }
+    }
+
+    /// Ends all workers that wait for work.
+    pub fn drain(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Process ids of the workers that wait for work.

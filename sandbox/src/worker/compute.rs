@@ -3,7 +3,7 @@
 //! The device validates shapes, ranges and aliasing; this file counts: handles,
 //! bytes, operations, device fuel. Work is charged before it runs.
 
-use super::state::{State, wit};
+use super::state::{Recorded, State, wit};
 use crate::{Outcome, Phase};
 use std::sync::Arc;
 use std::time::Instant;
@@ -76,7 +76,7 @@ impl State {
         Ok(())
     }
 
-    fn prepare(&self, ops: Vec<wit::Op>) -> Result<kernels::Graph, wit::Error> {
+    fn prepare(&self, ops: Vec<wit::Op>) -> Result<Recorded, wit::Error> {
         let limits = &self.evaluation.limits;
         if ops.len() as u64 > limits.ops_per_list {
             return Err(quota("ops_per_list", limits.ops_per_list));
@@ -85,13 +85,13 @@ impl State {
         if graph.largest_cost() > limits.launch_device_fuel {
             return Err(quota("launch_device_fuel", limits.launch_device_fuel));
         }
-        Ok(graph)
+        Ok(Recorded { profile: graph.profile(), graph })
     }
 
-    fn run(&mut self, graph: &kernels::Graph) -> Result<(), wit::Error> {
+    fn run(&mut self, Recorded { graph, profile }: &Recorded) -> Result<(), wit::Error> {
         self.take(graph.cost())?;
-        for &(name, _, cost) in graph.profile() {
-            *self.profile.entry(name).or_default() += cost;
+        for line in profile {
+            *self.profile.entry(line.name).or_default() += line.cost;
         }
         self.device_ops += graph.ops() as u64;
         let start = Instant::now();
@@ -100,7 +100,7 @@ impl State {
         done.map_err(error)
     }
 
-    fn graph(&self, handle: u64) -> Result<Arc<kernels::Graph>, wit::Error> {
+    fn graph(&self, handle: u64) -> Result<Arc<Recorded>, wit::Error> {
         self.graphs
             .get(&handle)
             .cloned()
@@ -214,7 +214,7 @@ impl wit::Host for State {
 
     fn cost(&mut self, graph: u64) -> Answer<u64> {
         self.count_call()?;
-        Ok(self.graph(graph).map(|g| g.cost()))
+        Ok(self.graph(graph).map(|g| g.graph.cost()))
     }
 
     fn replay(&mut self, graph: u64) -> Answer<()> {

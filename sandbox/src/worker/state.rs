@@ -37,10 +37,16 @@ use trainer::terrarium::guest::{budget, data, knobs, report};
 const MAX_KNOBS: usize = 128;
 const MAX_NAME: usize = 64;
 
+/// A validated graph, with what a replay is booked under.
+pub(super) struct Recorded {
+    pub graph: kernels::Graph,
+    pub profile: Vec<kernels::ProfileLine>,
+}
+
 /// The state behind every host function.
 pub(super) struct State {
     pub device: kernels::Device,
-    pub graphs: BTreeMap<u64, Arc<kernels::Graph>>,
+    pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
     pub evaluation: Evaluation,
     pub shards: Option<Arc<Mapped>>,
