@@ -10,9 +10,12 @@
 //! **Invariant**: a candidate's machine code runs only in a worker process
 //! that has locked itself down. There is no in-process shortcut.
 
+pub mod child;
 pub mod evaluation;
+pub mod jail;
 pub mod limits;
 pub mod outcome;
+pub mod toolchain;
 
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product,
