@@ -36,9 +36,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+use crate::outcome::{Outcome, Phase};
 pub use confine::child_main;
 pub use probe::{LayerState, LayerStatus, probe};
-pub(crate) use probe::probe_child_main;
 
 use crate::toolchain::{Toolchain, guest_rustc_args};
 use diagnostics::Reader;
@@ -170,6 +170,38 @@ impl CompileFailure {
         Self::Io { doing: doing.into(), source }
     }
 
+    /// The failure as the outcome of an evaluation, where the candidate is to
+    /// blame; where the host is, what went wrong and one thing to try.
+    pub fn into_outcome(self) -> Result<Outcome, (String, String)> {
+        let refused = |reason: String| Ok(Outcome::Rejected { reason });
+        let error = |message: String| Diagnostic {
+            level: "error".into(),
+            code: None,
+            rendered: message.clone(),
+            message,
+            line: 0,
+            column: 0,
+        };
+        let text = self.to_string();
+        match self {
+            Self::SourceTooLarge { .. } => refused(text),
+            Self::OutputTooLarge { .. } => refused(text),
+            Self::Diagnostics(diagnostics) => Ok(Outcome::CompileError { diagnostics }),
+            Self::MemoryLimit { .. } | Self::Crashed { .. } => {
+                Ok(Outcome::CompileError { diagnostics: vec![error(text)] })
+            }
+            Self::Deadline { .. } => Ok(Outcome::Deadline { phase: Phase::Compile }),
+            Self::Killed => Ok(Outcome::WorkerDied { signal: libc::SIGKILL, phase: Phase::Compile }),
+            Self::Unavailable { .. } => Err((
+                text,
+                "`terrarium doctor` shows which layers this machine has; \
+                 `--allow-unjailed` compiles without them, at your own risk"
+                    .into(),
+            )),
+            Self::Io { .. } => Err((text, "check the rights and the free space of the folder for temporary files".into())),
+        }
+    }
+
     /// Whether the same source may well compile at the next try.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Killed)
@@ -295,8 +327,8 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
     if ended.killed_by_us {
         return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
-    if ended.exit == Some(crate::child::SETUP_FAILED) {
-        let text = read.other.rsplit(crate::child::SETUP_FAILED_PREFIX).next().unwrap_or_default().trim().to_owned();
+    if ended.exit == Some(crate::child::EXIT_FAILED) {
+        let text = reason_of(&read.other);
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
@@ -318,6 +350,12 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
         }
         (_, signal) => Err(CompileFailure::Crashed { signal, detail: read.other.clone() }),
     }
+}
+
+/// What a launcher said that could not become the compiler, without the words
+/// that [`crate::child::run_if_child`] puts before it.
+fn reason_of(stderr: &str) -> String {
+    stderr.trim().trim_start_matches("terrarium child \"jail\": ").to_owned()
 }
 
 const JOB_PREFIX: &str = "terrarium-job-";

@@ -15,7 +15,10 @@ pub mod evaluation;
 pub mod jail;
 pub mod limits;
 pub mod outcome;
+mod text;
 pub mod toolchain;
+
+pub use text::clean;
 
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product,

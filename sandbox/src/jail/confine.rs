@@ -1,7 +1,6 @@
 //! The child's side: give everything up, then become the compiler.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -16,10 +15,12 @@ use seccompiler::{
 };
 
 use super::Plan;
-use crate::child::fail;
 
 /// Begins the message of a child that a missing kernel feature stopped.
 pub(super) const UNAVAILABLE: &str = "unavailable: ";
+
+/// Instead of a plan: try the namespaces and end.
+pub(super) const PROBE: &str = "--probe";
 
 /// The rights that must be enforced. With the first version a compiler could
 /// not move its own files between folders.
@@ -27,26 +28,25 @@ const REQUIRED: ABI = ABI::V2;
 /// The newest rights that are enforced where the kernel knows them.
 const WANTED: ABI = ABI::V6;
 
-/// Locks this process down as the plan (a file, the only argument) says, and
-/// becomes the compiler. Called by [`crate::child::run_if_child`] alone.
-pub fn child_main(args: &[OsString]) -> ! {
-    let [path] = args else { fail("the jail takes one argument, its plan") };
-    let plan: Plan = match std::fs::read(path).map_err(|e| e.to_string()).and_then(|bytes| {
-        serde_json::from_slice(&bytes).map_err(|e| e.to_string())
-    }) {
-        Ok(plan) => plan,
-        Err(error) => fail(&format!("cannot read the plan: {error}")),
-    };
-    match become_compiler(&plan) {
-        Ok(never) => match never {},
-        Err(message) => fail(&message),
+/// The role of a child: locks this process down as its plan (a file, named by
+/// the argument after the role) says, and becomes the compiler; or, with
+/// `--probe`, only tries the namespaces. Called by
+/// [`crate::child::run_if_child`] alone, while there is one thread.
+pub fn child_main() -> Result<(), String> {
+    let argument = std::env::args_os().nth(3).ok_or("the jail takes one argument, its plan")?;
+    if argument == PROBE {
+        return leave_namespaces().map_err(|e| e.to_string());
     }
+    let bytes = std::fs::read(argument).map_err(|e| format!("cannot read the plan: {e}"))?;
+    let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
+    match become_compiler(&plan)? {}
 }
 
 fn become_compiler(plan: &Plan) -> Result<std::convert::Infallible, String> {
     let context = |doing: &'static str| move |error: rustix::io::Errno| format!("{doing}: {error}");
     rustix::process::setsid().map_err(context("setsid"))?;
-    leave_namespaces();
+    // Optional: without it the other layers hold.
+    let _ = leave_namespaces();
     // After the namespaces: a change of credentials clears it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(context("prctl"))?;
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
@@ -90,22 +90,12 @@ fn require(plan: &Plan, layer: &str, result: Result<(), String>) -> Result<(), S
 
 /// Where the kernel allows it: no network, no IPC, and no rights of root, for
 /// a user namespace of one's own has none over what lies outside of it.
-fn leave_namespaces() {
+fn leave_namespaces() -> std::io::Result<()> {
+    let all = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     // SAFETY: `unshare` takes flags and touches no memory of ours. A user
     // namespace needs a process of one thread, which this still is; if it
     // fails, nothing has changed. Exercised by every compile in the tests.
-    unsafe {
-        let all = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        libc::unshare(all);
-    }
-}
-
-/// Whether [`leave_namespaces`] works on this machine.
-pub(super) fn can_leave_namespaces() -> Result<(), std::io::Error> {
-    // SAFETY: as in `leave_namespaces`; only called in a child made for it.
-    let result = unsafe {
-        libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)
-    };
+    let result = unsafe { libc::unshare(all) };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 

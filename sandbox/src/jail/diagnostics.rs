@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::outcome::Diagnostic;
+use crate::text;
 use crate::toolchain::Toolchain;
 
 /// Most messages that are kept, errors before warnings.
@@ -92,11 +93,11 @@ impl Reader {
     }
 
     pub(super) fn read(&self, stderr: &[u8]) -> Read {
-        let text = String::from_utf8_lossy(stderr);
+        let output = String::from_utf8_lossy(stderr);
         let mut read = Read::default();
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         let mut other = String::new();
-        for line in text.lines() {
+        for line in output.lines() {
             match serde_json::from_str::<Message>(line) {
                 Ok(message) => {
                     notice(&message, &mut read);
@@ -145,28 +146,20 @@ impl Reader {
         }
     }
 
-    /// Hides paths, drops control characters (but newline and tab) and the
-    /// marks that reorder text, and cuts to a length.
+    /// Hides paths, defuses control characters and cuts to a length.
     fn clean(&self, text: &str, bytes: usize) -> String {
         // Cut first, generously: a message may be megabytes long.
         let mut text = text[..text.floor_char_boundary(bytes.saturating_mul(4))].to_owned();
         for (path, name) in &self.hidden {
             text = text.replace(path.as_str(), name);
         }
-        text.retain(|c| c == '\n' || c == '\t' || !(c.is_control() || is_invisible(c)));
-        truncate(&mut text, bytes);
-        text
+        text::clean(&text, bytes)
     }
 }
 
 /// Cuts to at most `bytes`, at a character's boundary.
 fn truncate(text: &mut String, bytes: usize) {
     text.truncate(text.floor_char_boundary(bytes));
-}
-
-/// Zero-width and direction marks, which make text look like what it is not.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The place in the candidate's source: through macros, outwards.
@@ -225,8 +218,8 @@ mod tests {
     fn control_characters_direction_marks_and_paths_are_gone() {
         let text = message("error", "a\u{1b}[31mred\u{7}\u{202e}b at /home/ada/.rustup/x\nnext");
         let read = reader().read(text.as_bytes());
-        assert_eq!(read.diagnostics[0].rendered, "a[31mredb at <sysroot>/x\nnext");
-        assert_eq!(read.diagnostics[0].message, "a[31mredb at <sysroot>/x next");
+        assert_eq!(read.diagnostics[0].rendered, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x\nnext");
+        assert_eq!(read.diagnostics[0].message, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x next");
     }
 
     #[test]

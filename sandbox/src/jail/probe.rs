@@ -96,7 +96,7 @@ fn seccomp() -> LayerStatus {
 
 fn namespaces(launcher: &Path) -> LayerStatus {
     let output = Command::new(launcher)
-        .args([crate::child::MARKER, "jail-probe"])
+        .args([crate::child::MARK, "jail", super::confine::PROBE])
         .env_clear()
         .stdin(Stdio::null())
         .output();
@@ -104,7 +104,7 @@ fn namespaces(launcher: &Path) -> LayerStatus {
         Ok(output) if output.status.success() => LayerState::On,
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
-            LayerState::Unavailable(text.trim().trim_start_matches(crate::child::SETUP_FAILED_PREFIX).to_owned())
+            LayerState::Unavailable(super::reason_of(&text))
         }
         Err(error) => LayerState::Unavailable(error.to_string()),
     };
@@ -122,14 +122,6 @@ fn rlimits() -> LayerStatus {
         None => "no limit from outside".to_owned(),
     };
     LayerStatus { name: "rlimits".into(), state: LayerState::On, required: true, hint }
-}
-
-/// The child of [`probe`]: tries the namespaces and says how it went.
-pub(crate) fn probe_child_main() -> ! {
-    match super::confine::can_leave_namespaces() {
-        Ok(()) => std::process::exit(0),
-        Err(error) => crate::child::fail(&error.to_string()),
-    }
 }
 
 #[cfg(test)]

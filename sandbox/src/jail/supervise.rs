@@ -71,7 +71,7 @@ impl Supervisor<'_> {
             move |error: std::io::Error| CompileFailure::io(doing, error)
         };
         let mut child = Command::new(self.launcher)
-            .args([crate::child::MARKER, "jail"])
+            .args([crate::child::MARK, "jail"])
             .arg(self.plan)
             .env_clear()
             .stdin(Stdio::null())
