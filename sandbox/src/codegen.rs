@@ -115,7 +115,7 @@ pub(crate) fn child_main(mut channel: impl std::io::Read + Write) -> Result<(), 
 
 fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
     let Request { world, limits, module } = request;
-    if let Err(reason) = gate::check(module, limits, &gate::ImportAllowList::new(encode::allowed_imports(*world))) {
+    if let Err(reason) = gate::check(module, limits, &encode::allowed_imports(*world)) {
         return Answer::Rejected(reason.to_string());
     }
     let metered = match meter::instrument(module, &meter::MeterConfig::default()) {

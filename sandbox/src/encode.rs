@@ -5,9 +5,10 @@
 //! embeds that.
 
 use crate::World;
-use std::collections::BTreeSet;
+use crate::gate::{CoreType, ImportAllowList, Signature};
 use std::sync::OnceLock;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Resolve, WorldId, WorldItem};
 
 /// The only definition of the host interface.
@@ -39,20 +40,37 @@ fn world_id(name: &str) -> WorldId {
         .expect("the worlds are part of the WIT package; a test selects each")
 }
 
-/// The imports that a core module built for `world` may have: pairs of
-/// module and field.
-pub fn allowed_imports(world: World) -> BTreeSet<(String, String)> {
+/// The functions that a core module built for `world` may import, with the
+/// core signatures that the canonical ABI gives them.
+pub fn allowed_imports(world: World) -> ImportAllowList {
     let (resolve, _) = resolve();
-    let mut allowed = BTreeSet::new();
+    let mut allowed = ImportAllowList::new();
     for (key, item) in &resolve.worlds[world_id(world.name())].imports {
         if let WorldItem::Interface { id, .. } = item {
             let module = resolve.name_world_key(key);
-            for field in resolve.interfaces[*id].functions.keys() {
-                allowed.insert((module.clone(), field.clone()));
+            for (field, function) in &resolve.interfaces[*id].functions {
+                let signature = resolve.wasm_signature(AbiVariant::GuestImport, function);
+                allowed.allow(
+                    module.clone(),
+                    field.clone(),
+                    Some(Signature { params: core_types(&signature.params), results: core_types(&signature.results) }),
+                );
             }
         }
     }
     allowed
+}
+
+fn core_types(types: &[WasmType]) -> Vec<CoreType> {
+    types
+        .iter()
+        .map(|t| match t {
+            WasmType::I32 | WasmType::Pointer | WasmType::Length => CoreType::I32,
+            WasmType::I64 | WasmType::PointerOrI64 => CoreType::I64,
+            WasmType::F32 => CoreType::F32,
+            WasmType::F64 => CoreType::F64,
+        })
+        .collect()
 }
 
 /// Encodes a metered module as a component of `metered-<world>`.
@@ -87,12 +105,15 @@ mod tests {
 
     #[test]
     fn a_function_may_import_nothing_of_the_device() {
+        let compute = "terrarium:guest/compute@0.1.0";
         let function = allowed_imports(World::Function);
-        assert!(function.iter().all(|(m, _)| !m.contains("compute") && !m.contains("/data")));
-        assert!(function.iter().any(|(m, f)| m.contains("report") && f == "log"));
+        assert!(function.get(compute, "submit").is_none());
+        assert!(function.get("terrarium:guest/data@0.1.0", "next-batch").is_none());
+        let log = function.get("terrarium:guest/report@0.1.0", "log").unwrap().unwrap();
+        assert_eq!(log.params, [CoreType::I32, CoreType::I32]);
         let trainer = allowed_imports(World::Trainer);
-        assert!(trainer.iter().any(|(m, f)| m == "terrarium:guest/compute@0.1.0" && f == "submit"));
-        assert!(function.is_subset(&trainer));
+        assert!(trainer.get(compute, "submit").is_some());
+        assert!(trainer.get(compute, "exec").is_none());
     }
 
     #[test]

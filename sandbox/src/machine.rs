@@ -7,9 +7,12 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 /// recursion long before, so that where it ends does not depend on frame sizes.
 pub const WASM_STACK_BYTES: usize = 8 << 20;
 
-/// Name of everything that decides the meaning of compiled code. Part of the
-/// cache key.
-pub const IDENTITY: &str = "wasmtime-48.0.8 cranelift speed 1";
+/// Name of everything that decides the meaning of compiled code: compiler,
+/// settings and the charging rule. Part of the cache key, and recorded with
+/// every run. The number goes up when the metering pass changes.
+pub fn identity() -> String {
+    format!("wasmtime 48.0.8 cranelift speed; metering 1 {:?}", crate::meter::MeterConfig::default())
+}
 
 fn base() -> Config {
     let mut config = Config::new();

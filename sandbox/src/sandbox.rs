@@ -7,7 +7,7 @@ use crate::gate::ModuleLimits;
 use crate::jail::{self, CompileFailure, CompileLimits};
 use crate::toolchain::{self, Dirs, Toolchain, ToolchainError};
 use crate::worker::{Hello, Reply};
-use crate::{Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, meter, text};
+use crate::{Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, text};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -186,11 +186,10 @@ impl Sandbox {
     pub fn identity(&self) -> Result<String, SandboxError> {
         let toolchain = toolchain::find(&self.config.dirs)?;
         Ok(format!(
-            "{}; sdk {}; {}; {}; device cpu {}",
+            "{}; sdk {}; {}; device cpu {}",
             toolchain.compiler.version,
             toolchain.sdk_key,
-            machine::IDENTITY,
-            meter::IDENTITY,
+            machine::identity(),
             terrarium_kernels::cpu_kind(),
         ))
     }
@@ -218,9 +217,9 @@ impl Sandbox {
     fn key(&self, world: World, parts: &[&[u8]]) -> String {
         let mut hasher = blake3::Hasher::new();
         let module = serde_json::to_vec(&self.config.module).unwrap_or_default();
-        let fixed: [&[u8]; 5] = [
-            machine::IDENTITY.as_bytes(),
-            meter::IDENTITY.as_bytes(),
+        let identity = machine::identity();
+        let fixed: [&[u8]; 4] = [
+            identity.as_bytes(),
             encode::WIT.as_bytes(),
             &module,
             world.name().as_bytes(),
