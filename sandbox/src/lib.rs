@@ -1,1 +1,4 @@
 //! Work in progress.
+
+pub mod gate;
+pub mod meter;
