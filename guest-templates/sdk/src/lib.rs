@@ -1,1 +1,2 @@
-//! Work in progress.
+//! sdk
+pub mod bindings;
