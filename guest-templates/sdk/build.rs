@@ -37,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = |name: &str| {
         (
             format!("{PACKAGE}/{name}@{VERSION}"),
-            WithOption::Path(format!("crate::bindings::trainer::terrarium::guest::{name}")),
+            WithOption::Path(format!(
+                "crate::bindings::trainer::terrarium::guest::{name}"
+            )),
         )
     };
     generate(
