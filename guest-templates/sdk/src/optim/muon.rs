@@ -156,20 +156,26 @@ fn direction(tape: &mut Tape, member: &Member, hyper: &Hyper, nesterov: bool) ->
     let (l, m, n) = member.dims;
     let grad = required_gradient(tape, &member.param)?;
     let buffer = tape.bind(&member.momentum);
-    let shape = [l, m, n];
-    let (next, ahead) = (tape.temporary(&shape), tape.temporary(&shape));
+    let ahead = tape.temporary(&[l, m, n]);
     let k = Kernel::new(n);
     let [g, b] = [(); 2].map(|()| k.input(Layout::Element));
     let [mu, rest] = [(); 2].map(|()| k.input(Layout::Scalar));
     let moved = mu * b + rest * g;
-    let inputs = [grad, buffer, hyper.momentum, hyper.rest];
-    let mut outputs = vec![(moved, next, Layout::Element)];
-    if nesterov {
-        outputs.push((mu * moved + rest * g, ahead, Layout::Element));
-    }
-    tape.emit_kernel(&k, l * m, &inputs, &outputs)?;
-    tape.emit_copy(next, buffer)?;
-    Ok(if nesterov { ahead } else { next })
+    let look = if nesterov {
+        mu * moved + rest * g
+    } else {
+        moved
+    };
+    tape.emit_kernel(
+        &k,
+        l * m,
+        &[grad, buffer, hyper.momentum, hyper.rest],
+        &[
+            (moved, buffer, Layout::Element),
+            (look, ahead, Layout::Element),
+        ],
+    )?;
+    Ok(ahead)
 }
 
 /// The nearest semi-orthogonal matrix to each of L m×n matrices: singular
@@ -180,16 +186,22 @@ pub(crate) fn orthogonalize(
     (l, m, n): (u32, u32, u32),
     steps: usize,
 ) -> Result<Slot> {
-    let size = m
-        .checked_mul(n)
-        .ok_or_else(|| Error::shape("matrix too large"))?;
-    let flat = tape.view(x, 0, &[l, size])?;
     let mut current = tape.temporary(&[l, m, n]);
-    let to = tape.view(current, 0, &[l, size])?;
-    let k = Kernel::new(size);
+    let factor = tape.temporary(&[l, m]);
+    let squares = tape.temporary(&[l, m]);
+    let k = Kernel::new(n);
     let e = k.input(Layout::Element);
-    let scaled = e / (e.square().row_sum().sqrt() * 1.02 + 1e-6);
-    tape.emit_kernel(&k, l, &[flat], &[(scaled, to, Layout::Element)])?;
+    tape.emit_kernel(
+        &k,
+        l * m,
+        &[x],
+        &[(e.square().row_sum(), squares, Layout::PerRow)],
+    )?;
+    let k = Kernel::new(m);
+    let e = k.input(Layout::Element);
+    let inverse = (e.row_sum().sqrt() * 1.02 + 1e-6).recip();
+    tape.emit_kernel(&k, l, &[squares], &[(inverse, factor, Layout::Element)])?;
+    scale_rows(tape, x, factor, current, (l, m, n))?;
 
     // The small Gram matrix: XᵀX for tall matrices, XXᵀ for wide ones.
     let tall = m > n;
@@ -231,57 +243,64 @@ fn rescale(
     hyper: &Hyper,
     (l, m, n): (u32, u32, u32),
 ) -> Result<Slot> {
-    let rows = l * m;
     let second = tape.bind(second);
-    let (mean, next) = (tape.temporary(&[l, m]), tape.temporary(&[l, m]));
+    let mean = tape.temporary(&[l, m]);
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);
-    let old = k.input(Layout::PerRow);
-    let [beta2, rest2] = [(); 2].map(|()| k.input(Layout::Scalar));
-    let square = e.square().row_mean();
     tape.emit_kernel(
         &k,
-        rows,
-        &[x, second, hyper.beta2, hyper.rest2],
-        &[
-            (square, mean, Layout::PerRow),
-            (beta2 * old + rest2 * square, next, Layout::PerRow),
-        ],
+        l * m,
+        &[x],
+        &[(e.square().row_mean(), mean, Layout::PerRow)],
     )?;
-    tape.emit_copy(next, second)?;
 
     let factor = tape.temporary(&[l, m]);
     let k = Kernel::new(m);
-    let [v, s] = [(); 2].map(|()| k.input(Layout::Element));
-    let step = s.max(1e-10).rsqrt();
+    let [v, old] = [(); 2].map(|()| k.input(Layout::Element));
+    let [beta2, rest2] = [(); 2].map(|()| k.input(Layout::Scalar));
+    let moved = beta2 * old + rest2 * v;
+    let step = moved.max(1e-10).rsqrt();
     let before = v.row_sum();
     let after = (v * step.square()).row_sum().max(1e-10);
     let keep = step * (before / after).sqrt();
-    tape.emit_kernel(&k, l, &[mean, next], &[(keep, factor, Layout::Element)])?;
+    tape.emit_kernel(
+        &k,
+        l,
+        &[mean, second, hyper.beta2, hyper.rest2],
+        &[
+            (moved, second, Layout::Element),
+            (keep, factor, Layout::Element),
+        ],
+    )?;
 
     let out = tape.temporary(&[l, m, n]);
+    scale_rows(tape, x, factor, out, (l, m, n))?;
+    Ok(out)
+}
+
+/// out[r,:] = factor[r]·x[r,:]
+fn scale_rows(
+    tape: &mut Tape,
+    x: Slot,
+    factor: Slot,
+    out: Slot,
+    (l, m, n): (u32, u32, u32),
+) -> Result<()> {
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);
     let f = k.input(Layout::PerRow);
-    tape.emit_kernel(&k, rows, &[x, factor], &[(e * f, out, Layout::Element)])?;
-    Ok(out)
+    tape.emit_kernel(&k, l * m, &[x, factor], &[(e * f, out, Layout::Element)])
 }
 
 fn apply(tape: &mut Tape, member: &Member, update: Slot, hyper: &Hyper) -> Result<()> {
     let (l, m, n) = member.dims;
     let param = tape.bind(&member.param);
-    let delta = tape.temporary(member.param.shape());
     let k = Kernel::new(n);
     let [p, u] = [(); 2].map(|()| k.input(Layout::Element));
     let [rate, decay] = [(); 2].map(|()| k.input(Layout::Scalar));
     let shape_factor = (m as f32 / n as f32).max(1.0).sqrt();
     let fights = (u * p).less_than(0.0);
-    let change = -(rate * shape_factor * u + decay * shape_factor * p * (1.0 - fights));
-    tape.emit_kernel(
-        &k,
-        l * m,
-        &[param, update, hyper.rate, hyper.decay],
-        &[(change, delta, Layout::Element)],
-    )?;
-    tape.emit_add(delta, param)
+    let next = p - (rate * shape_factor * u + decay * shape_factor * p * (1.0 - fights));
+    let inputs = [param, update, hyper.rate, hyper.decay];
+    tape.emit_kernel(&k, l * m, &inputs, &[(next, param, Layout::Element)])
 }

@@ -44,28 +44,21 @@ impl Optimizer for Sgd {
         let (rate, momentum, decay) = (scalar(tape, 0)?, scalar(tape, 1)?, scalar(tape, 2)?);
         for (param, velocity) in &self.members {
             let grad = required_gradient(tape, param)?;
-            let shape = param.shape().to_vec();
-            let cols = shape.last().copied().unwrap_or(1);
+            let cols = param.shape().last().copied().unwrap_or(1);
             let rows = u32::try_from(param.len() / u64::from(cols))
                 .map_err(|_| Error::shape("too many rows"))?;
             let (p, v) = (tape.bind(param), tape.bind(velocity));
-            let (next, delta) = (tape.temporary(&shape), tape.temporary(&shape));
             let k = Kernel::new(cols);
             let [ep, ev, eg] = [(); 3].map(|()| k.input(Layout::Element));
             let [er, em, ed] = [(); 3].map(|()| k.input(Layout::Scalar));
             let moved = em * ev + eg;
-            let change = -(er * (moved + ed * ep));
+            let next = ep - er * (moved + ed * ep);
             tape.emit_kernel(
                 &k,
                 rows,
                 &[p, v, grad, rate, momentum, decay],
-                &[
-                    (moved, next, Layout::Element),
-                    (change, delta, Layout::Element),
-                ],
+                &[(moved, v, Layout::Element), (next, p, Layout::Element)],
             )?;
-            tape.emit_copy(next, v)?;
-            tape.emit_add(delta, p)?;
         }
         Ok(())
     }

@@ -89,6 +89,8 @@ impl Tape {
         }
         let (b, time, heads, dim) = (shape[0], shape[1], shape[2], shape[3]);
         let scale = 1.0 / (dim as f32).sqrt();
+        let window = if window >= time { 0 } else { window };
+        let window = if window >= time { 0 } else { window };
         let (sq, sk, sv) = (self.slot(q), self.slot(k), self.slot(v));
         let out = self.temporary(&shape);
         let lse = self.temporary(&[b, heads, time]);

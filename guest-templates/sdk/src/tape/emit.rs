@@ -168,8 +168,8 @@ impl Tape {
     }
 
     /// Runs a row kernel over [rows, cols]: `inputs` in the order in which
-    /// the kernel declared them, and where each result goes. No output may
-    /// overlap an input.
+    /// the kernel declared them, and where each result goes. An output may be
+    /// an input (exactly, both `Element`), and must not overlap one otherwise.
     pub fn emit_kernel(
         &mut self,
         kernel: &Kernel,
