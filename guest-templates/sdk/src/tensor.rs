@@ -160,7 +160,7 @@ impl Tensor {
 
     /// Copies every element of `src`, which has as many.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
-        host::submit(&[compute::Op::Copy(compute::Copy {
+        host::submit(&[compute::Op::Copy(compute::CopyCast {
             src: src.raw(),
             dst: self.raw(),
         })])
