@@ -19,10 +19,12 @@ pub mod cost;
 mod cpu;
 mod device;
 mod error;
+mod graph;
 mod op;
 
 pub mod reference;
 mod row_kernel;
+mod shape;
 mod step;
 mod storage;
 mod table;
@@ -30,7 +32,8 @@ mod validate;
 
 pub use device::{CpuConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
+pub use graph::{Graph, ProfileLine};
 pub use op::*;
 pub use row_kernel::{MAX_INPUTS, MAX_NODES, MAX_ROW_VALUES, MAX_STORES};
 pub use table::MAX_RANK;
-pub use validate::{Graph, MAX_OPS, ProfileLine};
+pub use validate::{MAX_GRAPH_NODES, MAX_OPS};
