@@ -17,7 +17,7 @@ pub struct Graph {
 /// One line of [`Graph::profile`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProfileLine {
-    /// Name of the operation, as in [`Op::name`].
+    /// Name of the operation, as in [`crate::Op::name`].
     pub name: &'static str,
     /// Times that it occurs.
     pub count: u64,

@@ -33,7 +33,7 @@ use crate::table::Table;
 
 /// Fuel below which a step runs on one thread: handing it to another would
 /// take as long as doing it.
-const PARALLEL_FROM: u64 = 400_000;
+const PARALLEL_FROM: u64 = 1_500_000;
 
 /// Threads and cached tables of a CPU device.
 pub(crate) struct Cpu {
