@@ -5,7 +5,7 @@
 
 mod convert;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -62,6 +62,7 @@ pub struct NativeRecord {
 /// The host installed on this thread for as long as this lives.
 pub struct NativeSession {
     record: Rc<RefCell<NativeRecord>>,
+    held_out: Rc<Cell<bool>>,
 }
 
 impl NativeSession {
@@ -73,6 +74,7 @@ impl NativeSession {
             max_tensors: 1 << 16,
         })?;
         let record = Rc::new(RefCell::new(NativeRecord::default()));
+        let held_out = Rc::new(Cell::new(false));
         let state = config.seed.wrapping_mul(2).wrapping_add(1);
         install(Box::new(Host {
             config,
@@ -80,8 +82,18 @@ impl NativeSession {
             graphs: Vec::new(),
             random: state,
             record: Rc::clone(&record),
+            held_out: Rc::clone(&held_out),
         }));
-        Ok(Self { record })
+        Ok(Self { record, held_out })
+    }
+
+    /// Runs `predict` as the held-out phase: outside the training budget, and
+    /// with downloads, logs, metrics and batches refused.
+    pub fn held_out<T>(&self, predict: impl FnOnce() -> T) -> T {
+        self.held_out.set(true);
+        let result = predict();
+        self.held_out.set(false);
+        result
     }
 
     /// What was recorded so far.
@@ -102,10 +114,25 @@ struct Host {
     graphs: Vec<Option<k::Graph>>,
     random: u64,
     record: Rc<RefCell<NativeRecord>>,
+    held_out: Rc<Cell<bool>>,
 }
 
 impl Host {
+    fn refuse_while_held_out(&self, what: &str) -> HostResult<()> {
+        match self.held_out.get() {
+            false => Ok(()),
+            true => Err(compute::Error {
+                code: compute::ErrorCode::Denied,
+                op: None,
+                detail: format!("{what} while held-out data is in play"),
+            }),
+        }
+    }
+
     fn charge(&mut self, cost: u64) -> HostResult<()> {
+        if self.held_out.get() {
+            return Ok(());
+        }
         let mut record = self.record.borrow_mut();
         if record.fuel_used.saturating_add(cost) > self.config.device_fuel {
             return Err(compute::Error {
@@ -182,6 +209,7 @@ impl NativeHost for Host {
             .map_err(convert::error)
     }
     fn download_floats(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<f32>> {
+        self.refuse_while_held_out("a download")?;
         let mut out = vec![0.0; count as usize];
         self.device
             .download_f32(convert::id(tensor), offset, &mut out)
@@ -189,6 +217,7 @@ impl NativeHost for Host {
         Ok(out)
     }
     fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<i32>> {
+        self.refuse_while_held_out("a download")?;
         let mut out = vec![0; count as usize];
         self.device
             .download_i32(convert::id(tensor), offset, &mut out)
@@ -235,6 +264,7 @@ impl NativeHost for Host {
         }
     }
     fn next_batch(&mut self, tokens: u64, targets: u64) -> HostResult<()> {
+        self.refuse_while_held_out("a batch")?;
         let shape = self.shape(tokens)?;
         let time = shape.last().copied().unwrap_or(1) as usize;
         let rows = shape.iter().product::<u32>() as usize / time.max(1);
@@ -300,9 +330,17 @@ impl NativeHost for Host {
             .min(options.len() as u32 - 1)
     }
     fn log(&mut self, message: &str) {
+        assert!(
+            !self.held_out.get(),
+            "a log line while held-out data is in play"
+        );
         self.record.borrow_mut().logs.push(message.to_owned());
     }
     fn metric(&mut self, name: &str, step: u64, value: f64) {
+        assert!(
+            !self.held_out.get(),
+            "a metric while held-out data is in play"
+        );
         self.record
             .borrow_mut()
             .metrics
