@@ -153,6 +153,14 @@ fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
     assert!(eager.to_vec().unwrap().iter().any(|v| *v != 0.0));
 }
 
+/// "name=value,name=value"
+fn knobs(list: &str) -> BTreeMap<String, f64> {
+    let pairs = list.split(',').filter_map(|pair| pair.split_once('='));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
 /// Wall time and fuel of the template at its own sizes; run by hand to set
 /// the budget in task.toml: `cargo test --release -p terrarium-tests --test
 /// templates_natively -- --ignored --nocapture calibrate`.
@@ -166,6 +174,7 @@ fn calibrate() {
     let config = NativeConfig {
         text: std::env::var("TEXT").map_or_else(|_| text(), |path| std::fs::read(path).unwrap()),
         device_fuel: fuel as u64,
+        knobs: std::env::var("KNOBS").map_or_else(|_| BTreeMap::new(), |list| knobs(&list)),
         ..NativeConfig::default()
     };
     let session = NativeSession::start(config).unwrap();

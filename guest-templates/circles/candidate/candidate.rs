@@ -5,12 +5,12 @@
 //! (x, y, r) as f64, little-endian. The score is exact: circles must be inside
 //! the square and disjoint with no tolerance at all.
 //!
-//! Everything between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END may be changed.
+//! What lies inside the evolve block may be changed.
 
 use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::{Error, Function, Result, export_function};
 
-// EVOLVE-BLOCK-START
+// EVOLVE-BLOCK-START packing
 #[derive(Clone, Copy)]
 struct Circle {
     x: f64,

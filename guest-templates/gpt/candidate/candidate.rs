@@ -5,8 +5,8 @@
 //! value embeddings behind gates, learned residual scalars, an untied head
 //! with capped logits; Muon on the matrices and AdamW on the rest.
 //!
-//! Everything between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END may be changed;
-//! the rest is the frame that the evaluation relies on.
+//! What lies inside the evolve blocks may be changed; the rest is the frame
+//! that the evaluation relies on.
 
 use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
@@ -16,7 +16,7 @@ use terrarium_sdk::{
     Distribution, Graph, Result, Tape, Tensor, Trainer, Var, data, export_trainer, report, train,
 };
 
-// EVOLVE-BLOCK-START: sizes
+// EVOLVE-BLOCK-START sizes
 /// The model's dimensions.
 struct Config {
     vocabulary: u32,
@@ -93,7 +93,7 @@ fn batch_shape() -> (u32, u32) {
 }
 // EVOLVE-BLOCK-END
 
-// EVOLVE-BLOCK-START: model
+// EVOLVE-BLOCK-START model
 /// Channels that a value gate looks at.
 const GATE_CHANNELS: u32 = 32;
 const EPS: f32 = 1e-6;
@@ -241,7 +241,7 @@ impl Model {
 }
 // EVOLVE-BLOCK-END
 
-// EVOLVE-BLOCK-START: optimizer
+// EVOLVE-BLOCK-START optimizer
 /// Which rule updates which parameters.
 fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     let decay = knobs::number("weight_decay", 0.0, 0.0, 0.4, Linear);
@@ -385,7 +385,7 @@ impl Trainer for Gpt {
         let mut finished = 0;
         let steps = train::until_budget_used(&graph, &mut |step| {
             if finished > 0 && finished % REPORT_EVERY == 0 {
-                report::metric("train_loss", finished, loss_value.download(1)?[0].into());
+                report::metric("train_loss", finished, loss_value.scalar()?.into());
             }
             finished = step.number;
             let rate = schedule.at(step.progress);
@@ -395,7 +395,7 @@ impl Trainer for Gpt {
             data::next_batch(&tokens, &targets)
         })?;
         if steps > 0 {
-            report::metric("train_loss", steps, loss_value.download(1)?[0].into());
+            report::metric("train_loss", steps, loss_value.scalar()?.into());
         }
         report::metric("steps", steps, steps as f64);
         report::metric("step_fuel", steps, graph.cost() as f64);
