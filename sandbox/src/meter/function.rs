@@ -569,6 +569,7 @@ impl Assembler {
         self.push(&Instruction::LocalGet(self.fuel));
         self.push(&Instruction::I64Const(0));
         self.push(&Instruction::I64LtS);
+        self.fuel_traps.push(self.bytes.len() as u32);
         self.push(&Instruction::If(BlockType::Empty));
         if self.local_counter {
             self.flush();
@@ -627,6 +628,7 @@ impl Assembler {
         self.push(&Instruction::LocalGet(self.amount));
         self.push(&Instruction::I32Const(0));
         self.push(&Instruction::I32LtS);
+        self.stack_traps.push(self.bytes.len() as u32);
         self.push(&Instruction::If(BlockType::Empty));
         self.stack_traps.push(self.bytes.len() as u32);
         self.push(&Instruction::Unreachable);

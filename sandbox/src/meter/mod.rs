@@ -94,9 +94,11 @@
 //!
 //! # Telling the traps apart
 //!
-//! Exhaustion looks like `unreachable`. [`Metered`] lists the offsets of the
-//! added `unreachable` instructions in the new module, in the terms of
-//! `wasmtime::FrameInfo::module_offset` of the innermost frame.
+//! Exhaustion looks like `unreachable`. [`Metered`] lists where the added
+//! traps are in the new module, in the terms of
+//! `wasmtime::FrameInfo::module_offset` of the innermost frame. Each is there
+//! twice, with its `if` and with its `unreachable`, because Cranelift turns a
+//! branch to a block that only traps into a conditional trap at the branch.
 
 mod function;
 mod sections;
@@ -289,3 +291,6 @@ pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterErr
     }
     sections.finish(wasm, bodies, &added_types, config)
 }
+
+#[cfg(test)]
+mod tests;
