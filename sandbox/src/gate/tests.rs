@@ -268,7 +268,7 @@ proptest! {
             let metered = metered.map_err(|error| TestCaseError::fail(error.to_string()))?;
             let valid = wasmparser::Validator::new_with_features(super::accepted_features())
                 .validate_all(&metered.module);
-            prop_assert!(valid.is_ok(), "{valid:?}");
+            prop_assert!(valid.is_ok(), "{:?}", valid.err());
         }
     }
 }
