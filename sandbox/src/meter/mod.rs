@@ -94,11 +94,12 @@
 //!
 //! # Telling the traps apart
 //!
-//! Exhaustion looks like `unreachable`. [`Metered`] lists where the added
-//! traps are in the new module, in the terms of
-//! `wasmtime::FrameInfo::module_offset` of the innermost frame. Each is there
-//! twice, with its `if` and with its `unreachable`, because Cranelift turns a
-//! branch to a block that only traps into a conditional trap at the branch.
+//! Exhaustion looks like `unreachable`. [`Metered`] lists the offsets of the
+//! added `unreachable` instructions in the new module, in the terms of
+//! `wasmtime::FrameInfo::module_offset` of the innermost frame. Each stands
+//! behind a store, so that a compiler cannot merge it with the branch before
+//! it and with a trap of the guest's own. After exhaustion the stack counter
+//! is −1.
 
 mod function;
 mod sections;

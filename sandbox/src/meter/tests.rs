@@ -47,7 +47,9 @@ fn ending(metered: Option<&Metered>, result: Result<Vec<Val>, wasmtime::Error>) 
         Ok(values) => return Ok(End::Returned(values.iter().map(bits).collect())),
         Err(error) => error,
     };
-    let trap = *error.downcast_ref::<Trap>().ok_or_else(|| format!("not a trap: {error:?}"))?;
+    let trap = *error
+        .downcast_ref::<Trap>()
+        .ok_or_else(|| format!("not a trap: {error:?}"))?;
     if let (Some(metered), Trap::UnreachableCodeReached) = (metered, trap) {
         let offset = error
             .downcast_ref::<WasmBacktrace>()
@@ -78,29 +80,46 @@ impl Guest {
             *caller.data_mut() += 1;
         })?;
         let instance = linker.instantiate(&mut store, &module)?;
-        Ok(Self { metered, store, instance })
+        Ok(Self {
+            metered,
+            store,
+            instance,
+        })
     }
 
     fn wat(text: &str) -> Outcome<Self> {
-        Self::new(&engine(OptLevel::Speed, false)?, &wat::parse_str(text)?, &MeterConfig::default())
+        Self::new(
+            &engine(OptLevel::Speed, false)?,
+            &wat::parse_str(text)?,
+            &MeterConfig::default(),
+        )
     }
 
     fn set_fuel(&mut self, fuel: i64) -> Outcome<()> {
-        let set = self.instance.get_typed_func::<i64, ()>(&mut self.store, super::FUEL_SET)?;
+        let set = self
+            .instance
+            .get_typed_func::<i64, ()>(&mut self.store, super::FUEL_SET)?;
         Ok(set.call(&mut self.store, fuel)?)
     }
 
     fn fuel(&mut self) -> Outcome<i64> {
-        let get = self.instance.get_typed_func::<(), i64>(&mut self.store, super::FUEL_GET)?;
+        let get = self
+            .instance
+            .get_typed_func::<(), i64>(&mut self.store, super::FUEL_GET)?;
         Ok(get.call(&mut self.store, ())?)
     }
 
     /// Calls with this much fuel; what happened, and what is left.
     fn call(&mut self, name: &str, params: &[Val], fuel: i64) -> Outcome<(End, i64)> {
         self.set_fuel(fuel)?;
-        let function = self.instance.get_func(&mut self.store, name).ok_or("no such export")?;
+        let function = self
+            .instance
+            .get_func(&mut self.store, name)
+            .ok_or("no such export")?;
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
-        let result = function.call(&mut self.store, params, &mut results).map(|()| results);
+        let result = function
+            .call(&mut self.store, params, &mut results)
+            .map(|()| results);
         let end = ending(Some(&self.metered), result)?;
         Ok((end, self.fuel()?))
     }
@@ -121,11 +140,29 @@ const OUT_OF_STACK: End = End::Exhausted(Exhausted::Stack);
 #[test]
 fn every_instruction_on_the_path_is_charged() -> Outcome<()> {
     // Entry 1; two instructions; the others are free.
-    assert_eq!(cost("(module (func (export \"f\") i32.const 1 i32.eqz drop nop))", &[])?, 3);
+    assert_eq!(
+        cost(
+            "(module (func (export \"f\") i32.const 1 i32.eqz drop nop))",
+            &[]
+        )?,
+        3
+    );
     // Declared locals cost an eighth.
-    assert_eq!(cost("(module (func (export \"f\") (local i32 i32 i32 i32 i32 i32 i32 i32 i32)))", &[])?, 2);
+    assert_eq!(
+        cost(
+            "(module (func (export \"f\") (local i32 i32 i32 i32 i32 i32 i32 i32 i32)))",
+            &[]
+        )?,
+        2
+    );
     // Parameters are free.
-    assert_eq!(cost("(module (func (export \"f\") (param i64 i64 i64 i64 i64 i64 i64 i64 i64)))", &[Val::I64(0); 9])?, 1);
+    assert_eq!(
+        cost(
+            "(module (func (export \"f\") (param i64 i64 i64 i64 i64 i64 i64 i64 i64)))",
+            &[Val::I64(0); 9]
+        )?,
+        1
+    );
     let arms = r#"(module (func (export "f") (param i32)
         (if (local.get 0) (then (drop (i32.const 1))) (else (drop (i64.eqz (i64.const 1))) return))
         (drop (i32.const 5))))"#;
@@ -151,10 +188,16 @@ fn loops_are_charged_per_turn() -> Outcome<()> {
     }
     // Exactly enough fuel is enough, one less is not.
     let mut guest = Guest::wat(count)?;
-    assert_eq!(guest.call("f", &[Val::I32(1000)], 6001)?, (End::Returned(vec![]), 0));
+    assert_eq!(
+        guest.call("f", &[Val::I32(1000)], 6001)?,
+        (End::Returned(vec![]), 0)
+    );
     assert_eq!(guest.call("f", &[Val::I32(1000)], 6000)?, (OUT_OF_FUEL, -1));
     // The instance works again after the trap.
-    assert_eq!(guest.call("f", &[Val::I32(1)], 7)?, (End::Returned(vec![]), 0));
+    assert_eq!(
+        guest.call("f", &[Val::I32(1)], 7)?,
+        (End::Returned(vec![]), 0)
+    );
     Ok(())
 }
 
@@ -181,14 +224,38 @@ fn nested_loops_and_branches_between_them() -> Outcome<()> {
 fn what_runs_for_ever_stops() -> Outcome<()> {
     for (what, text) in [
         ("empty loop", "(module (func (export \"f\") (loop (br 0))))"),
-        ("loop without a branch in it, inside one", "(module (func (export \"f\") (loop (loop) (br 0))))"),
-        ("br_table", "(module (func (export \"f\") (loop (block (block (br_table 0 1 2 (i32.const 9)))) (br 0))))"),
-        ("tail of a block", "(module (func (export \"f\") (block (loop (br_if 1 (i32.const 0)) (br 0)))))"),
-        ("loop with results", "(module (func (export \"f\") (result i32 i64) (loop (result i32 i64) (br 0))))"),
-        ("loop with parameters", "(module (func (export \"f\") (i32.const 1) (loop (param i32) (br 0))))"),
-        ("calls in a loop", "(module (func $g) (func (export \"f\") (loop (call $g) (br 0))))"),
-        ("start of a fill", "(module (memory 1) (func (export \"f\") (loop (memory.fill (i32.const 0) (i32.const 0) (i32.const 60000)) (br 0))))"),
-        ("memory.grow by nothing", "(module (memory 1) (func (export \"f\") (loop (drop (memory.grow (i32.const 0))) (br 0))))"),
+        (
+            "loop without a branch in it, inside one",
+            "(module (func (export \"f\") (loop (loop) (br 0))))",
+        ),
+        (
+            "br_table",
+            "(module (func (export \"f\") (loop (block (block (br_table 0 1 2 (i32.const 9)))) (br 0))))",
+        ),
+        (
+            "tail of a block",
+            "(module (func (export \"f\") (block (loop (br_if 1 (i32.const 0)) (br 0)))))",
+        ),
+        (
+            "loop with results",
+            "(module (func (export \"f\") (result i32 i64) (loop (result i32 i64) (br 0))))",
+        ),
+        (
+            "loop with parameters",
+            "(module (func (export \"f\") (i32.const 1) (loop (param i32) (br 0))))",
+        ),
+        (
+            "calls in a loop",
+            "(module (func $g) (func (export \"f\") (loop (call $g) (br 0))))",
+        ),
+        (
+            "start of a fill",
+            "(module (memory 1) (func (export \"f\") (loop (memory.fill (i32.const 0) (i32.const 0) (i32.const 60000)) (br 0))))",
+        ),
+        (
+            "memory.grow by nothing",
+            "(module (memory 1) (func (export \"f\") (loop (drop (memory.grow (i32.const 0))) (br 0))))",
+        ),
     ] {
         let (end, left) = Guest::wat(text)?.call("f", &[], 1_000_000)?;
         assert_eq!(end, OUT_OF_FUEL, "{what}");
@@ -231,12 +298,19 @@ fn every_exit_gives_its_frame_back() -> Outcome<()> {
             (br_if 0 (local.tee 1 (i32.sub (local.get 1) (i32.const 1)))))
           (local.get 2)))"#;
     // A br_table out of a function needs a value; give it one.
-    let text = text.replace("(br_table 0 1 2 3 (local.get 0))", "(br_table 0 1 2 (local.get 0))");
+    let text = text.replace(
+        "(br_table 0 1 2 3 (local.get 0))",
+        "(br_table 0 1 2 (local.get 0))",
+    );
     let mut guest = Guest::wat(&text)?;
     for (way, sum) in [(0, 100_000), (1, 200_000), (2, 300_000)] {
         let (end, _) = guest.call("f", &[Val::I32(way)], 1 << 40)?;
         let expected = if way == 2 { 300_000 } else { sum };
-        assert_eq!(end, End::Returned(vec![format!("i32 {expected}")]), "way {way}");
+        assert_eq!(
+            end,
+            End::Returned(vec![format!("i32 {expected}")]),
+            "way {way}"
+        );
     }
     Ok(())
 }
@@ -248,22 +322,52 @@ fn bulk_work_is_charged_by_its_size_before_it_is_done() -> Outcome<()> {
           (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
     assert_eq!(cost(fill, &[Val::I32(100_000)])?, 1 + 4 + 100_000);
     let mut guest = Guest::wat(fill)?;
-    assert_eq!(guest.call("f", &[Val::I32(100_000)], 100_000)?, (OUT_OF_FUEL, -5));
-    let memory = guest.instance.get_memory(&mut guest.store, "m").ok_or("no memory")?;
-    assert!(memory.data(&guest.store).iter().all(|byte| *byte == 0), "nothing was written");
+    assert_eq!(
+        guest.call("f", &[Val::I32(100_000)], 100_000)?,
+        (OUT_OF_FUEL, -5)
+    );
+    let memory = guest
+        .instance
+        .get_memory(&mut guest.store, "m")
+        .ok_or("no memory")?;
+    assert!(
+        memory.data(&guest.store).iter().all(|byte| *byte == 0),
+        "nothing was written"
+    );
     // A size that is out of bounds is charged as well, and cannot wrap.
     let (end, left) = guest.call("f", &[Val::I32(-1)], i64::MAX)?;
     assert_eq!(end, End::Trapped(Trap::MemoryOutOfBounds));
     assert_eq!(left, i64::MAX - 5 - i64::from(u32::MAX));
 
     for (text, charged) in [
-        ("(module (memory 1) (func (export \"f\") (memory.copy (i32.const 0) (i32.const 9) (i32.const 5000))))", 5 + 5000),
-        ("(module (memory 1) (data \"hello\") (func (export \"f\") (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 5))))", 5 + 5),
-        ("(module (memory 1) (func (export \"f\") (drop (memory.grow (i32.const 3)))))", 3 + 3 * 4096),
-        ("(module (table 10 funcref) (func (export \"f\") (drop (table.grow (ref.null func) (i32.const 7)))))", 4 + 7),
-        ("(module (table 10 funcref) (func (export \"f\") (table.fill (i32.const 0) (ref.null func) (i32.const 9))))", 5 + 9),
-        ("(module (table 10 funcref) (func (export \"f\") (table.copy (i32.const 0) (i32.const 1) (i32.const 9))))", 5 + 9),
-        ("(module (table 10 funcref) (elem func 0 0) (func (export \"f\") (table.init 0 (i32.const 0) (i32.const 0) (i32.const 2))))", 5 + 2),
+        (
+            "(module (memory 1) (func (export \"f\") (memory.copy (i32.const 0) (i32.const 9) (i32.const 5000))))",
+            5 + 5000,
+        ),
+        (
+            "(module (memory 1) (data \"hello\") (func (export \"f\") (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 5))))",
+            5 + 5,
+        ),
+        (
+            "(module (memory 1) (func (export \"f\") (drop (memory.grow (i32.const 3)))))",
+            3 + 3 * 4096,
+        ),
+        (
+            "(module (table 10 funcref) (func (export \"f\") (drop (table.grow (ref.null func) (i32.const 7)))))",
+            4 + 7,
+        ),
+        (
+            "(module (table 10 funcref) (func (export \"f\") (table.fill (i32.const 0) (ref.null func) (i32.const 9))))",
+            5 + 9,
+        ),
+        (
+            "(module (table 10 funcref) (func (export \"f\") (table.copy (i32.const 0) (i32.const 1) (i32.const 9))))",
+            5 + 9,
+        ),
+        (
+            "(module (table 10 funcref) (elem func 0 0) (func (export \"f\") (table.init 0 (i32.const 0) (i32.const 0) (i32.const 2))))",
+            5 + 2,
+        ),
     ] {
         assert_eq!(cost(text, &[])?, charged, "{text}");
     }
@@ -290,7 +394,10 @@ fn the_host_is_not_called_on_an_exhausted_counter() -> Outcome<()> {
 fn long_straight_code_is_checked_on_the_way() -> Outcome<()> {
     // Many conditional segments without a loop: 20 units each.
     let arm = "(if (local.get 0) (then ".to_owned() + &"(drop (i32.const 1))".repeat(18) + "))";
-    let text = format!("(module (func (export \"f\") (param i32) {}))", arm.repeat(2000));
+    let text = format!(
+        "(module (func (export \"f\") (param i32) {}))",
+        arm.repeat(2000)
+    );
     let whole = cost(&text, &[Val::I32(1)])?;
     assert_eq!(whole, 1 + 2000 * 20);
     let mut guest = Guest::wat(&text)?;
@@ -316,9 +423,25 @@ fn the_start_function_runs_on_its_own_budget() -> Outcome<()> {
 
 #[test]
 fn a_trap_of_the_guest_is_told_apart() -> Outcome<()> {
-    let text = "(module (func (export \"f\") (loop) unreachable))";
-    let (end, _) = Guest::wat(text)?.call("f", &[], 1000)?;
-    assert_eq!(end, End::Trapped(Trap::UnreachableCodeReached));
+    // Right behind each kind of check, and nothing else there.
+    for text in [
+        "(module (func (export \"f\") unreachable))",
+        "(module (func (export \"f\") (loop unreachable)))",
+        "(module (func (export \"f\") (loop) unreachable))",
+        "(module (func $g) (func (export \"f\") (unreachable) (call $g)))",
+        "(module (func $g) (func (export \"f\") (if (i32.const 1) (then unreachable)) (call $g)))",
+        "(module (func $g unreachable) (func (export \"f\") (call $g)))",
+        "(module (import \"host\" \"tick\" (func $t)) (func (export \"f\") (call $t) unreachable))",
+        "(module (memory 1) (func (export \"f\") (memory.fill (i32.const 0) (i32.const 0) (i32.const 9)) unreachable))",
+    ] {
+        for level in [OptLevel::None, OptLevel::Speed, OptLevel::SpeedAndSize] {
+            let engine = engine(level, false)?;
+            let mut guest = Guest::new(&engine, &wat::parse_str(text)?, &MeterConfig::default())?;
+            let (end, _) = guest.call("f", &[], 1000)?;
+            assert_eq!(end, End::Trapped(Trap::UnreachableCodeReached), "{text}");
+            assert_eq!(guest.call("f", &[], 0)?.0, OUT_OF_FUEL, "{text}");
+        }
+    }
     Ok(())
 }
 
@@ -351,7 +474,12 @@ fn what_cannot_be_metered_is_refused() -> Outcome<()> {
     };
     for name in ["terrarium-fuel-get", "cabi_post_terrarium-fuel-get"] {
         let result = metered(&format!("(module (func (export {name:?})))"))?;
-        assert_eq!(result, Err(MeterError::ReservedExport { name: name.to_owned() }));
+        assert_eq!(
+            result,
+            Err(MeterError::ReservedExport {
+                name: name.to_owned()
+            })
+        );
     }
     for text in [
         "(module (memory i64 1))",
@@ -359,12 +487,24 @@ fn what_cannot_be_metered_is_refused() -> Outcome<()> {
         "(module (func (return_call 0)))",
         "(module (func (result i32)))",
     ] {
-        assert!(matches!(metered(text)?, Err(MeterError::Invalid { .. })), "{text}");
+        assert!(
+            matches!(metered(text)?, Err(MeterError::Invalid { .. })),
+            "{text}"
+        );
     }
     let many = format!("(module (func (local {})))", "i32 ".repeat(49_999));
-    assert_eq!(metered(&many)?, Err(MeterError::TooManyLocals { function: 0 }));
-    let config = MeterConfig { stack: u32::MAX, ..MeterConfig::default() };
-    assert!(matches!(instrument(b"", &config), Err(MeterError::Config { .. })));
+    assert_eq!(
+        metered(&many)?,
+        Err(MeterError::TooManyLocals { function: 0 })
+    );
+    let config = MeterConfig {
+        stack: u32::MAX,
+        ..MeterConfig::default()
+    };
+    assert!(matches!(
+        instrument(b"", &config),
+        Err(MeterError::Config { .. })
+    ));
     Ok(())
 }
 
@@ -430,15 +570,18 @@ fn random_module(seed: u64) -> Option<Vec<u8>> {
 
 /// Everything of an instance that can be seen from outside.
 fn state(store: &mut Store<u32>, instance: &Instance) -> Vec<String> {
-    let exports: Vec<(String, Extern)> =
-        instance.exports(&mut *store).map(|e| (e.name().to_owned(), e.into_extern())).collect();
+    let exports: Vec<(String, Extern)> = instance
+        .exports(&mut *store)
+        .map(|e| (e.name().to_owned(), e.into_extern()))
+        .collect();
     exports
         .into_iter()
         .filter_map(|(name, export)| match export {
             Extern::Global(global) => Some(format!("{name} {}", bits(&global.get(&mut *store)))),
-            Extern::Memory(memory) => {
-                Some(format!("{name} {}", blake3::hash(memory.data(&*store)).to_hex()))
-            }
+            Extern::Memory(memory) => Some(format!(
+                "{name} {}",
+                blake3::hash(memory.data(&*store)).to_hex()
+            )),
             _ => None,
         })
         .collect()
@@ -454,7 +597,11 @@ fn functions(store: &mut Store<u32>, instance: &Instance) -> Vec<(String, Func)>
 }
 
 fn zeros(store: &Store<u32>, function: &Func) -> Vec<Val> {
-    function.ty(store).params().filter_map(|ty| Val::default_for_ty(&ty)).collect()
+    function
+        .ty(store)
+        .params()
+        .filter_map(|ty| Val::default_for_ty(&ty))
+        .collect()
 }
 
 /// Random programs: metering changes nothing but the end of those that run
@@ -465,11 +612,16 @@ fn random_programs_behave_the_same() -> Outcome<()> {
     const PLENTY: i64 = 1 << 60;
     const SHORT: u64 = 200_000;
     let plain = engine(OptLevel::Speed, true)?;
-    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
+    let levels = [
+        engine(OptLevel::Speed, false)?,
+        engine(OptLevel::None, false)?,
+    ];
     let config = MeterConfig::default();
     let (mut returned, mut trapped, mut stopped) = (0, 0, 0);
     for seed in 0..400 {
-        let Some(wasm) = random_module(seed) else { continue };
+        let Some(wasm) = random_module(seed) else {
+            continue;
+        };
         let metered = instrument(&wasm, &config)?;
         wasmparser::Validator::new_with_features(gate::accepted_features())
             .validate_all(&metered.module)?;
@@ -495,7 +647,9 @@ fn random_programs_behave_the_same() -> Outcome<()> {
             let params = zeros(&store, &function);
             store.set_fuel(SHORT)?;
             let mut results = vec![Val::I32(0); function.ty(&store).results().len()];
-            let result = function.call(&mut store, &params, &mut results).map(|()| results);
+            let result = function
+                .call(&mut store, &params, &mut results)
+                .map(|()| results);
             let end = ending(None, result)?;
             let used = SHORT - store.get_fuel()?;
             let before = state(&mut store, &instance);
@@ -514,11 +668,17 @@ fn random_programs_behave_the_same() -> Outcome<()> {
                     assert_eq!(after, before, "seed {seed} {name}");
                     if matches!(end, End::Returned(_)) {
                         let charged = fuel - left;
-                        assert!(charged >= used as i64, "seed {seed} {name}: {charged} < {used}");
+                        assert!(
+                            charged >= used as i64,
+                            "seed {seed} {name}: {charged} < {used}"
+                        );
                     }
                 }
             }
-            assert_eq!(costs[0], costs[1], "seed {seed} {name}: optimisation levels differ");
+            assert_eq!(
+                costs[0], costs[1],
+                "seed {seed} {name}: optimisation levels differ"
+            );
             match end {
                 _ if too_long => stopped += 1,
                 End::Returned(_) => returned += 1,
@@ -530,7 +690,10 @@ fn random_programs_behave_the_same() -> Outcome<()> {
         }
     }
     // The test is about all three kinds.
-    assert!(returned > 200 && trapped > 50 && stopped > 20, "{returned} {trapped} {stopped}");
+    assert!(
+        returned > 200 && trapped > 50 && stopped > 20,
+        "{returned} {trapped} {stopped}"
+    );
     Ok(())
 }
 
@@ -538,16 +701,25 @@ fn random_programs_behave_the_same() -> Outcome<()> {
 /// ends on credit, within the documented overshoot, at every level alike.
 #[test]
 fn random_programs_stop_on_little_fuel() -> Outcome<()> {
-    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
+    let levels = [
+        engine(OptLevel::Speed, false)?,
+        engine(OptLevel::None, false)?,
+    ];
     let config = MeterConfig::default();
     let mut random = Random(1);
     let mut cut = 0;
     for seed in 1000..1200 {
-        let Some(wasm) = random_module(seed) else { continue };
-        let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else { continue };
+        let Some(wasm) = random_module(seed) else {
+            continue;
+        };
+        let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else {
+            continue;
+        };
         for (name, function) in functions(&mut guest.store, &guest.instance) {
             let params = zeros(&guest.store, &function);
-            let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else { continue };
+            let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else {
+                continue;
+            };
             let (end, left) = guest.call(&name, &params, 1_000_000)?;
             let cost = 1_000_000 - left;
             if !matches!(end, End::Returned(_)) || cost > 1_000_000 {
