@@ -221,7 +221,11 @@ fn tail(file: &mut File) -> String {
 pub(crate) fn query(command: &mut Command) -> Result<String, ToolchainError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |detail: String| ToolchainError::Step { step: name.clone(), detail, log: None };
-    let output = command.stdin(Stdio::null()).output().map_err(|e| failed(e.to_string()))?;
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output().map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         return Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
     }
