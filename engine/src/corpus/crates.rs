@@ -4,7 +4,7 @@
 //! `Cargo.lock`; both are compiled into this program, so it needs no source
 //! tree. Cargo fetches and checks; nothing is compiled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,10 +71,11 @@ pub(super) fn collect(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Col
     let wanted: Wanted = toml::from_str(MANIFEST).map_err(|e| CorpusError::Default(e.to_string()))?;
     let rules = &wanted.package.metadata.corpus;
     progress("fetching the sources of the default corpus");
-    let folders = fetch(dirs, &wanted.dependencies.keys().cloned().collect())?;
+    let names = wanted.dependencies.iter().filter_map(|(name, spec)| Some((name.clone(), pinned(spec)?))).collect();
+    let folders = fetch(dirs, &names)?;
     let mut documents = Vec::new();
     let mut crates = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut seen = HashSet::new();
     for (name, folder) in &folders {
         let split = rules.split_of(name);
         crates.push((split, name.clone()));
@@ -103,8 +104,14 @@ pub(super) fn collect(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Col
     Ok(Collected { source, documents, crates, skipped: Vec::new() })
 }
 
+/// The version of a dependency that is pinned with `=`.
+fn pinned(spec: &toml::Value) -> Option<String> {
+    let version = spec.as_str().or_else(|| spec.get("version").and_then(toml::Value::as_str))?;
+    version.strip_prefix('=').map(str::to_owned)
+}
+
 /// Fetches the crates; returns name and folder of each wanted one, by name.
-fn fetch(dirs: &Dirs, names: &BTreeSet<String>) -> Result<Vec<(String, PathBuf)>, CorpusError> {
+fn fetch(dirs: &Dirs, names: &BTreeSet<(String, String)>) -> Result<Vec<(String, PathBuf)>, CorpusError> {
     let work = dirs.cache.join("work").join("corpus");
     store::write_atomically(&work.join("Cargo.toml"), MANIFEST.as_bytes())?;
     store::write_atomically(&work.join("Cargo.lock"), LOCK.as_bytes())?;
@@ -129,9 +136,11 @@ fn fetch(dirs: &Dirs, names: &BTreeSet<String>) -> Result<Vec<(String, PathBuf)>
         .into_iter()
         .flatten()
         .filter_map(|package| {
-            let name = package["name"].as_str().filter(|name| names.contains(*name))?;
+            let name = package["name"].as_str()?.to_owned();
             let folder = Path::new(package["manifest_path"].as_str()?).parent()?.to_owned();
-            Some((name.to_owned(), folder))
+            // Other versions of it may be among the dependencies of the others.
+            let wanted = names.contains(&(name.clone(), package["version"].as_str()?.to_owned()));
+            wanted.then_some((name, folder))
         })
         .collect();
     found.sort();
@@ -163,8 +172,7 @@ mod tests {
     fn every_crate_is_pinned_and_every_held_out_crate_is_wanted() {
         let wanted: Wanted = toml::from_str(MANIFEST).expect("the manifest");
         for (name, spec) in &wanted.dependencies {
-            let version = spec.as_str().or_else(|| spec.get("version").and_then(toml::Value::as_str)).expect("a version");
-            assert!(version.starts_with('='), "{name} is not pinned: {version}");
+            assert!(pinned(spec).is_some(), "{name} is not pinned: {spec}");
         }
         let rules = &wanted.package.metadata.corpus;
         for list in [&rules.val, &rules.r#final] {

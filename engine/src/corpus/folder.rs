@@ -21,7 +21,7 @@ pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
     paths.sort();
     let files = paths.len();
     let mut documents: Vec<Document> = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = std::collections::HashSet::new();
     for path in paths {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
         match read_text(&path)? {
