@@ -61,13 +61,16 @@ impl Dirs {
         } else {
             return Err(ToolchainError::NoCacheFolder);
         };
-        let cache = std::path::absolute(&cache).map_err(|e| ToolchainError::io("resolve", &cache, e))?;
+        let cache =
+            std::path::absolute(&cache).map_err(|e| ToolchainError::io("resolve", &cache, e))?;
         let templates = match set("TERRARIUM_TEMPLATES") {
             Some(path) => PathBuf::from(path),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("guest-templates"),
+            None => Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join("guest-templates"),
         };
-        let templates =
-            std::fs::canonicalize(&templates).map_err(|e| ToolchainError::io("find the templates in", &templates, e))?;
+        let templates = std::fs::canonicalize(&templates)
+            .map_err(|e| ToolchainError::io("find the templates in", &templates, e))?;
         Ok(Self { cache, templates })
     }
 }
@@ -88,7 +91,12 @@ pub enum Route {
 }
 
 /// All routes, in the order in which [`install`] tries them.
-pub const ROUTES: &[Route] = &[Route::Installed, Route::Rustup, Route::DebianSystem, Route::DebianUnpacked];
+pub const ROUTES: &[Route] = &[
+    Route::Installed,
+    Route::Rustup,
+    Route::DebianSystem,
+    Route::DebianUnpacked,
+];
 
 /// Everything that the compile jail needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +161,11 @@ pub enum ToolchainError {
 
 impl ToolchainError {
     pub(crate) fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io { doing, path: path.to_owned(), source }
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// One thing to try.
@@ -164,9 +176,13 @@ impl ToolchainError {
             Self::NoRoute { .. } => format!(
                 "run `rustup target add {TARGET}` where rustup can reach its server, then `terrarium setup`"
             ),
-            Self::Step { log: Some(log), .. } => format!("read {}, then run `terrarium setup` again", log.display()),
+            Self::Step { log: Some(log), .. } => {
+                format!("read {}, then run `terrarium setup` again", log.display())
+            }
             Self::Step { log: None, .. } => "run `terrarium setup` again".into(),
-            Self::Io { .. } => "check the rights and the free space of that folder, or set TERRARIUM_CACHE".into(),
+            Self::Io { .. } => {
+                "check the rights and the free space of that folder, or set TERRARIUM_CACHE".into()
+            }
         }
     }
 }
@@ -216,7 +232,10 @@ pub fn install_by(
         }
     };
     let toolchain = sdk::install(dirs, compiler, progress)?;
-    progress(&format!("ready: {} with {TARGET}", toolchain.compiler.version));
+    progress(&format!(
+        "ready: {} with {TARGET}",
+        toolchain.compiler.version
+    ));
     Ok(toolchain)
 }
 

@@ -39,12 +39,17 @@ impl Collected {
     }
 }
 
-const SPLITS: [(Split, &str); 3] = [(Split::Train, "train.bin"), (Split::Val, "val.bin"), (Split::Final, "final.bin")];
+const SPLITS: [(Split, &str); 3] = [
+    (Split::Train, "train.bin"),
+    (Split::Val, "val.bin"),
+    (Split::Final, "final.bin"),
+];
 
 /// The corpus in a folder, if it is whole: the manifest is there and the shards
 /// have the lengths that it says.
 pub(super) fn find(folder: &Path) -> Option<Corpus> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
+    let manifest: Manifest =
+        serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
     if manifest.schema != SCHEMA || manifest.shards.len() != SPLITS.len() {
         return None;
     }
@@ -69,7 +74,11 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
     let staging = store::Staging::beside(folder)?;
     let mut shards = Vec::new();
     for (split, file) in SPLITS {
-        let mut documents: Vec<&Document> = collected.documents.iter().filter(|d| d.split == split).collect();
+        let mut documents: Vec<&Document> = collected
+            .documents
+            .iter()
+            .filter(|d| d.split == split)
+            .collect();
         documents.sort_by(|a, b| a.name.cmp(&b.name));
         let mut bytes = Vec::with_capacity(documents.iter().map(|d| d.text.len() + 1).sum());
         for document in &documents {
@@ -83,7 +92,12 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
             documents: documents.len() as u64,
             bytes: bytes.len() as u64,
             blake3: blake3::hash(&bytes).to_hex().to_string(),
-            crates: collected.crates.iter().filter(|(of, _)| *of == split).map(|(_, name)| name.clone()).collect(),
+            crates: collected
+                .crates
+                .iter()
+                .filter(|(of, _)| *of == split)
+                .map(|(_, name)| name.clone())
+                .collect(),
         });
     }
     let manifest = Manifest {
@@ -97,7 +111,8 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
         },
         skipped: collected.skipped.clone(),
     };
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CorpusError::Default(e.to_string()))?;
+    let text =
+        serde_json::to_vec_pretty(&manifest).map_err(|e| CorpusError::Default(e.to_string()))?;
     store::write_atomically(&staging.path().join("corpus.json"), &text)?;
     staging.publish(folder)?;
     Ok(())
@@ -115,9 +130,13 @@ fn xz_bits_per_byte(path: &Path) -> Option<f64> {
         .spawn()
         .ok()?;
     let mut packed = Vec::new();
-    let read = child.stdout.take().map(|mut out| out.read_to_end(&mut packed));
+    let read = child
+        .stdout
+        .take()
+        .map(|mut out| out.read_to_end(&mut packed));
     let status = child.wait().ok()?;
-    (bytes > 0 && status.success() && matches!(read, Some(Ok(_)))).then(|| 8.0 * packed.len() as f64 / bytes as f64)
+    (bytes > 0 && status.success() && matches!(read, Some(Ok(_))))
+        .then(|| 8.0 * packed.len() as f64 / bytes as f64)
 }
 
 /// Reads a file that is to be a document: UTF-8 text without the byte that
@@ -140,7 +159,11 @@ mod tests {
     use super::*;
 
     fn collected() -> Collected {
-        let document = |name: &str, split, text: &str| Document { name: name.into(), split, text: text.into() };
+        let document = |name: &str, split, text: &str| Document {
+            name: name.into(),
+            split,
+            text: text.into(),
+        };
         Collected {
             source: "test".into(),
             documents: vec![

@@ -81,7 +81,10 @@ impl Reader {
         let mut hidden: Vec<(String, &'static str)> = [
             (job, "<job>"),
             (toolchain.compiler.sysroot.as_path(), "<sysroot>"),
-            (toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib), "<sdk>"),
+            (
+                toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib),
+                "<sdk>",
+            ),
             (toolchain.compiler.linker.as_path(), "<linker>"),
         ]
         .into_iter()
@@ -102,10 +105,16 @@ impl Reader {
                 Ok(message) => {
                     notice(&message, &mut read);
                     // Counts of messages ("aborting due to …") say nothing new.
-                    if message.level == "failure-note" || message.message.starts_with("aborting due to ") {
+                    if message.level == "failure-note"
+                        || message.message.starts_with("aborting due to ")
+                    {
                         continue;
                     }
-                    let list = if message.level.starts_with("error") { &mut errors } else { &mut warnings };
+                    let list = if message.level.starts_with("error") {
+                        &mut errors
+                    } else {
+                        &mut warnings
+                    };
                     if list.len() < MOST {
                         list.push(self.diagnostic(message));
                     }
@@ -118,10 +127,17 @@ impl Reader {
                 }
             }
         }
-        const MEMORY: &[&str] = &["memory allocation of ", "out of memory", "Cannot allocate memory", "bad_alloc"];
+        const MEMORY: &[&str] = &[
+            "memory allocation of ",
+            "out of memory",
+            "Cannot allocate memory",
+            "bad_alloc",
+        ];
         read.out_of_memory |= MEMORY.iter().any(|words| other.contains(words));
         let start = other.len().saturating_sub(4 * OTHER_BYTES);
-        let tail = other.get(other.ceil_char_boundary(start)..).unwrap_or_default();
+        let tail = other
+            .get(other.ceil_char_boundary(start)..)
+            .unwrap_or_default();
         read.other = self.clean(tail, OTHER_BYTES);
         errors.extend(warnings);
         errors.truncate(MOST);
@@ -135,14 +151,23 @@ impl Reader {
     }
 
     fn diagnostic(&self, message: Message) -> Diagnostic {
-        let (line, column) = message.spans.iter().find(|span| span.is_primary).map_or((0, 0), position);
+        let (line, column) = message
+            .spans
+            .iter()
+            .find(|span| span.is_primary)
+            .map_or((0, 0), position);
         Diagnostic {
             level: self.clean(&message.level, 40),
             code: message.code.map(|code| self.clean(&code.code, 80)),
-            message: self.clean(&message.message, MESSAGE_BYTES).replace(['\n', '\t'], " "),
+            message: self
+                .clean(&message.message, MESSAGE_BYTES)
+                .replace(['\n', '\t'], " "),
             line,
             column,
-            rendered: self.clean(message.rendered.as_deref().unwrap_or(&message.message), RENDERED_BYTES),
+            rendered: self.clean(
+                message.rendered.as_deref().unwrap_or(&message.message),
+                RENDERED_BYTES,
+            ),
         }
     }
 
@@ -181,7 +206,13 @@ fn notice(message: &Message, read: &mut Read) {
         return;
     }
     if message.message.starts_with("linking with ") {
-        for signal in [libc::SIGKILL, libc::SIGXCPU, libc::SIGXFSZ, libc::SIGSEGV, libc::SIGABRT] {
+        for signal in [
+            libc::SIGKILL,
+            libc::SIGXCPU,
+            libc::SIGXFSZ,
+            libc::SIGSEGV,
+            libc::SIGABRT,
+        ] {
             if message.message.contains(&format!("signal: {signal} ")) {
                 read.linker_signal = Some(signal);
             }
@@ -196,7 +227,9 @@ mod tests {
     use super::*;
 
     fn reader() -> Reader {
-        Reader { hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")] }
+        Reader {
+            hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")],
+        }
     }
 
     fn message(level: &str, text: &str) -> String {
@@ -207,25 +240,45 @@ mod tests {
 
     #[test]
     fn errors_come_before_warnings_and_counts_are_dropped() {
-        let text = [message("warning", "unused"), message("error", "bad"), message("error", "aborting due to 1 previous error")]
-            .join("\n");
+        let text = [
+            message("warning", "unused"),
+            message("error", "bad"),
+            message("error", "aborting due to 1 previous error"),
+        ]
+        .join("\n");
         let read = reader().read(text.as_bytes());
-        let got: Vec<_> = read.diagnostics.iter().map(|d| (d.level.as_str(), d.message.as_str(), d.line, d.column)).collect();
+        let got: Vec<_> = read
+            .diagnostics
+            .iter()
+            .map(|d| (d.level.as_str(), d.message.as_str(), d.line, d.column))
+            .collect();
         assert_eq!(got, [("error", "bad", 3, 7), ("warning", "unused", 3, 7)]);
     }
 
     #[test]
     fn control_characters_direction_marks_and_paths_are_gone() {
-        let text = message("error", "a\u{1b}[31mred\u{7}\u{202e}b at /home/ada/.rustup/x\nnext");
+        let text = message(
+            "error",
+            "a\u{1b}[31mred\u{7}\u{202e}b at /home/ada/.rustup/x\nnext",
+        );
         let read = reader().read(text.as_bytes());
-        assert_eq!(read.diagnostics[0].rendered, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x\nnext");
-        assert_eq!(read.diagnostics[0].message, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x next");
+        assert_eq!(
+            read.diagnostics[0].rendered,
+            "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x\nnext"
+        );
+        assert_eq!(
+            read.diagnostics[0].message,
+            "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x next"
+        );
     }
 
     #[test]
     fn a_flood_is_cut_in_number_and_in_bytes() {
         let long = "é".repeat(10_000);
-        let text = (0..1000).map(|_| message("error", &long)).collect::<Vec<_>>().join("\n");
+        let text = (0..1000)
+            .map(|_| message("error", &long))
+            .collect::<Vec<_>>()
+            .join("\n");
         let read = reader().read(text.as_bytes());
         assert_eq!(read.diagnostics.len(), MOST);
         let bytes: usize = read.diagnostics.iter().map(|d| d.rendered.len()).sum();
@@ -243,8 +296,16 @@ mod tests {
 
     #[test]
     fn an_abort_for_want_of_memory_is_recognised_but_not_one_in_the_source() {
-        assert!(reader().read(b"memory allocation of 1610612736 bytes failed\n").out_of_memory);
-        assert!(!reader().read(message("error", "out of memory").as_bytes()).out_of_memory);
+        assert!(
+            reader()
+                .read(b"memory allocation of 1610612736 bytes failed\n")
+                .out_of_memory
+        );
+        assert!(
+            !reader()
+                .read(message("error", "out of memory").as_bytes())
+                .out_of_memory
+        );
     }
 
     #[test]
