@@ -89,7 +89,9 @@ pub struct Program {
 
 fn hashed(parts: &[&[u8]]) -> SplitMix64 {
     let mut hasher = blake3::Hasher::new();
-    parts.iter().for_each(|part| drop(hasher.update(part)));
+    for part in parts {
+        hasher.update(part);
+    }
     let mut first = [0; 8];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     SplitMix64::new(u64::from_le_bytes(first))
