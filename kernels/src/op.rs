@@ -126,12 +126,26 @@ pub enum Node {
     /// Input operand k.
     Input(u32),
     Constant(f32),
-    Unary { op: UnaryOp, a: u32 },
-    Binary { op: BinaryOp, a: u32, b: u32 },
+    Unary {
+        op: UnaryOp,
+        a: u32,
+    },
+    Binary {
+        op: BinaryOp,
+        a: u32,
+        b: u32,
+    },
     /// `then` where condition > 0, else `otherwise`.
-    Select { condition: u32, then: u32, otherwise: u32 },
+    Select {
+        condition: u32,
+        then: u32,
+        otherwise: u32,
+    },
     /// Over the columns of each row: one value per row.
-    Reduce { op: Reduction, a: u32 },
+    Reduce {
+        op: Reduction,
+        a: u32,
+    },
     /// The column number.
     ColIndex,
 }

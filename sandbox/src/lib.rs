@@ -10,13 +10,30 @@
 //! **Invariant**: a candidate's machine code runs only in a worker process
 //! that has locked itself down. There is no in-process shortcut.
 
+mod cache;
+pub mod child;
+mod codegen;
+mod encode;
 pub mod evaluation;
+pub mod gate;
+pub mod jail;
 pub mod limits;
+pub mod lockdown;
+mod machine;
+pub mod meter;
 pub mod outcome;
+mod sandbox;
+mod text;
+pub mod toolchain;
+mod wire;
+mod worker;
 
+pub use encode::WIT;
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product,
     Report, Shards, Timing, Usage, World,
 };
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};
+pub use sandbox::{BuildError, BuildTiming, Component, Sandbox, SandboxConfig, SandboxError};
+pub use text::clean;

@@ -108,7 +108,6 @@ limits! {
     wall_ms: 60_000, 10, 7 * 86_400_000, "ms", "Deadline of the whole evaluation; the worker is killed after it.";
     memory_bytes: 256 * MIB, 65_536, 4096 * MIB, "bytes", "Linear memory of the guest.";
     table_elements: 20_000, 0, 10_000_000, "elements", "Tables of the guest.";
-    call_depth: 20_000, 16, 200_000, "frame units", "Depth of the guest's call stack.";
     device_bytes: 1024 * MIB, 4096, 1 << 46, "bytes", "Device memory.";
     tensors: 65_536, 1, 1 << 24, "handles", "Live tensors.";
     graphs: 1_024, 1, 1 << 20, "handles", "Live recorded graphs.";

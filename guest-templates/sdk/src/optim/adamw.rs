@@ -1,0 +1,102 @@
+//! AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+
+use super::{Optimizer, required_gradient};
+use crate::bindings::trainer::terrarium::guest::compute::{self, Op};
+use crate::error::Result;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// Settings of [`AdamW`].
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWConfig {
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the mean of the gradient, 0 to 1.
+    pub beta1: f64,
+    /// Decay of the mean of its square, 0 to 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; each step takes rate·decay·param away.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// AdamW over a group of parameters with the same settings.
+pub struct AdamW {
+    config: AdamWConfig,
+    hyper: Tensor,
+    members: Vec<Member>,
+}
+
+struct Member {
+    param: Tensor,
+    first: Tensor,
+    second: Tensor,
+}
+
+impl AdamW {
+    /// An optimizer of `params`, with moments of zero.
+    pub fn new(params: &[Tensor], config: AdamWConfig) -> Result<Self> {
+        let member = |param: &Tensor| {
+            Ok(Member {
+                param: param.clone(),
+                first: Tensor::zeros(param.shape())?,
+                second: Tensor::zeros(param.shape())?,
+            })
+        };
+        Ok(Self {
+            config,
+            hyper: Tensor::zeros(&[7])?,
+            members: params.iter().map(member).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Optimizer for AdamW {
+    fn emit(&mut self, tape: &mut Tape) -> Result<()> {
+        let hyper = tape.bind(&self.hyper);
+        for member in &self.members {
+            let grad = required_gradient(tape, &member.param)?;
+            let (param, m, v) = (
+                tape.bind(&member.param),
+                tape.bind(&member.first),
+                tape.bind(&member.second),
+            );
+            tape.emit(Op::Adamw(compute::Adamw {
+                param: param.raw(),
+                grad: grad.raw(),
+                m: m.raw(),
+                v: v.raw(),
+                hyper: hyper.raw(),
+            }));
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, step: u64, rate: f64) -> Result<()> {
+        let c = &self.config;
+        let power = |beta: f64| 1.0 - beta.powi(step.min(1 << 30) as i32);
+        let values = [
+            c.rate * rate,
+            c.beta1,
+            c.beta2,
+            c.eps,
+            c.weight_decay,
+            power(c.beta1),
+            power(c.beta2),
+        ];
+        self.hyper.upload(&values.map(|v| v as f32))
+    }
+}

@@ -1,0 +1,276 @@
+//! Gradients: who owes what to whom, and where it is written.
+//!
+//! A variable's gradient is written by the first operation that contributes
+//! to it and added to by the others. A contribution that is an existing
+//! buffer (the gradient of a sum, a reshape) is shared without a copy until a
+//! second one arrives.
+
+use super::{Slot, Tape, Var};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// What arrives at a value from those who used it.
+#[derive(Clone, Copy, Debug)]
+pub enum Adjoint {
+    /// One value per element.
+    Buffer(Slot),
+    /// The same, known value for each element (losses start so).
+    Uniform(f32),
+}
+
+/// How a value's adjoint becomes contributions to its operands.
+pub(super) type Rule = Box<dyn FnOnce(&mut Tape, Adjoint) -> Result<()>>;
+
+#[derive(Clone, Copy)]
+pub(super) struct Gradient {
+    adjoint: Adjoint,
+    /// Whether the buffer is this variable's alone, so that it may be added to.
+    own: bool,
+}
+
+/// Where an operation that cannot accumulate writes its contribution.
+pub(super) struct Destination {
+    var: Var,
+    pub(super) slot: Slot,
+    add: bool,
+}
+
+impl Tape {
+    /// Appends the operations that compute the gradient of Σ `loss` with
+    /// respect to every parameter.
+    pub fn backward(&mut self, loss: Var) -> Result<()> {
+        if !self.training {
+            return Err(Error::invalid(
+                "backward on a tape for inference: use Tape::training",
+            ));
+        }
+        self.give_uniform(loss, 1.0)?;
+        while let Some((var, rule)) = self.rules.pop() {
+            if let Some(gradient) = self.vars[var.0 as usize].gradient {
+                rule(self, gradient.adjoint)?;
+            }
+        }
+        self.complete_banks()
+    }
+
+    /// Rows that nothing contributed to have a gradient of zero.
+    fn complete_banks(&mut self) -> Result<()> {
+        for at in 0..self.params.len() {
+            let rows = std::mem::take(&mut self.params[at].rows);
+            if rows.is_empty() {
+                continue;
+            }
+            if self.params[at].whole {
+                return Err(Error::invalid(
+                    "a parameter bank is used both whole and by row: choose one",
+                ));
+            }
+            let bank = self.params[at].var;
+            let Some(home) = self.vars[bank.0 as usize].home else {
+                continue;
+            };
+            let row_shape = self.slot_shape(home)[1..].to_vec();
+            for (index, row) in rows.iter().enumerate() {
+                let touched = row.is_some_and(|v| self.vars[v.0 as usize].gradient.is_some());
+                if !touched {
+                    let len = crate::tensor::elements(&row_shape);
+                    let slot = self.view(home, index as u64 * len, &row_shape)?;
+                    self.emit_fill(slot, 0.0);
+                }
+            }
+            self.vars[bank.0 as usize].gradient = Some(Gradient {
+                adjoint: Adjoint::Buffer(home),
+                own: true,
+            });
+        }
+        Ok(())
+    }
+
+    /// The gradient of a parameter, after [`Tape::backward`]. A parameter
+    /// that the loss does not depend on has none.
+    pub fn gradient_of(&mut self, param: &Tensor) -> Result<Option<Slot>> {
+        let Some(at) = self
+            .params
+            .iter()
+            .position(|p| p.tensor.raw() == param.raw())
+        else {
+            return Ok(None);
+        };
+        let var = self.params[at].var;
+        match self.vars[var.0 as usize].gradient {
+            None => Ok(None),
+            Some(gradient) => {
+                let slot = self.buffer(gradient.adjoint, var);
+                let shape = param.shape().to_vec();
+                match self.slot_shape(slot) == shape {
+                    true => Ok(Some(slot)),
+                    false => self.view(slot, 0, &shape).map(Some),
+                }
+            }
+        }
+    }
+
+    /// A differentiable operation of your own: `output` is what the
+    /// operations that you emitted compute from values, and `rule` appends
+    /// the gradient: given the adjoint of the output as a buffer of the same
+    /// shape, it calls [`Tape::contribute`] for each operand.
+    pub fn custom(
+        &mut self,
+        output: Slot,
+        rule: impl FnOnce(&mut Tape, Slot) -> Result<()> + 'static,
+    ) -> Var {
+        let var = self.add_var(output, self.training);
+        self.rule(
+            var,
+            Box::new(move |t, adjoint| {
+                let slot = t.buffer(adjoint, var);
+                rule(t, slot)
+            }),
+        );
+        var
+    }
+
+    /// Adds a buffer to the gradient of `x`. The buffer must not be written
+    /// to afterwards.
+    pub fn contribute(&mut self, x: Var, share: Slot) -> Result<()> {
+        if !self.needs_gradient(x) {
+            return Ok(());
+        }
+        let shape = self.shape(x).to_vec();
+        let share = match self.slot_shape(share) == shape {
+            true => share,
+            false => self.view(share, 0, &shape)?,
+        };
+        let entry = &mut self.vars[x.0 as usize];
+        match (entry.gradient, entry.home) {
+            (None, None) => {
+                entry.gradient = Some(Gradient {
+                    adjoint: Adjoint::Buffer(share),
+                    own: false,
+                });
+                Ok(())
+            }
+            (None, Some(home)) => {
+                entry.gradient = Some(Gradient {
+                    adjoint: Adjoint::Buffer(home),
+                    own: true,
+                });
+                self.emit_copy(share, home)
+            }
+            (Some(_), _) => {
+                let (slot, _) = self.accumulator(x)?;
+                self.emit_add(share, slot)
+            }
+        }
+    }
+
+    pub(super) fn rule(&mut self, output: Var, rule: Rule) {
+        if self.training {
+            self.rules.push((output, rule));
+        }
+    }
+
+    /// The adjoint as a buffer of the shape of `of`.
+    pub(super) fn buffer(&mut self, adjoint: Adjoint, of: Var) -> Slot {
+        match adjoint {
+            Adjoint::Buffer(slot) => slot,
+            Adjoint::Uniform(value) => {
+                let shape = self.shape(of).to_vec();
+                let slot = self.temporary(&shape);
+                self.emit_fill(slot, value);
+                slot
+            }
+        }
+    }
+
+    /// Adds a known value to each element of the gradient of `x`.
+    pub(super) fn give_uniform(&mut self, x: Var, value: f32) -> Result<()> {
+        if !self.needs_gradient(x) {
+            return Ok(());
+        }
+        let entry = &mut self.vars[x.0 as usize];
+        match (entry.gradient, entry.home) {
+            (None, None) => {
+                entry.gradient = Some(Gradient {
+                    adjoint: Adjoint::Uniform(value),
+                    own: false,
+                })
+            }
+            (
+                Some(Gradient {
+                    adjoint: Adjoint::Uniform(before),
+                    ..
+                }),
+                _,
+            ) => {
+                entry.gradient = Some(Gradient {
+                    adjoint: Adjoint::Uniform(before + value),
+                    own: false,
+                });
+            }
+            _ => {
+                let slot = self.buffer(Adjoint::Uniform(value), x);
+                self.contribute(x, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffer that contributions to `x` go to, and whether to add to it
+    /// (false: it has no content yet). `x` must need a gradient.
+    pub(super) fn accumulator(&mut self, x: Var) -> Result<(Slot, bool)> {
+        let at = x.0 as usize;
+        let shape = self.shape(x).to_vec();
+        let (slot, add) = match (self.vars[at].gradient, self.vars[at].home) {
+            (
+                Some(Gradient {
+                    adjoint: Adjoint::Buffer(slot),
+                    own: true,
+                }),
+                _,
+            ) => return Ok((slot, true)),
+            (Some(gradient), home) => {
+                let slot = home.unwrap_or_else(|| self.temporary(&shape));
+                match gradient.adjoint {
+                    Adjoint::Buffer(shared) => self.emit_copy(shared, slot)?,
+                    Adjoint::Uniform(value) => self.emit_fill(slot, value),
+                }
+                (slot, true)
+            }
+            (None, Some(home)) => (home, false),
+            (None, None) => (self.temporary(&shape), false),
+        };
+        self.vars[at].gradient = Some(Gradient {
+            adjoint: Adjoint::Buffer(slot),
+            own: true,
+        });
+        Ok((slot, add))
+    }
+
+    /// Where an operation that can only overwrite puts its contribution to
+    /// `x`; hand it to [`Tape::deliver`] after the operation.
+    pub(super) fn destination(&mut self, x: Var) -> Result<Destination> {
+        if self.needs_gradient(x) && self.vars[x.0 as usize].gradient.is_none() {
+            let (slot, _) = self.accumulator(x)?;
+            return Ok(Destination {
+                var: x,
+                slot,
+                add: false,
+            });
+        }
+        let shape = self.shape(x).to_vec();
+        let slot = self.temporary(&shape);
+        Ok(Destination {
+            var: x,
+            slot,
+            add: self.needs_gradient(x),
+        })
+    }
+
+    pub(super) fn deliver(&mut self, to: Destination) -> Result<()> {
+        match to.add {
+            true => self.contribute(to.var, to.slot),
+            false => Ok(()),
+        }
+    }
+}

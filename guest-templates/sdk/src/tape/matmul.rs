@@ -1,0 +1,101 @@
+//! Matrix products.
+
+use super::{Tape, Var};
+use crate::error::{Error, Result};
+
+impl Tape {
+    /// y = x·wᵀ: x [..., K], weight [N, K] (one row per output, as in
+    /// PyTorch's `Linear`) → [..., N].
+    pub fn linear(&mut self, x: Var, weight: Var) -> Result<Var> {
+        let (rows, k) = self.rows_cols(x)?;
+        let n = match *self.shape(weight) {
+            [n, wk] if wk == k => n,
+            _ => return Err(self.mismatch("linear", x, weight)),
+        };
+        let mut shape = self.shape(x).to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        let x2 = self.view(self.slot(x), 0, &[rows, k])?;
+        let w = self.slot(weight);
+        let out = self.temporary(&shape);
+        let y2 = self.view(out, 0, &[rows, n])?;
+        self.emit_matmul((x2, false), (w, true), y2, 1.0, false);
+        let needs = self.needs_gradient(x) || self.needs_gradient(weight);
+        let y = self.add_var(out, needs);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                let dy = t.buffer(adjoint, y);
+                let dy = t.view(dy, 0, &[rows, n])?;
+                if t.needs_gradient(x) {
+                    let (dx, add) = t.accumulator(x)?;
+                    let dx = t.view(dx, 0, &[rows, k])?;
+                    t.emit_matmul((dy, false), (w, false), dx, 1.0, add);
+                }
+                if t.needs_gradient(weight) {
+                    let (dw, add) = t.accumulator(weight)?;
+                    t.emit_matmul((dy, true), (x2, false), dw, 1.0, add);
+                }
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// y = op(a)·op(b) over the last two dimensions, where op transposes if
+    /// the flag beside the operand says so. The leading dimensions are a
+    /// batch and must be equal.
+    pub fn matmul(&mut self, (a, trans_a): (Var, bool), (b, trans_b): (Var, bool)) -> Result<Var> {
+        let (sa, sb) = (self.shape(a).to_vec(), self.shape(b).to_vec());
+        let (na, nb) = (sa.len(), sb.len());
+        if na < 2 || na != nb || sa[..na - 2] != sb[..nb - 2] {
+            return Err(self.mismatch("matmul", a, b));
+        }
+        let pick = |s: &[u32], swap: bool| match swap {
+            true => (s[s.len() - 1], s[s.len() - 2]),
+            false => (s[s.len() - 2], s[s.len() - 1]),
+        };
+        let ((m, ka), (kb, n)) = (pick(&sa, trans_a), pick(&sb, trans_b));
+        if ka != kb {
+            return Err(self.mismatch("matmul", a, b));
+        }
+        let mut shape = sa[..na - 2].to_vec();
+        shape.extend([m, n]);
+        let (slot_a, slot_b) = (self.slot(a), self.slot(b));
+        let out = self.temporary(&shape);
+        self.emit_matmul((slot_a, trans_a), (slot_b, trans_b), out, 1.0, false);
+        let needs = self.needs_gradient(a) || self.needs_gradient(b);
+        let y = self.add_var(out, needs);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                let dy = t.buffer(adjoint, y);
+                if t.needs_gradient(a) {
+                    let (da, add) = t.accumulator(a)?;
+                    match trans_a {
+                        false => t.emit_matmul((dy, false), (slot_b, !trans_b), da, 1.0, add),
+                        true => t.emit_matmul((slot_b, trans_b), (dy, true), da, 1.0, add),
+                    }
+                }
+                if t.needs_gradient(b) {
+                    let (db, add) = t.accumulator(b)?;
+                    match trans_b {
+                        false => t.emit_matmul((slot_a, !trans_a), (dy, false), db, 1.0, add),
+                        true => t.emit_matmul((dy, true), (slot_a, trans_a), db, 1.0, add),
+                    }
+                }
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    pub(super) fn mismatch(&self, what: &str, a: Var, b: Var) -> Error {
+        Error::shape(format!(
+            "{what}: shapes {:?} and {:?} do not fit",
+            self.shape(a),
+            self.shape(b)
+        ))
+    }
+}

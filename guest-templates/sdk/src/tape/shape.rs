@@ -1,0 +1,161 @@
+//! Changes of shape: reshape, columns, transpose.
+
+use super::{Tape, Var};
+use crate::bindings::trainer::terrarium::guest::compute::{self, Op};
+use crate::error::{Error, Result};
+use crate::tensor::elements;
+
+impl Tape {
+    /// The same elements in another shape; costs nothing.
+    pub fn reshape(&mut self, x: Var, shape: &[u32]) -> Result<Var> {
+        if elements(shape) != elements(self.shape(x)) {
+            return Err(Error::shape(format!(
+                "reshape {:?} into {shape:?}",
+                self.shape(x)
+            )));
+        }
+        let slot = self.slot(x);
+        let out = self.view(slot, 0, shape)?;
+        let y = self.add_var(out, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| match adjoint {
+                super::Adjoint::Uniform(value) => t.give_uniform(x, value),
+                super::Adjoint::Buffer(dy) => t.contribute(x, dy),
+            }),
+        );
+        Ok(y)
+    }
+
+    /// Columns `start..start + width` of x [..., C] → [..., width].
+    pub fn columns(&mut self, x: Var, start: u32, width: u32) -> Result<Var> {
+        let (_, cols) = self.rows_cols(x)?;
+        if width == 0 || start.checked_add(width).is_none_or(|end| end > cols) {
+            return Err(Error::shape(format!(
+                "columns {start}..+{width} of shape {:?}",
+                self.shape(x)
+            )));
+        }
+        let mut shape = self.shape(x).to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = width;
+        }
+        let src = self.slot(x);
+        let out = self.temporary(&shape);
+        self.emit_columns(src.raw(), start, out.raw(), 0, width, false);
+        let y = self.add_var(out, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                if !t.needs_gradient(x) {
+                    return Ok(());
+                }
+                let dy = t.buffer(adjoint, y);
+                let (dx, add) = t.accumulator(x)?;
+                if !add {
+                    t.emit_fill(dx, 0.0);
+                }
+                t.emit_columns(dy.raw(), 0, dx.raw(), start, width, true);
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// Values [..., Cᵢ] side by side → [..., ΣCᵢ].
+    pub fn concat_columns(&mut self, parts: &[Var]) -> Result<Var> {
+        let Some(&first) = parts.first() else {
+            return Err(Error::invalid("concat_columns of nothing"));
+        };
+        let (rows, _) = self.rows_cols(first)?;
+        let mut spans = Vec::new();
+        let mut total = 0u32;
+        for &part in parts {
+            let (r, width) = self.rows_cols(part)?;
+            if r != rows {
+                return Err(self.mismatch("concat_columns", first, part));
+            }
+            spans.push((part, total, width));
+            total = total
+                .checked_add(width)
+                .ok_or_else(|| Error::shape("concat_columns: too wide"))?;
+        }
+        let mut shape = self.shape(first).to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = total;
+        }
+        let out = self.temporary(&shape);
+        for &(part, at, width) in &spans {
+            let src = self.slot(part);
+            self.emit_columns(src.raw(), 0, out.raw(), at, width, false);
+        }
+        let needs = parts.iter().any(|&p| self.needs_gradient(p));
+        let y = self.add_var(out, needs);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                let dy = t.buffer(adjoint, y);
+                for (part, at, width) in spans {
+                    if t.needs_gradient(part) {
+                        let (dp, add) = t.accumulator(part)?;
+                        t.emit_columns(dy.raw(), at, dp.raw(), 0, width, add);
+                    }
+                }
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// The last two dimensions exchanged.
+    pub fn transpose(&mut self, x: Var) -> Result<Var> {
+        let mut shape = self.shape(x).to_vec();
+        let n = shape.len();
+        if n < 2 {
+            return Err(Error::shape(format!("transpose of shape {shape:?}")));
+        }
+        shape.swap(n - 2, n - 1);
+        let src = self.slot(x);
+        let out = self.temporary(&shape);
+        self.emit(Op::Transpose(compute::Transpose {
+            src: src.raw(),
+            dst: out.raw(),
+        }));
+        let y = self.add_var(out, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                if !t.needs_gradient(x) {
+                    return Ok(());
+                }
+                let dy = t.buffer(adjoint, y);
+                let to = t.destination(x)?;
+                t.emit(Op::Transpose(compute::Transpose {
+                    src: dy.raw(),
+                    dst: to.slot.raw(),
+                }));
+                t.deliver(to)
+            }),
+        );
+        Ok(y)
+    }
+
+    fn emit_columns(
+        &mut self,
+        src: u64,
+        src_col: u32,
+        dst: u64,
+        dst_col: u32,
+        width: u32,
+        accumulate: bool,
+    ) {
+        self.emit(Op::Columns(compute::Columns {
+            src,
+            src_col,
+            dst,
+            dst_col,
+            width,
+            accumulate,
+        }));
+    }
+}

@@ -1,0 +1,292 @@
+//! Device fuel: what an operation costs, known before it runs.
+//!
+//! `fuel = flops + 4 · bytes + 10,000` per operation, saturating at
+//! `u64::MAX`. It is a pure function of shapes and node lists: no clock, no
+//! device, no data. One unit is about one floating-point operation of a
+//! reference machine that does four of them in the time in which it moves a
+//! byte (200 GFLOP/s and 50 GB/s), and 10,000 of them while it starts an
+//! operation (50 ns). So on such a machine 2·10¹¹ units are one second.
+//!
+//! Flops: a matrix product costs 2·m·n·k; attention counts only the positions
+//! inside the causal window; functions that take several instructions weigh
+//! more, by [`unary_weight`] and [`binary_weight`]. Bytes: each operand once,
+//! an accumulated output twice.
+
+use crate::op::{BinaryOp, UnaryOp};
+use crate::step::{AttentionDims, CrossEntropyDims, Step};
+use crate::table::Span;
+
+/// Fuel of starting any operation.
+pub const LAUNCH: u64 = 10_000;
+/// Fuel of moving one byte.
+pub const PER_BYTE: u64 = 4;
+/// Flops of one exponential, logarithm, hyperbolic tangent or sigmoid.
+pub const TRANSCENDENTAL: u64 = 12;
+
+/// Flops of one element of a unary node.
+pub const fn unary_weight(op: UnaryOp) -> u64 {
+    match op {
+        UnaryOp::Negate
+        | UnaryOp::Absolute
+        | UnaryOp::Square
+        | UnaryOp::Relu
+        | UnaryOp::Step
+        | UnaryOp::Floor => 1,
+        UnaryOp::Reciprocal | UnaryOp::SquareRoot | UnaryOp::ReciprocalSquareRoot => 4,
+        UnaryOp::Exponential | UnaryOp::Logarithm | UnaryOp::Tanh | UnaryOp::Sigmoid => {
+            TRANSCENDENTAL
+        }
+        UnaryOp::Sine | UnaryOp::Cosine => 64,
+    }
+}
+
+/// Flops of one element of a binary node.
+pub const fn binary_weight(op: BinaryOp) -> u64 {
+    match op {
+        BinaryOp::Divide => 4,
+        BinaryOp::Power => 64,
+        _ => 1,
+    }
+}
+
+fn product(factors: &[usize]) -> u64 {
+    factors
+        .iter()
+        .fold(1u64, |n, &f| n.saturating_mul(f as u64))
+}
+
+fn elements(spans: &[&Span]) -> u64 {
+    spans
+        .iter()
+        .fold(0u64, |n, s| n.saturating_add(s.len as u64))
+}
+
+fn total(flops: u64, elements: u64) -> u64 {
+    elements
+        .saturating_mul(4 * PER_BYTE)
+        .saturating_add(flops)
+        .saturating_add(LAUNCH)
+}
+
+/// Pairs (query, key) inside the causal window of one head:
+/// Σ_t min(t + 1, window).
+fn visible_pairs(dims: &AttentionDims) -> u64 {
+    let (t, w) = (dims.time as u64, dims.window as u64);
+    let ramp = w.saturating_mul(w.saturating_add(1)) / 2;
+    ramp.saturating_add(w.saturating_mul(t - w))
+}
+
+fn attention_flops(dims: &AttentionDims, products: u64) -> u64 {
+    let per_pair = (2 * products)
+        .saturating_mul(dims.dim as u64)
+        .saturating_add(TRANSCENDENTAL);
+    product(&[dims.batch, dims.heads])
+        .saturating_mul(visible_pairs(dims))
+        .saturating_mul(per_pair)
+}
+
+fn cross_entropy_flops(dims: &CrossEntropyDims, products: u64) -> u64 {
+    let transcendental = if dims.softcap == 0.0 { 1 } else { 2 } * TRANSCENDENTAL;
+    let per_logit = (2 * products)
+        .saturating_mul(dims.channels as u64)
+        .saturating_add(transcendental);
+    product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit)
+}
+
+/// Fuel of one step.
+pub(crate) fn fuel(step: &Step) -> u64 {
+    match step {
+        Step::Fill { dst, .. } => total(0, elements(&[dst])),
+        Step::Random { dst, .. } => total(product(&[dst.len, 32]), elements(&[dst])),
+        Step::Copy { src, dst, .. } => total(0, elements(&[src, dst])),
+        Step::Columns {
+            rows,
+            width,
+            accumulate,
+            ..
+        } => {
+            let moved = if *accumulate { 3 } else { 2 };
+            total(0, product(&[*rows, *width, moved]))
+        }
+        Step::Transpose { src, dst, .. } => total(0, elements(&[src, dst])),
+        Step::MatMul {
+            a,
+            b,
+            out,
+            batch,
+            m,
+            n,
+            k,
+            accumulate,
+            ..
+        } => {
+            let again = if *accumulate { out.len as u64 } else { 0 };
+            total(
+                product(&[2, *batch, *m, *n, *k]),
+                elements(&[a, b, out]).saturating_add(again),
+            )
+        }
+        Step::RowMap {
+            program,
+            inputs,
+            stores,
+        } => {
+            let moved = inputs
+                .iter()
+                .chain(stores)
+                .fold(0u64, |n, s| n.saturating_add(s.len as u64));
+            total(program.flops, moved)
+        }
+        Step::Reduce { src, dst, .. } => total(src.len as u64, elements(&[src, dst, dst])),
+        Step::RmsNorm {
+            x, out, inv_rms, ..
+        } => total(product(&[x.len, 3]), elements(&[x, out, inv_rms])),
+        Step::RmsNormBackward {
+            x,
+            inv_rms,
+            dout,
+            dx,
+            accumulate,
+            ..
+        } => {
+            let again = if *accumulate { dx.len as u64 } else { 0 };
+            total(
+                product(&[x.len, 6]),
+                elements(&[x, inv_rms, dout, dx]).saturating_add(again),
+            )
+        }
+        Step::Rope {
+            x, out, time, dim, ..
+        } => {
+            let table = product(&[*time, *dim / 2, 64]);
+            total(
+                product(&[x.len, 3]).saturating_add(table),
+                elements(&[x, out]),
+            )
+        }
+        Step::Attention {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dims,
+        } => total(attention_flops(dims, 2), elements(&[q, k, v, out, lse])),
+        Step::AttentionBackward {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dq,
+            dk,
+            dv,
+            dims,
+        } => total(
+            attention_flops(dims, 5),
+            elements(&[q, k, v, out, lse, dout, dq, dk, dv]),
+        ),
+        Step::Gather { indices, out, .. } => total(0, elements(&[indices, out, out])),
+        Step::ScatterAdd {
+            src,
+            indices,
+            table,
+            ..
+        } => total(src.len as u64, elements(&[src, indices, table, table])),
+        Step::LinearCrossEntropy {
+            x,
+            weight,
+            targets,
+            losses,
+            lse,
+            dims,
+        } => total(
+            cross_entropy_flops(dims, 1),
+            elements(&[x, weight, targets, losses, lse]),
+        ),
+        Step::LinearCrossEntropyBackward {
+            x,
+            weight,
+            targets,
+            lse,
+            dx,
+            dweight,
+            dims,
+            ..
+        } => total(
+            cross_entropy_flops(dims, 3),
+            elements(&[x, weight, targets, lse, dx, dweight, dweight]),
+        ),
+        Step::AdamW {
+            param, grad, m, v, ..
+        } => total(
+            product(&[param.len, 20]),
+            elements(&[param, param, grad, m, m, v, v]),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_counts_the_window_only() {
+        for time in 1..20 {
+            for window in 1..=time {
+                let dims = AttentionDims {
+                    batch: 1,
+                    time,
+                    heads: 1,
+                    kv_heads: 1,
+                    dim: 4,
+                    window,
+                    scale: 1.0,
+                };
+                let counted: usize = (0..time).map(|t| t + 1 - dims.first(t)).sum();
+                assert_eq!(visible_pairs(&dims), counted as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn matmul_costs_its_flops_bytes_and_launch() {
+        let span = |len| Span {
+            storage: 0,
+            offset: 0,
+            len,
+        };
+        let step = Step::MatMul {
+            a: span(6),
+            b: span(12),
+            out: span(8),
+            batch: 1,
+            m: 2,
+            n: 4,
+            k: 3,
+            trans_a: false,
+            trans_b: false,
+            alpha: 1.0,
+            accumulate: false,
+        };
+        assert_eq!(fuel(&step), 2 * 2 * 4 * 3 + 4 * 4 * (6 + 12 + 8) + 10_000);
+    }
+
+    #[test]
+    fn fuel_saturates() {
+        let huge = Span {
+            storage: 0,
+            offset: 0,
+            len: usize::MAX,
+        };
+        let step = Step::Random {
+            dst: huge,
+            seed: 0,
+            stream: 0,
+            distribution: crate::Distribution::Normal,
+            scale: 1.0,
+        };
+        assert_eq!(fuel(&step), u64::MAX);
+    }
+}

@@ -1,0 +1,208 @@
+//! Matrix products on the crate `gemm`.
+//!
+//! The output is cut into blocks by its shape; each block is one
+//! single-threaded call. A block's bits depend on its own operands only, so
+//! they do not depend on the number of threads.
+
+use gemm::Parallelism;
+
+use super::{Output, Split};
+
+/// Widest side of a block.
+const BLOCK: usize = 512;
+/// Narrowest side that a split leaves, so that packing pays.
+const NARROW: usize = 64;
+/// Multiply-adds that a block should have at least, to be worth a hand-over.
+const BLOCK_WORK: u64 = 1 << 20;
+/// Blocks that a large product is cut into at least.
+const BLOCKS: usize = 16;
+
+/// A strided matrix inside a slice.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A dense `rows` × `cols` matrix, stored transposed if `transposed`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'a> {
+        let (row_stride, col_stride) = if transposed { (1, rows) } else { (cols, 1) };
+        Matrix {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        }
+    }
+
+    /// `rows` × `cols` with rows `stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Matrix<'a> {
+        Matrix {
+            data,
+            rows,
+            cols,
+            row_stride: stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose, of the same memory.
+    pub fn t(self) -> Matrix<'a> {
+        Matrix {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+
+    fn last(&self) -> usize {
+        (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride
+    }
+}
+
+/// out (=|+=) alpha · a · b for one block, on this thread. `out` is the block
+/// with rows `out_stride` apart.
+///
+/// # Safety
+/// `out` is valid for reads and writes of a.rows × b.cols elements with that
+/// stride, and no one else uses them meanwhile.
+///
+/// # Panics
+/// If a matrix leaves its slice or the inner dimensions differ.
+pub(crate) unsafe fn block(
+    a: Matrix,
+    b: Matrix,
+    out: *mut f32,
+    out_stride: usize,
+    alpha: f32,
+    accumulate: bool,
+) {
+    assert_eq!(a.cols, b.rows);
+    assert!(a.last() < a.data.len() && b.last() < b.data.len());
+    // SAFETY: both inputs lie inside their slices (checked); the output is
+    // the caller's promise. Strides are below isize::MAX, as slices are.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out,
+            1,
+            out_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// Block sides for an m × n product of depth k. By shape alone.
+fn partition(m: usize, n: usize, k: usize) -> (usize, usize) {
+    let (mut rows, mut cols) = (m.min(BLOCK), n.min(BLOCK));
+    loop {
+        let blocks = m.div_ceil(rows) * n.div_ceil(cols);
+        let work = (rows as u64)
+            .saturating_mul(cols as u64)
+            .saturating_mul(k as u64);
+        if blocks >= BLOCKS || work / 2 < BLOCK_WORK {
+            return (rows, cols);
+        }
+        if rows >= cols && rows > NARROW {
+            rows = rows.div_ceil(2).next_multiple_of(16);
+        } else if cols > NARROW {
+            cols = cols.div_ceil(2).next_multiple_of(16);
+        } else {
+            return (rows, cols);
+        }
+    }
+}
+
+/// out (=|+=) alpha · a · b for each of `batch` dense products; `a` and `b`
+/// describe the first, and the others follow in their slices.
+pub(crate) fn batched(
+    split: Split,
+    batch: usize,
+    a: Matrix,
+    b: Matrix,
+    out: &mut [f32],
+    alpha: f32,
+    accumulate: bool,
+) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let (rows, cols) = partition(m, n, k);
+    let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
+    // Small members of a batch are grouped, so that a task is worth it.
+    let work = (rows as u64)
+        .saturating_mul(cols as u64)
+        .saturating_mul(k as u64)
+        .max(1);
+    let group = usize::try_from((BLOCK_WORK / work).max(1)).unwrap_or(1);
+    let blocks = batch * down * across;
+    let out = Output::new(out);
+    split.each(blocks.div_ceil(group), |task| {
+        for index in task * group..((task + 1) * group).min(blocks) {
+            let (member, rest) = (index / (down * across), index % (down * across));
+            let (row, col) = (rest / across * rows, rest % across * cols);
+            let a_block = Matrix {
+                data: &a.data[member * m * k + row * a.row_stride..],
+                rows: rows.min(m - row),
+                ..a
+            };
+            let b_block = Matrix {
+                data: &b.data[member * k * n + col * b.col_stride..],
+                cols: cols.min(n - col),
+                ..b
+            };
+            // SAFETY: blocks tile the output without overlap, each is written
+            // by this task alone, and row `row + rows − 1` ends inside it.
+            unsafe {
+                block(
+                    a_block,
+                    b_block,
+                    out.at(member * m * n + row * n + col),
+                    n,
+                    alpha,
+                    accumulate,
+                );
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_cover_and_stay_in_range() {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (2048, 1536, 384),
+            (64, 256, 2048),
+            (1, 100_000, 64),
+            (7, 3, 9),
+        ] {
+            let (rows, cols) = partition(m, n, k);
+            assert!(rows >= 1 && cols >= 1 && rows <= BLOCK && cols <= BLOCK);
+        }
+        let (rows, cols) = partition(2048, 1536, 384);
+        assert!(2048usize.div_ceil(rows) * 1536usize.div_ceil(cols) >= BLOCKS);
+    }
+}

@@ -1,0 +1,90 @@
+//! Sums over rows, columns or everything, in an order that shapes fix.
+
+use super::simd::{multiversion, sum};
+use super::{Output, Split};
+use crate::op::ReduceAxis;
+
+/// Elements of a partial sum.
+const TASK: usize = 16_384;
+/// Rows of a partial sum over rows.
+const ROWS: usize = 64;
+
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn run(
+    split: Split,
+    src: &[f32],
+    dst: &mut [f32],
+    rows: usize,
+    cols: usize,
+    axis: ReduceAxis,
+    scale: f32,
+    accumulate: bool,
+) {
+    let put = |d: &mut f32, value: f32| *d = if accumulate { *d } else { 0.0 } + scale * value;
+    match axis {
+        ReduceAxis::Cols => {
+            let group = (TASK / cols).max(1);
+            let dst = Output::new(dst);
+            split.each(rows.div_ceil(group), |task| {
+                let first = task * group;
+                let count = group.min(rows - first);
+                // SAFETY: tasks take disjoint rows.
+                let dst = unsafe { dst.range(first, count) };
+                for (d, row) in dst.iter_mut().zip(src[first * cols..].chunks_exact(cols)) {
+                    put(d, sum_row(row));
+                }
+            });
+        }
+        ReduceAxis::All => {
+            let tasks = src.len().div_ceil(TASK);
+            let mut partial = vec![0f32; tasks];
+            let output = Output::new(&mut partial);
+            split.each(tasks, |task| {
+                let start = task * TASK;
+                // SAFETY: one element per task.
+                let p = unsafe { output.range(task, 1) };
+                p[0] = sum_row(&src[start..(start + TASK).min(src.len())]);
+            });
+            let total: f64 = partial.iter().map(|&p| f64::from(p)).sum();
+            put(&mut dst[0], total as f32);
+        }
+        ReduceAxis::Rows => {
+            // Blocks of ROWS rows, in parallel; then the blocks, in order.
+            let blocks = rows.div_ceil(ROWS);
+            let mut partial = vec![0f32; blocks * cols];
+            let output = Output::new(&mut partial);
+            split.each(blocks, |block| {
+                // SAFETY: blocks take disjoint ranges.
+                let p = unsafe { output.range(block * cols, cols) };
+                let end = ((block + 1) * ROWS).min(rows);
+                add_rows(p, &src[block * ROWS * cols..end * cols]);
+            });
+            let (first, rest) = partial.split_at_mut(cols);
+            add_rows(first, rest);
+            for (d, value) in dst.iter_mut().zip(first) {
+                put(d, *value);
+            }
+        }
+    }
+}
+
+multiversion! { fn sum_row(x: &[f32]) -> f32 = sum_body }
+
+#[inline(always)]
+fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
+    sum(x)
+}
+
+multiversion! {
+    /// total[c] += Σ rows[r, c], in the order of r.
+    fn add_rows(total: &mut [f32], rows: &[f32]) = add_rows_body
+}
+
+#[inline(always)]
+fn add_rows_body<const FMA: bool>(total: &mut [f32], rows: &[f32]) {
+    for row in rows.chunks_exact(total.len()) {
+        for (t, v) in total.iter_mut().zip(row) {
+            *t += v;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Rotary embedding (Su et al., 2021), pairs (i, i + D/2).
+
+use std::sync::Arc;
+
+use super::simd::{fma, multiversion};
+use super::{Output, Split};
+
+const TASK: usize = 16_384;
+/// Tables kept, and the most floats in one that is kept.
+const KEPT: usize = 8;
+const KEPT_FLOATS: usize = 1 << 21;
+
+/// Cosines, then sines, of [time, dim / 2] angles.
+type Angles = Arc<[f32]>;
+
+/// The last few tables of angles, by (time, dim, base).
+#[derive(Default)]
+pub(crate) struct Tables {
+    kept: Vec<((usize, usize, u32), Angles)>,
+}
+
+impl Tables {
+    pub fn get(&mut self, time: usize, dim: usize, base: f32) -> Angles {
+        let key = (time, dim, base.to_bits());
+        if let Some((_, table)) = self.kept.iter().find(|(k, _)| *k == key) {
+            return table.clone();
+        }
+        let table = angles(time, dim, base);
+        if table.len() <= KEPT_FLOATS {
+            if self.kept.len() == KEPT {
+                self.kept.remove(0);
+            }
+            self.kept.push((key, table.clone()));
+        }
+        table
+    }
+}
+
+/// In `f64`, then rounded.
+fn angles(time: usize, dim: usize, base: f32) -> Angles {
+    let half = dim / 2;
+    let frequencies: Vec<f64> = (0..half)
+        .map(|i| f64::from(base).powf(-2.0 * i as f64 / dim as f64))
+        .collect();
+    let angle = |t: usize| frequencies.iter().map(move |f| t as f64 * f);
+    let cosines = (0..time).flat_map(|t| angle(t).map(|a| a.cos() as f32));
+    let sines = (0..time).flat_map(|t| angle(t).map(|a| a.sin() as f32));
+    cosines.chain(sines).collect()
+}
+
+/// Rotates each pair by its angle, or back; `positions` is batch × time.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn rotate(
+    split: Split,
+    x: &[f32],
+    out: &mut [f32],
+    angles: &[f32],
+    positions: usize,
+    time: usize,
+    heads: usize,
+    dim: usize,
+    inverse: bool,
+) {
+    let width = heads * dim;
+    let half = dim / 2;
+    let (cosines, sines) = angles.split_at(time * half);
+    let group = (TASK / width).max(1);
+    let out = Output::new(out);
+    split.each(positions.div_ceil(group), |task| {
+        for position in task * group..((task + 1) * group).min(positions) {
+            let at = position % time * half;
+            let (cos, sin) = (&cosines[at..at + half], &sines[at..at + half]);
+            let x = &x[position * width..][..width];
+            // SAFETY: positions do not overlap, and each belongs to one task.
+            let out = unsafe { out.range(position * width, width) };
+            rotate_heads(x, out, cos, sin, inverse);
+        }
+    });
+}
+
+multiversion! {
+    fn rotate_heads(x: &[f32], out: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) = rotate_body
+}
+
+#[inline(always)]
+fn rotate_body<const FMA: bool>(
+    x: &[f32],
+    out: &mut [f32],
+    cos: &[f32],
+    sin: &[f32],
+    inverse: bool,
+) {
+    let half = cos.len();
+    let sign = if inverse { -1.0 } else { 1.0 };
+    for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+        let (x0, x1) = x.split_at(half);
+        let (out0, out1) = out.split_at_mut(half);
+        let angles = cos.iter().zip(sin);
+        let pairs = x0.iter().zip(x1).zip(out0.iter_mut().zip(out1));
+        for ((c, s), ((a, b), (o0, o1))) in angles.zip(pairs) {
+            let s = sign * s;
+            *o0 = fma::<FMA>(*a, *c, -(b * s));
+            *o1 = fma::<FMA>(*b, *c, a * s);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The tile interpreter of row kernels.
+//!
+//! Each instruction runs over a whole tile, so its dispatch is paid once per
+//! about a thousand elements, and its loop is vector code over registers that
+//! stay in L1. All stores of a tile come after all its reads, which is what
+//! makes in-place updates sound.
+
+use std::cell::Cell;
+
+use super::simd::{larger, maximum, multiversion, smaller, sum};
+use super::{Output, Split, math};
+use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+use crate::row_kernel::{Code, Instruction, Program, Register, Source};
+use crate::table::{Span, Table};
+
+/// Elements of a task, at least a tile.
+const TASK: usize = 16_384;
+
+/// The registers of a task. Boxed slices in a vector, so that the result is
+/// taken out while the operands are read.
+#[derive(Default)]
+struct Files {
+    element: Vec<Vec<f32>>,
+    row: Vec<Vec<f32>>,
+}
+
+thread_local! {
+    static FILES: Cell<Files> = const { Cell::new(Files { element: Vec::new(), row: Vec::new() }) };
+}
+
+impl Files {
+    fn grow(&mut self, program: &Program) {
+        let size = |file: &mut Vec<Vec<f32>>, count: usize, len: usize| {
+            if file.len() < count {
+                file.resize_with(count, Vec::new);
+            }
+            for register in &mut file[..count] {
+                if register.len() < len {
+                    register.resize(len, 0.0);
+                }
+            }
+        };
+        let tile = program.tile_rows * program.tile_cols;
+        size(&mut self.element, program.element_registers, tile);
+        size(&mut self.row, program.row_registers, program.tile_rows);
+    }
+}
+
+/// An input that may be the very range of a store, so never a long-lived `&`.
+#[derive(Clone, Copy)]
+struct Input {
+    base: *const f32,
+    len: usize,
+}
+
+// SAFETY: an address and a length; see `Input::range` for its use.
+unsafe impl Send for Input {}
+// SAFETY: as above.
+unsafe impl Sync for Input {}
+
+impl Input {
+    /// # Safety
+    /// No store to the range happens while the slice is alive. Tasks only
+    /// store inside their own tiles, after the tile's reads.
+    unsafe fn range<'a>(self, start: usize, len: usize) -> &'a [f32] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds (checked), not written (the caller's promise).
+        unsafe { std::slice::from_raw_parts(self.base.add(start), len) }
+    }
+}
+
+/// The part of the space that a tile covers.
+#[derive(Clone, Copy)]
+struct Tile {
+    row: usize,
+    rows: usize,
+    col: usize,
+    cols: usize,
+    /// Number of its first element.
+    start: usize,
+}
+
+pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], stores: &[Span]) {
+    let inputs: Vec<Input> = inputs
+        .iter()
+        .map(|&s| Input {
+            base: t.f32_ptr(s),
+            len: s.len,
+        })
+        .collect();
+    let stores: Vec<Output> = stores
+        .iter()
+        // SAFETY: the validator lists them as outputs of this step.
+        .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
+        .collect();
+    let down = program.rows.div_ceil(program.tile_rows);
+    let across = program.cols.div_ceil(program.tile_cols);
+    let tiles = down * across;
+    let group = (TASK / (program.tile_rows * program.tile_cols)).max(1);
+    split.each(tiles.div_ceil(group), |task| {
+        let mut files = FILES.take();
+        files.grow(program);
+        let whole = Tile {
+            row: 0,
+            rows: program.tile_rows,
+            col: 0,
+            cols: program.tile_cols,
+            start: 0,
+        };
+        execute(&program.prologue, &mut files, &inputs, whole);
+        for index in task * group..((task + 1) * group).min(tiles) {
+            let row = index / across * program.tile_rows;
+            let col = index % across * program.tile_cols;
+            let tile = Tile {
+                row,
+                rows: program.tile_rows.min(program.rows - row),
+                col,
+                cols: program.tile_cols.min(program.cols - col),
+                start: row * program.cols + col,
+            };
+            execute(&program.body, &mut files, &inputs, tile);
+            store(program, &files, &stores, tile);
+        }
+        FILES.set(files);
+    });
+}
+
+fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile) {
+    for ((register, layout), output) in program.stores.iter().zip(stores) {
+        match (register, layout) {
+            (Register::Element(slot), Layout::Element) => {
+                let count = tile.rows * tile.cols;
+                // SAFETY: tiles do not overlap, each belongs to one task, and
+                // no slice of an input is alive here.
+                let out = unsafe { output.range(tile.start, count) };
+                out.copy_from_slice(&files.element[*slot][..count]);
+            }
+            (Register::Row(slot), _) if tile.col == 0 => {
+                // SAFETY: as above; of the tiles of a row the first stores.
+                let out = unsafe { output.range(tile.row, tile.rows) };
+                out.copy_from_slice(&files.row[*slot][..tile.rows]);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read<'a>(source: Option<Source>, files: &'a Files, inputs: &[Input], tile: Tile) -> &'a [f32] {
+    // SAFETY (all ranges): the slices end before the tile is stored.
+    match source {
+        None => &[],
+        Some(Source::Register(Register::Element(s))) => &files.element[s][..tile.rows * tile.cols],
+        Some(Source::Register(Register::Row(s))) => &files.row[s][..tile.rows],
+        // SAFETY: see above.
+        Some(Source::ElementInput(k)) => unsafe {
+            inputs[k].range(tile.start, tile.rows * tile.cols)
+        },
+        // SAFETY: see above.
+        Some(Source::RowInput(k)) => unsafe { inputs[k].range(tile.row, tile.rows) },
+        // SAFETY: see above.
+        Some(Source::ColInput(k)) => unsafe { inputs[k].range(tile.col, tile.cols) },
+    }
+}
+
+multiversion! {
+    fn execute(list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile) = execute_body
+}
+
+#[inline(always)]
+fn execute_body<const FMA: bool>(
+    list: &[Instruction],
+    files: &mut Files,
+    inputs: &[Input],
+    tile: Tile,
+) {
+    for instruction in list {
+        // The result leaves its file while the operands are read: the
+        // allocator never gives it an operand's register.
+        let (mut result, len) = match instruction.dst {
+            Register::Element(s) => (std::mem::take(&mut files.element[s]), tile.rows * tile.cols),
+            Register::Row(s) => (std::mem::take(&mut files.row[s]), tile.rows),
+        };
+        let dst = &mut result[..len];
+        let [a, b, c] = instruction
+            .sources
+            .map(|source| read(source, files, inputs, tile));
+        match instruction.code {
+            Code::Load => dst.copy_from_slice(a),
+            Code::Constant(value) => dst.fill(value),
+            // SAFETY: a scalar is never the range of a store.
+            Code::Scalar(k) => dst.fill(unsafe { inputs[k].range(0, 1) }[0]),
+            Code::Spread(k) => {
+                // SAFETY: a per-column input is never the range of a store.
+                let row = unsafe { inputs[k].range(0, tile.cols) };
+                for line in dst.chunks_exact_mut(tile.cols) {
+                    line.copy_from_slice(row);
+                }
+            }
+            Code::ColIndex => {
+                for line in dst.chunks_exact_mut(tile.cols) {
+                    for (col, d) in (tile.col..).zip(line) {
+                        *d = col as f32;
+                    }
+                }
+            }
+            Code::Broadcast => {
+                for (line, value) in dst.chunks_exact_mut(tile.cols).zip(a) {
+                    line.fill(*value);
+                }
+            }
+            Code::Unary(op) => unary::<FMA>(op, dst, a),
+            Code::Binary(op) => binary(op, dst, a, b),
+            Code::Select => {
+                for (((d, a), b), c) in dst.iter_mut().zip(a).zip(b).zip(c) {
+                    *d = if *a > 0.0 { *b } else { *c };
+                }
+            }
+            Code::Reduce(Reduction::Sum) => {
+                for (d, line) in dst.iter_mut().zip(a.chunks_exact(tile.cols)) {
+                    *d = sum(line);
+                }
+            }
+            Code::Reduce(Reduction::Maximum) => {
+                for (d, line) in dst.iter_mut().zip(a.chunks_exact(tile.cols)) {
+                    *d = maximum(line);
+                }
+            }
+        }
+        match instruction.dst {
+            Register::Element(s) => files.element[s] = result,
+            Register::Row(s) => files.row[s] = result,
+        }
+    }
+}
+
+#[inline(always)]
+fn map(dst: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
+    for (d, a) in dst.iter_mut().zip(a) {
+        *d = f(*a);
+    }
+}
+
+#[inline(always)]
+fn zip(dst: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
+    for ((d, a), b) in dst.iter_mut().zip(a).zip(b) {
+        *d = f(*a, *b);
+    }
+}
+
+#[inline(always)]
+fn unary<const FMA: bool>(op: UnaryOp, dst: &mut [f32], a: &[f32]) {
+    match op {
+        UnaryOp::Negate => map(dst, a, |x| -x),
+        UnaryOp::Absolute => map(dst, a, f32::abs),
+        UnaryOp::Reciprocal => map(dst, a, |x| 1.0 / x),
+        UnaryOp::Square => map(dst, a, |x| x * x),
+        UnaryOp::SquareRoot => map(dst, a, f32::sqrt),
+        UnaryOp::ReciprocalSquareRoot => map(dst, a, |x| 1.0 / x.sqrt()),
+        UnaryOp::Exponential => map(dst, a, math::exp::<FMA>),
+        UnaryOp::Logarithm => map(dst, a, math::ln::<FMA>),
+        UnaryOp::Tanh => map(dst, a, math::tanh::<FMA>),
+        UnaryOp::Sigmoid => map(dst, a, math::sigmoid::<FMA>),
+        // NaN stays NaN.
+        UnaryOp::Relu => map(dst, a, |x| if x <= 0.0 { 0.0 } else { x }),
+        UnaryOp::Step => map(dst, a, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        UnaryOp::Sine => map(dst, a, f32::sin),
+        UnaryOp::Cosine => map(dst, a, f32::cos),
+        UnaryOp::Floor => map(dst, a, f32::floor),
+    }
+}
+
+#[inline(always)]
+fn binary(op: BinaryOp, dst: &mut [f32], a: &[f32], b: &[f32]) {
+    match op {
+        BinaryOp::Add => zip(dst, a, b, |a, b| a + b),
+        BinaryOp::Subtract => zip(dst, a, b, |a, b| a - b),
+        BinaryOp::Multiply => zip(dst, a, b, |a, b| a * b),
+        BinaryOp::Divide => zip(dst, a, b, |a, b| a / b),
+        BinaryOp::Minimum => zip(dst, a, b, smaller),
+        BinaryOp::Maximum => zip(dst, a, b, larger),
+        BinaryOp::LessThan => zip(dst, a, b, |a, b| if a < b { 1.0 } else { 0.0 }),
+        BinaryOp::Power => zip(dst, a, b, f32::powf),
+    }
+}

@@ -1,0 +1,19 @@
+//! Scratch memory of a task, kept by its thread between tasks.
+
+use std::cell::Cell;
+
+thread_local! {
+    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs `task` with `len` floats of unspecified (but initialised) content.
+/// Nested calls are fine: the inner one allocates.
+pub(crate) fn with<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = SPARE.take();
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = task(&mut buffer[..len]);
+    SPARE.set(buffer);
+    result
+}

@@ -1,0 +1,136 @@
+//! One body, two machines: kernels are written as plain loops and compiled
+//! twice, for the portable instruction set and for AVX2 with fused
+//! multiply-add. Which one runs is found out once per process.
+
+use std::sync::OnceLock;
+
+/// An instruction set that kernels were compiled for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    /// What every machine of the target has.
+    Portable,
+    /// AVX2 and FMA. Only [`level`] makes this value, after detection.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+/// The best level of this machine.
+pub(crate) fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Level::Avx2;
+        }
+        Level::Portable
+    })
+}
+
+/// `a · b + c`: fused where the level has it (`FMA`), else rounded twice.
+#[inline(always)]
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Defines `fn name(args)` that runs `fn body<const FMA: bool>(args)` at the
+/// machine's level.
+macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                $body::<true>($($arg),*)
+            }
+            match $crate::cpu::simd::level() {
+                $crate::cpu::simd::Level::Portable => $body::<false>($($arg),*),
+                // SAFETY: `level` returns Avx2 only where the CPU reported
+                // both features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// Width of the accumulators of every reduction. It fixes the order of
+/// summation, so it is the same at every level.
+pub(crate) const LANES: usize = 16;
+
+/// Adds the lanes, halving: a fixed order.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ x.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane += v;
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(tail) {
+        *lane += v;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Σ x · y; the slices have equal lengths.
+#[inline(always)]
+pub(crate) fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (xs, x_tail) = x.as_chunks::<LANES>();
+    let (ys, y_tail) = y.as_chunks::<LANES>();
+    for (x, y) in xs.iter().zip(ys) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = fma::<FMA>(*x, *y, *lane);
+        }
+    }
+    for ((lane, x), y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
+        *lane = fma::<FMA>(*x, *y, *lane);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// The larger; NaN if either is.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
+}
+
+/// The smaller; NaN if either is.
+#[inline(always)]
+pub(crate) fn smaller(a: f32, b: f32) -> f32 {
+    if a < b || a.is_nan() { a } else { b }
+}
+
+/// The largest element; −∞ of none, NaN if any is.
+#[inline(always)]
+pub(crate) fn maximum(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *v);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(tail) {
+        *lane = larger(*lane, *v);
+    }
+    fold(lanes, larger)
+}

@@ -1,0 +1,221 @@
+//! The device: tensors, and graphs run on them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cpu::Cpu;
+use crate::error::fail;
+use crate::table::{Span, Table, Tensor};
+use crate::validate::{self, Graph};
+use crate::{DType, Error, Op, TensorId};
+
+/// How to open the CPU device.
+#[derive(Clone, Debug)]
+pub struct CpuConfig {
+    /// Threads that kernels run on. 0: `RAYON_NUM_THREADS`, or all cores. The
+    /// number changes speed, never a bit of any result.
+    pub threads: usize,
+    /// Most bytes of tensor storage at a time. Scratch memory of kernels is
+    /// not counted; it stays below 64 MiB and 32 MiB per thread, or the size
+    /// of an operation's largest operand where that is more.
+    pub max_bytes: u64,
+    /// Most tensors (views included) at a time.
+    pub max_tensors: u32,
+}
+
+impl Default for CpuConfig {
+    /// All threads, 1 GiB, 65,536 tensors.
+    fn default() -> Self {
+        CpuConfig {
+            threads: 0,
+            max_bytes: 1 << 30,
+            max_tensors: 1 << 16,
+        }
+    }
+}
+
+/// What a device holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceUsage {
+    /// Bytes of tensor storage.
+    pub bytes: u64,
+    /// The most that [`DeviceUsage::bytes`] has been since the last reset.
+    pub peak_bytes: u64,
+    /// Live tensors, views included.
+    pub tensors: u32,
+}
+
+/// A compute device of one tenant: its tensors, quota and threads.
+pub struct Device {
+    /// Tells the graphs of this device from those of others.
+    identity: u64,
+    table: Table,
+    cpu: Cpu,
+}
+
+static NEXT_IDENTITY: AtomicU64 = AtomicU64::new(1);
+
+impl Device {
+    /// Opens the CPU device. Its threads exist when this returns, so that a
+    /// process can lock itself down afterwards.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the threads cannot be started.
+    pub fn cpu(config: CpuConfig) -> Result<Device, Error> {
+        Ok(Device {
+            identity: NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed),
+            table: Table::new(config.max_bytes, config.max_tensors),
+            cpu: Cpu::new(config.threads)?,
+        })
+    }
+
+    /// A zeroed tensor of rank 1 to 4.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (rank, a zero dimension, overflow), `OutOfMemory`,
+    /// `Quota`.
+    pub fn alloc(&mut self, dtype: DType, shape: &[u32]) -> Result<TensorId, Error> {
+        self.table.alloc(dtype, shape)
+    }
+
+    /// A window onto the same storage, from element `offset` of `of` on.
+    ///
+    /// # Errors
+    /// `BadHandle`, `InvalidArgument` (leaves the tensor), `Quota`.
+    pub fn view(&mut self, of: TensorId, offset: u64, shape: &[u32]) -> Result<TensorId, Error> {
+        self.table.view(of, offset, shape)
+    }
+
+    /// Gives a handle back; the storage goes with its last handle.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn free(&mut self, id: TensorId) -> Result<(), Error> {
+        self.table.free(id)
+    }
+
+    /// Dimensions, outermost first.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn shape(&self, id: TensorId) -> Result<&[u32], Error> {
+        Ok(&self.table.get(id)?.shape)
+    }
+
+    /// Element type.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn dtype(&self, id: TensorId) -> Result<DType, Error> {
+        Ok(self.table.get(id)?.dtype)
+    }
+
+    /// Writes elements `offset..offset + values.len()`.
+    ///
+    /// # Errors
+    /// `BadHandle`, `ShapeMismatch` (element type), `InvalidArgument` (range).
+    pub fn upload_f32(&mut self, id: TensorId, offset: u64, values: &[f32]) -> Result<(), Error> {
+        let span = self.window(id, DType::F32, offset, values.len())?;
+        // SAFETY: `&mut self`, so nothing else refers to tensor memory.
+        unsafe { self.table.f32_mut(span) }.copy_from_slice(values);
+        Ok(())
+    }
+
+    /// As [`Device::upload_f32`], for `I32` tensors.
+    ///
+    /// # Errors
+    /// As [`Device::upload_f32`].
+    pub fn upload_i32(&mut self, id: TensorId, offset: u64, values: &[i32]) -> Result<(), Error> {
+        let span = self.window(id, DType::I32, offset, values.len())?;
+        // SAFETY: `&mut self`, so nothing else refers to tensor memory.
+        let bits = unsafe { self.table.bits_mut(span) };
+        for (bit, value) in bits.iter_mut().zip(values) {
+            *bit = *value as u32;
+        }
+        Ok(())
+    }
+
+    /// Reads elements `offset..offset + out.len()`.
+    ///
+    /// # Errors
+    /// As [`Device::upload_f32`].
+    pub fn download_f32(&self, id: TensorId, offset: u64, out: &mut [f32]) -> Result<(), Error> {
+        let span = self.window(id, DType::F32, offset, out.len())?;
+        // SAFETY: `&self`, and tensor memory is only written under `&mut`.
+        out.copy_from_slice(unsafe { self.table.f32(span) });
+        Ok(())
+    }
+
+    /// As [`Device::download_f32`], for `I32` tensors.
+    ///
+    /// # Errors
+    /// As [`Device::upload_f32`].
+    pub fn download_i32(&self, id: TensorId, offset: u64, out: &mut [i32]) -> Result<(), Error> {
+        let span = self.window(id, DType::I32, offset, out.len())?;
+        // SAFETY: `&self`, and tensor memory is only written under `&mut`.
+        out.copy_from_slice(unsafe { self.table.i32(span) });
+        Ok(())
+    }
+
+    fn window(&self, id: TensorId, dtype: DType, offset: u64, count: usize) -> Result<Span, Error> {
+        let Tensor {
+            dtype: actual,
+            span,
+            ..
+        } = self.table.get(id)?;
+        if *actual != dtype {
+            return fail!(ShapeMismatch, "the tensor holds {actual:?}, not {dtype:?}");
+        }
+        let end = offset.checked_add(count as u64);
+        if end.is_none_or(|end| end > span.len as u64) {
+            return fail!(
+                InvalidArgument,
+                "{count} elements at {offset} leave the tensor of {} elements",
+                span.len
+            );
+        }
+        // `offset` is at most `span.len` here, so it fits.
+        Ok(Span {
+            offset: span.offset + offset as usize,
+            len: count,
+            ..*span
+        })
+    }
+
+    /// Validates and costs a list of operations: the only way to a [`Graph`].
+    ///
+    /// # Errors
+    /// Whatever is wrong with the first bad operation, with its position.
+    pub fn prepare(&self, ops: Vec<Op>) -> Result<Graph, Error> {
+        validate::graph(&self.table, self.identity, ops)
+    }
+
+    /// Runs a graph, in order.
+    ///
+    /// # Errors
+    /// `BadHandle` when the graph belongs to another device or one of its
+    /// tensors was freed: nothing ran. `IndexRange` when an index tensor held
+    /// a value out of range: everything ran, with the index clamped.
+    pub fn run(&mut self, graph: &Graph) -> Result<(), Error> {
+        if graph.device() != self.identity {
+            return fail!(BadHandle, "the graph was prepared on another device");
+        }
+        for &id in graph.handles() {
+            self.table.get(id)?;
+        }
+        self.cpu.run(&self.table, graph)
+    }
+
+    /// What the device holds now.
+    pub fn usage(&self) -> DeviceUsage {
+        DeviceUsage {
+            bytes: self.table.bytes(),
+            peak_bytes: self.table.peak_bytes(),
+            tensors: self.table.live(),
+        }
+    }
+
+    /// Frees every tensor, for a fresh evaluation. Old handles stay invalid.
+    pub fn reset(&mut self) {
+        self.table.clear();
+    }
+}

@@ -1,0 +1,31 @@
+//! The kind of a device: what has to be equal for results to be equal.
+
+/// The kind of this machine's CPU device: architecture, the vector level that
+/// kernels choose at run time, and the processor's model (the matrix products
+/// are blocked by its cache sizes).
+pub fn cpu_kind() -> String {
+    let model = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| "unknown model".into());
+    format!("{} {} {model}", std::env::consts::ARCH, vector_level())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_level() -> &'static str {
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        "avx512f"
+    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        "avx2+fma"
+    } else {
+        "sse2"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_level() -> &'static str {
+    "portable"
+}

@@ -1,0 +1,70 @@
+//! One allocation of 4-byte elements, aligned to a cache line and zeroed.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// Alignment of every allocation, in bytes.
+const ALIGN: usize = 64;
+
+/// Memory of a fixed number of 4-byte elements. The element type is chosen by
+/// whoever reads: both `f32` and `i32` accept every bit pattern.
+pub(crate) struct Storage {
+    base: NonNull<u32>,
+    layout: Layout,
+}
+
+// SAFETY: a `Storage` owns its allocation alone, as a `Vec` does; the pointer
+// is not tied to the thread that made it.
+unsafe impl Send for Storage {}
+// SAFETY: `&Storage` only hands out the base pointer; whoever dereferences it
+// states why no data race is possible (see `Table::f32` and `Table::f32_mut`).
+unsafe impl Sync for Storage {}
+
+impl Storage {
+    /// `elements` zeros, or `None` where the machine has no such memory.
+    pub fn zeroed(elements: usize) -> Option<Storage> {
+        let bytes = elements.checked_mul(4)?;
+        if bytes == 0 {
+            return None;
+        }
+        let layout = Layout::from_size_align(bytes, ALIGN).ok()?;
+        // SAFETY: the layout has a non-zero size (checked above).
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?.cast::<u32>();
+        Some(Storage { base, layout })
+    }
+
+    /// Elements in the allocation.
+    pub fn len(&self) -> usize {
+        self.layout.size() / 4
+    }
+
+    /// Address of the first element.
+    pub fn base(&self) -> *mut u32 {
+        self.base.as_ptr()
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // SAFETY: `base` came from `alloc_zeroed` with this very layout, and
+        // is released once, here.
+        unsafe { dealloc(self.base.as_ptr().cast::<u8>(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_is_aligned_and_zeroed_and_refuses_the_impossible() {
+        let storage = Storage::zeroed(1000).unwrap();
+        assert_eq!(storage.len(), 1000);
+        assert_eq!(storage.base() as usize % ALIGN, 0);
+        // SAFETY: 1000 initialised elements, owned here.
+        let bits = unsafe { std::slice::from_raw_parts(storage.base(), 1000) };
+        assert!(bits.iter().all(|&b| b == 0));
+        assert!(Storage::zeroed(0).is_none());
+        assert!(Storage::zeroed(usize::MAX / 2).is_none());
+    }
+}

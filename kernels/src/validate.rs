@@ -1,0 +1,775 @@
+//! The one validator: a list of [`Op`]s becomes a [`Graph`], or an error that
+//! says which operation is wrong and why. Nothing else makes a `Graph`, and
+//! nothing but a `Graph` reaches a backend.
+//!
+//! What it proves of every step: handles are live; element types and shapes
+//! fit; every extent lies inside its storage; and an output shares no element
+//! with any other operand of the same step. The last is what lets backends
+//! write several outputs at once and split them between threads. There is one
+//! exception: an `Element` output of a row kernel may be exactly the range of
+//! one of its `Element` inputs, because a row kernel reads all of a tile
+//! before it writes it.
+
+use crate::error::fail;
+use crate::op::*;
+use crate::row_kernel;
+use crate::step::{AttentionDims, CrossEntropyDims, Step};
+use crate::table::{Span, Table, Tensor};
+use crate::{Error, cost};
+
+/// Most operations in one graph.
+pub const MAX_OPS: usize = 65_536;
+
+/// A validated, costed list of operations, bound to the device and tensors it
+/// was prepared for.
+#[derive(Debug)]
+pub struct Graph {
+    device: u64,
+    steps: Vec<Step>,
+    handles: Vec<TensorId>,
+    cost: u64,
+}
+
+/// One line of [`Graph::profile`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProfileLine {
+    /// Name of the operation, as in [`Op::name`].
+    pub name: &'static str,
+    /// Times that it occurs.
+    pub count: u64,
+    /// Device fuel of all of them.
+    pub cost: u64,
+}
+
+impl Graph {
+    /// Device fuel of one run; see [`mod@cost`].
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Number of operations.
+    pub fn ops(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Device fuel of the dearest single operation.
+    pub fn largest_cost(&self) -> u64 {
+        self.steps.iter().map(cost::fuel).max().unwrap_or(0)
+    }
+
+    /// Where the fuel goes, the dearest kind of operation first.
+    pub fn profile(&self) -> Vec<ProfileLine> {
+        let mut lines: Vec<ProfileLine> = Vec::new();
+        for step in &self.steps {
+            let (name, cost) = (step.name(), cost::fuel(step));
+            match lines.iter_mut().find(|line| line.name == name) {
+                Some(line) => {
+                    line.count += 1;
+                    line.cost = line.cost.saturating_add(cost);
+                }
+                None => lines.push(ProfileLine {
+                    name,
+                    count: 1,
+                    cost,
+                }),
+            }
+        }
+        lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));
+        lines
+    }
+
+    pub(crate) fn device(&self) -> u64 {
+        self.device
+    }
+    pub(crate) fn handles(&self) -> &[TensorId] {
+        &self.handles
+    }
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+}
+
+pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, Error> {
+    if ops.len() > MAX_OPS {
+        return fail!(
+            Quota,
+            "{} operations in one list, at most {MAX_OPS}; split it",
+            ops.len()
+        );
+    }
+    let mut steps = Vec::with_capacity(ops.len());
+    let mut handles = Vec::new();
+    let mut total = 0u64;
+    for (index, op) in ops.iter().enumerate() {
+        let mut check = Check {
+            table,
+            operands: Vec::with_capacity(8),
+            handles: &mut handles,
+        };
+        let step = check
+            .op(op)
+            .and_then(|step| check.alias(op).map(|()| step))
+            .map_err(|error| error.at(index as u32, op.name()))?;
+        total = total.saturating_add(cost::fuel(&step));
+        steps.push(step);
+    }
+    handles.sort_unstable();
+    handles.dedup();
+    Ok(Graph {
+        device,
+        steps,
+        handles,
+        cost: total,
+    })
+}
+
+/// One operand of the operation at hand.
+struct Operand {
+    name: &'static str,
+    span: Span,
+    written: bool,
+    /// `Element` operands of a row kernel may be updated in place.
+    in_place: bool,
+}
+
+struct Check<'a> {
+    table: &'a Table,
+    operands: Vec<Operand>,
+    handles: &'a mut Vec<TensorId>,
+}
+
+impl<'a> Check<'a> {
+    fn operand(
+        &mut self,
+        name: &'static str,
+        id: TensorId,
+        dtype: Option<DType>,
+        written: bool,
+        in_place: bool,
+    ) -> Result<&'a Tensor, Error> {
+        let tensor = match self.table.get(id) {
+            Ok(tensor) => tensor,
+            Err(_) => {
+                return fail!(
+                    BadHandle,
+                    "{name} is {:#x}, which is no live tensor; it was freed or never allocated",
+                    id.to_bits()
+                );
+            }
+        };
+        if let Some(dtype) = dtype
+            && tensor.dtype != dtype
+        {
+            return fail!(
+                ShapeMismatch,
+                "{name} must be {dtype:?}, and is {:?}",
+                tensor.dtype
+            );
+        }
+        self.handles.push(id);
+        self.operands.push(Operand {
+            name,
+            span: tensor.span,
+            written,
+            in_place,
+        });
+        Ok(tensor)
+    }
+
+    fn read(&mut self, name: &'static str, id: TensorId) -> Result<&'a Tensor, Error> {
+        self.operand(name, id, Some(DType::F32), false, false)
+    }
+
+    fn write(&mut self, name: &'static str, id: TensorId) -> Result<&'a Tensor, Error> {
+        self.operand(name, id, Some(DType::F32), true, false)
+    }
+
+    fn alias(&self, op: &Op) -> Result<(), Error> {
+        for (i, out) in self.operands.iter().enumerate().filter(|(_, o)| o.written) {
+            for (j, other) in self.operands.iter().enumerate() {
+                if i == j || !out.span.overlaps(&other.span) {
+                    continue;
+                }
+                let in_place = matches!(op, Op::RowMap(_))
+                    && out.in_place
+                    && other.in_place
+                    && !other.written
+                    && out.span == other.span;
+                if !in_place {
+                    return fail!(
+                        Alias,
+                        "output {} overlaps {}; write to a tensor of its own",
+                        out.name,
+                        other.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, op: &Op) -> Result<Step, Error> {
+        match op {
+            Op::Fill(o) => {
+                let dst = self.operand("dst", o.dst, None, true, false)?;
+                let bits = match dst.dtype {
+                    DType::F32 => o.value.to_bits(),
+                    // Rust's cast: towards zero, saturating, NaN to 0.
+                    DType::I32 => o.value as i32 as u32,
+                };
+                Ok(Step::Fill {
+                    dst: dst.span,
+                    bits,
+                })
+            }
+            Op::Random(o) => {
+                let dst = self.write("dst", o.dst)?;
+                non_negative("scale", o.scale)?;
+                let (seed, stream) = (o.seed, o.stream);
+                let (distribution, scale) = (o.distribution, o.scale);
+                Ok(Step::Random {
+                    dst: dst.span,
+                    seed,
+                    stream,
+                    distribution,
+                    scale,
+                })
+            }
+            Op::Copy(o) => {
+                let src = self.operand("src", o.src, None, false, false)?;
+                let dst = self.operand("dst", o.dst, None, true, false)?;
+                same("elements of src and dst", src.span.len, dst.span.len)?;
+                Ok(Step::Copy {
+                    src: src.span,
+                    dst: dst.span,
+                    from: src.dtype,
+                    to: dst.dtype,
+                })
+            }
+            Op::Columns(o) => self.columns(o),
+            Op::Transpose(o) => self.transpose(o),
+            Op::MatMul(o) => self.matmul(o),
+            Op::RowMap(o) => self.row_map(o),
+            Op::Reduce(o) => {
+                let src = self.read("src", o.src)?;
+                let dst = self.write("dst", o.dst)?;
+                finite("scale", o.scale)?;
+                let (rows, cols) = (src.rows(), src.cols());
+                let expected = match o.axis {
+                    ReduceAxis::Rows => cols,
+                    ReduceAxis::Cols => rows,
+                    ReduceAxis::All => 1,
+                };
+                same(
+                    "elements of dst and of the reduction",
+                    dst.span.len,
+                    expected,
+                )?;
+                let (axis, scale, accumulate) = (o.axis, o.scale, o.accumulate);
+                Ok(Step::Reduce {
+                    src: src.span,
+                    dst: dst.span,
+                    rows,
+                    cols,
+                    axis,
+                    scale,
+                    accumulate,
+                })
+            }
+            Op::RmsNorm(o) => {
+                let x = self.read("x", o.x)?;
+                let out = self.write("out", o.out)?;
+                let inv_rms = self.write("inv_rms", o.inv_rms)?;
+                positive("eps", o.eps)?;
+                same_shape("x", x, "out", out)?;
+                same(
+                    "elements of inv_rms and rows of x",
+                    inv_rms.span.len,
+                    x.rows(),
+                )?;
+                Ok(Step::RmsNorm {
+                    x: x.span,
+                    out: out.span,
+                    inv_rms: inv_rms.span,
+                    rows: x.rows(),
+                    cols: x.cols(),
+                    eps: o.eps,
+                })
+            }
+            Op::RmsNormBackward(o) => {
+                let x = self.read("x", o.x)?;
+                let inv_rms = self.read("inv_rms", o.inv_rms)?;
+                let dout = self.read("dout", o.dout)?;
+                let dx = self.write("dx", o.dx)?;
+                same_shape("x", x, "dout", dout)?;
+                same_shape("x", x, "dx", dx)?;
+                same(
+                    "elements of inv_rms and rows of x",
+                    inv_rms.span.len,
+                    x.rows(),
+                )?;
+                Ok(Step::RmsNormBackward {
+                    x: x.span,
+                    inv_rms: inv_rms.span,
+                    dout: dout.span,
+                    dx: dx.span,
+                    rows: x.rows(),
+                    cols: x.cols(),
+                    accumulate: o.accumulate,
+                })
+            }
+            Op::Rope(o) => {
+                let x = self.read("x", o.x)?;
+                let out = self.write("out", o.out)?;
+                positive("base", o.base)?;
+                same_shape("x", x, "out", out)?;
+                let [batch, time, heads, dim] = rank4("x", x)?;
+                if dim % 2 != 0 {
+                    return fail!(
+                        ShapeMismatch,
+                        "the head size of x is {dim}, and must be even"
+                    );
+                }
+                let (x, out) = (x.span, out.span);
+                Ok(Step::Rope {
+                    x,
+                    out,
+                    batch,
+                    time,
+                    heads,
+                    dim,
+                    base: o.base,
+                    inverse: o.inverse,
+                })
+            }
+            Op::Attention(o) => {
+                let q = self.read("q", o.q)?;
+                let k = self.read("k", o.k)?;
+                let v = self.read("v", o.v)?;
+                let out = self.write("out", o.out)?;
+                let lse = self.write("lse", o.lse)?;
+                let dims = attention_dims(q, k, v, o.window, o.scale)?;
+                same_shape("q", q, "out", out)?;
+                check_lse(lse, &dims)?;
+                Ok(Step::Attention {
+                    q: q.span,
+                    k: k.span,
+                    v: v.span,
+                    out: out.span,
+                    lse: lse.span,
+                    dims,
+                })
+            }
+            Op::AttentionBackward(o) => {
+                let q = self.read("q", o.q)?;
+                let k = self.read("k", o.k)?;
+                let v = self.read("v", o.v)?;
+                let out = self.read("out", o.out)?;
+                let lse = self.read("lse", o.lse)?;
+                let dout = self.read("dout", o.dout)?;
+                let dq = self.write("dq", o.dq)?;
+                let dk = self.write("dk", o.dk)?;
+                let dv = self.write("dv", o.dv)?;
+                let dims = attention_dims(q, k, v, o.window, o.scale)?;
+                same_shape("q", q, "out", out)?;
+                same_shape("q", q, "dout", dout)?;
+                same_shape("q", q, "dq", dq)?;
+                same_shape("k", k, "dk", dk)?;
+                same_shape("v", v, "dv", dv)?;
+                check_lse(lse, &dims)?;
+                Ok(Step::AttentionBackward {
+                    q: q.span,
+                    k: k.span,
+                    v: v.span,
+                    out: out.span,
+                    lse: lse.span,
+                    dout: dout.span,
+                    dq: dq.span,
+                    dk: dk.span,
+                    dv: dv.span,
+                    dims,
+                })
+            }
+            Op::Gather(o) => {
+                let table = self.read("table", o.table)?;
+                let indices = self.operand("indices", o.indices, Some(DType::I32), false, false)?;
+                let out = self.write("out", o.out)?;
+                same("cols of table and out", table.cols(), out.cols())?;
+                same("rows of out and indices", out.rows(), indices.span.len)?;
+                Ok(Step::Gather {
+                    table: table.span,
+                    indices: indices.span,
+                    out: out.span,
+                    entries: table.rows(),
+                    cols: table.cols(),
+                })
+            }
+            Op::ScatterAdd(o) => {
+                let src = self.read("src", o.src)?;
+                let indices = self.operand("indices", o.indices, Some(DType::I32), false, false)?;
+                let table = self.write("table", o.table)?;
+                same("cols of table and src", table.cols(), src.cols())?;
+                same("rows of src and indices", src.rows(), indices.span.len)?;
+                Ok(Step::ScatterAdd {
+                    src: src.span,
+                    indices: indices.span,
+                    table: table.span,
+                    entries: table.rows(),
+                    cols: table.cols(),
+                    accumulate: o.accumulate,
+                })
+            }
+            Op::LinearCrossEntropy(o) => {
+                let x = self.read("x", o.x)?;
+                let weight = self.read("weight", o.weight)?;
+                let targets = self.operand("targets", o.targets, Some(DType::I32), false, false)?;
+                let losses = self.write("losses", o.losses)?;
+                let lse = self.write("lse", o.lse)?;
+                let dims = cross_entropy_dims(x, weight, targets, lse, o.softcap)?;
+                same(
+                    "elements of losses and rows of x",
+                    losses.span.len,
+                    dims.rows,
+                )?;
+                Ok(Step::LinearCrossEntropy {
+                    x: x.span,
+                    weight: weight.span,
+                    targets: targets.span,
+                    losses: losses.span,
+                    lse: lse.span,
+                    dims,
+                })
+            }
+            Op::LinearCrossEntropyBackward(o) => {
+                let x = self.read("x", o.x)?;
+                let weight = self.read("weight", o.weight)?;
+                let targets = self.operand("targets", o.targets, Some(DType::I32), false, false)?;
+                let lse = self.read("lse", o.lse)?;
+                let dx = self.write("dx", o.dx)?;
+                let dweight = self.write("dweight", o.dweight)?;
+                let dims = cross_entropy_dims(x, weight, targets, lse, o.softcap)?;
+                finite("grad_scale", o.grad_scale)?;
+                same_shape("x", x, "dx", dx)?;
+                same_shape("weight", weight, "dweight", dweight)?;
+                Ok(Step::LinearCrossEntropyBackward {
+                    x: x.span,
+                    weight: weight.span,
+                    targets: targets.span,
+                    lse: lse.span,
+                    dx: dx.span,
+                    dweight: dweight.span,
+                    dims,
+                    grad_scale: o.grad_scale,
+                    accumulate: o.accumulate,
+                })
+            }
+            Op::AdamW(o) => {
+                let param = self.write("param", o.param)?;
+                let grad = self.read("grad", o.grad)?;
+                let m = self.write("m", o.m)?;
+                let v = self.write("v", o.v)?;
+                let hyper = self.read("hyper", o.hyper)?;
+                same("elements of param and grad", param.span.len, grad.span.len)?;
+                same("elements of param and m", param.span.len, m.span.len)?;
+                same("elements of param and v", param.span.len, v.span.len)?;
+                same("elements of hyper", hyper.span.len, 7)?;
+                Ok(Step::AdamW {
+                    param: param.span,
+                    grad: grad.span,
+                    m: m.span,
+                    v: v.span,
+                    hyper: hyper.span,
+                })
+            }
+        }
+    }
+
+    fn columns(&mut self, o: &Columns) -> Result<Step, Error> {
+        let src = self.operand("src", o.src, None, false, false)?;
+        let dst = self.operand("dst", o.dst, Some(src.dtype), true, false)?;
+        same("rows of src and dst", src.rows(), dst.rows())?;
+        if o.width == 0 {
+            return fail!(InvalidArgument, "width is 0");
+        }
+        for (name, start, cols) in [
+            ("src_col", o.src_col, src.cols()),
+            ("dst_col", o.dst_col, dst.cols()),
+        ] {
+            if u64::from(start) + u64::from(o.width) > cols as u64 {
+                return fail!(
+                    InvalidArgument,
+                    "{name} {start} + width {} leaves the {cols} columns",
+                    o.width
+                );
+            }
+        }
+        Ok(Step::Columns {
+            src: src.span,
+            dst: dst.span,
+            rows: src.rows(),
+            src_cols: src.cols(),
+            dst_cols: dst.cols(),
+            src_col: o.src_col as usize,
+            dst_col: o.dst_col as usize,
+            width: o.width as usize,
+            accumulate: o.accumulate,
+            dtype: src.dtype,
+        })
+    }
+
+    fn transpose(&mut self, o: &Transpose) -> Result<Step, Error> {
+        let src = self.operand("src", o.src, None, false, false)?;
+        let dst = self.operand("dst", o.dst, Some(src.dtype), true, false)?;
+        let [rows, cols] = matrix("src", src)?;
+        let mut expected = src.shape.clone();
+        let rank = expected.len();
+        expected.swap(rank - 1, rank - 2);
+        if dst.shape != expected {
+            return fail!(
+                ShapeMismatch,
+                "dst is {:?}, and must be {expected:?}",
+                dst.shape
+            );
+        }
+        let batch = src.span.len / (rows * cols);
+        Ok(Step::Transpose {
+            src: src.span,
+            dst: dst.span,
+            batch,
+            rows,
+            cols,
+        })
+    }
+
+    fn matmul(&mut self, o: &MatMul) -> Result<Step, Error> {
+        let a = self.read("a", o.a)?;
+        let b = self.read("b", o.b)?;
+        let out = self.write("out", o.out)?;
+        finite("alpha", o.alpha)?;
+        let [m, k] = swapped(matrix("a", a)?, o.trans_a);
+        let [k_of_b, n] = swapped(matrix("b", b)?, o.trans_b);
+        same("inner dimensions of op(a) and op(b)", k, k_of_b)?;
+        let [out_m, out_n] = matrix("out", out)?;
+        same("rows of op(a) and out", m, out_m)?;
+        same("cols of op(b) and out", n, out_n)?;
+        let leading = |t: &Tensor| t.shape[..t.shape.len() - 2].to_vec();
+        if leading(a) != leading(out) || leading(b) != leading(out) {
+            return fail!(
+                ShapeMismatch,
+                "the leading dimensions of a {:?}, b {:?} and out {:?} differ",
+                a.shape,
+                b.shape,
+                out.shape
+            );
+        }
+        Ok(Step::MatMul {
+            a: a.span,
+            b: b.span,
+            out: out.span,
+            batch: out.span.len / (m * n),
+            m,
+            n,
+            k,
+            trans_a: o.trans_a,
+            trans_b: o.trans_b,
+            alpha: o.alpha,
+            accumulate: o.accumulate,
+        })
+    }
+
+    fn row_map(&mut self, o: &RowMap) -> Result<Step, Error> {
+        let program = row_kernel::compile(o)?;
+        let (rows, cols) = (o.rows as u64, o.cols as u64);
+        let mut spans = Vec::with_capacity(o.inputs.len() + o.stores.len());
+        let inputs = o
+            .inputs
+            .iter()
+            .map(|i| ("an input", i.tensor, i.layout, false));
+        let stores = o
+            .stores
+            .iter()
+            .map(|s| ("a store", s.tensor, s.layout, true));
+        for (name, id, layout, written) in inputs.chain(stores) {
+            let in_place = layout == Layout::Element;
+            let tensor = self.operand(name, id, Some(DType::F32), written, in_place)?;
+            let expected = match layout {
+                // Both fit in 32 bits, so the product fits in 64.
+                Layout::Element => rows * cols,
+                Layout::PerRow => rows,
+                Layout::PerCol => cols,
+                Layout::Scalar => 1,
+            };
+            if tensor.span.len as u64 != expected {
+                return fail!(
+                    ShapeMismatch,
+                    "{name} with layout {layout:?} has {} elements, and must have {expected}",
+                    tensor.span.len
+                );
+            }
+            spans.push(tensor.span);
+        }
+        let stores = spans.split_off(o.inputs.len());
+        Ok(Step::RowMap {
+            program: Box::new(program),
+            inputs: spans,
+            stores,
+        })
+    }
+}
+
+fn swapped(dims: [usize; 2], swap: bool) -> [usize; 2] {
+    if swap { [dims[1], dims[0]] } else { dims }
+}
+
+fn attention_dims(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    window: u32,
+    scale: f32,
+) -> Result<AttentionDims, Error> {
+    let [batch, time, heads, dim] = rank4("q", q)?;
+    let [k_batch, k_time, kv_heads, k_dim] = rank4("k", k)?;
+    same_shape("k", k, "v", v)?;
+    same("batches of q and k", batch, k_batch)?;
+    same("times of q and k", time, k_time)?;
+    same("head sizes of q and k", dim, k_dim)?;
+    if heads % kv_heads != 0 {
+        return fail!(
+            ShapeMismatch,
+            "{kv_heads} key heads do not divide {heads} query heads"
+        );
+    }
+    if window as usize > time {
+        return fail!(
+            InvalidArgument,
+            "window {window} is longer than the {time} positions; 0 sees all"
+        );
+    }
+    finite("scale", scale)?;
+    let window = if window == 0 { time } else { window as usize };
+    Ok(AttentionDims {
+        batch,
+        time,
+        heads,
+        kv_heads,
+        dim,
+        window,
+        scale,
+    })
+}
+
+fn check_lse(lse: &Tensor, dims: &AttentionDims) -> Result<(), Error> {
+    let expected = [dims.batch as u32, dims.heads as u32, dims.time as u32];
+    if lse.shape != expected {
+        return fail!(
+            ShapeMismatch,
+            "lse is {:?}, and must be [B,H,T] {expected:?}",
+            lse.shape
+        );
+    }
+    Ok(())
+}
+
+fn cross_entropy_dims(
+    x: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    lse: &Tensor,
+    softcap: f32,
+) -> Result<CrossEntropyDims, Error> {
+    let [vocabulary, channels] = match weight.shape[..] {
+        [v, c] => [v as usize, c as usize],
+        _ => {
+            return fail!(
+                ShapeMismatch,
+                "weight is {:?}, and must be [V,C]",
+                weight.shape
+            );
+        }
+    };
+    same("cols of x and weight", x.cols(), channels)?;
+    let rows = x.rows();
+    same("elements of targets and rows of x", targets.span.len, rows)?;
+    same("elements of lse and rows of x", lse.span.len, rows)?;
+    non_negative("softcap", softcap)?;
+    if softcap != 0.0 && !softcap.is_normal() {
+        return fail!(
+            InvalidArgument,
+            "softcap {softcap:e} is subnormal; use 0 for none"
+        );
+    }
+    Ok(CrossEntropyDims {
+        rows,
+        channels,
+        vocabulary,
+        softcap,
+    })
+}
+
+fn matrix(name: &str, tensor: &Tensor) -> Result<[usize; 2], Error> {
+    match tensor.shape[..] {
+        [.., rows, cols] => Ok([rows as usize, cols as usize]),
+        _ => fail!(
+            ShapeMismatch,
+            "{name} is {:?}, and needs a rank of 2 or more",
+            tensor.shape
+        ),
+    }
+}
+
+fn rank4(name: &str, tensor: &Tensor) -> Result<[usize; 4], Error> {
+    match tensor.shape[..] {
+        [a, b, c, d] => Ok([a as usize, b as usize, c as usize, d as usize]),
+        _ => fail!(
+            ShapeMismatch,
+            "{name} is {:?}, and must be [B,T,H,D]",
+            tensor.shape
+        ),
+    }
+}
+
+fn same(what: &str, a: usize, b: usize) -> Result<(), Error> {
+    if a != b {
+        return fail!(ShapeMismatch, "{what} must be equal, and are {a} and {b}");
+    }
+    Ok(())
+}
+
+fn same_shape(a_name: &str, a: &Tensor, b_name: &str, b: &Tensor) -> Result<(), Error> {
+    if a.shape != b.shape {
+        return fail!(
+            ShapeMismatch,
+            "{b_name} is {:?}, and must have the shape of {a_name}, {:?}",
+            b.shape,
+            a.shape
+        );
+    }
+    Ok(())
+}
+
+fn finite(name: &str, value: f32) -> Result<(), Error> {
+    if !value.is_finite() {
+        return fail!(InvalidArgument, "{name} is {value}, and must be finite");
+    }
+    Ok(())
+}
+
+fn non_negative(name: &str, value: f32) -> Result<(), Error> {
+    finite(name, value)?;
+    if value < 0.0 {
+        return fail!(
+            InvalidArgument,
+            "{name} is {value}, and must not be negative"
+        );
+    }
+    Ok(())
+}
+
+fn positive(name: &str, value: f32) -> Result<(), Error> {
+    finite(name, value)?;
+    if value <= 0.0 {
+        return fail!(InvalidArgument, "{name} is {value}, and must be above 0");
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! A workbench: the same operations on devices with 1, 2 and 3 threads, whose
+//! results must agree bit for bit.
+
+use terrarium_kernels::{CpuConfig, DType, Device, Op, TensorId};
+
+pub struct Bench {
+    devices: Vec<Device>,
+    seed: u64,
+}
+
+impl Bench {
+    pub fn new(seed: u64) -> Bench {
+        let open = |threads| {
+            Device::cpu(CpuConfig {
+                threads,
+                ..CpuConfig::default()
+            })
+            .unwrap()
+        };
+        Bench {
+            devices: [1, 2, 3].map(open).into(),
+            seed,
+        }
+    }
+
+    /// A number in [−1, 1).
+    pub fn draw(&mut self) -> f32 {
+        // SplitMix64.
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// An index in 0..bound.
+    pub fn index(&mut self, bound: usize) -> i32 {
+        ((self.draw() + 1.0) / 2.0 * bound as f32) as i32 % bound as i32
+    }
+
+    /// All devices hand out the same handles, having done the same.
+    fn agreed<T: PartialEq + std::fmt::Debug>(&mut self, mut f: impl FnMut(&mut Device) -> T) -> T {
+        let mut all: Vec<T> = self.devices.iter_mut().map(&mut f).collect();
+        assert_eq!(all[0], all[1], "1 and 2 threads differ");
+        assert_eq!(all[0], all[2], "1 and 3 threads differ");
+        all.swap_remove(0)
+    }
+
+    pub fn zeros(&mut self, shape: &[usize]) -> TensorId {
+        let shape: Vec<u32> = shape.iter().map(|&d| d as u32).collect();
+        self.agreed(|d| d.alloc(DType::F32, &shape).unwrap())
+    }
+
+    pub fn put(&mut self, shape: &[usize], values: &[f32]) -> TensorId {
+        let id = self.zeros(shape);
+        self.agreed(|d| d.upload_f32(id, 0, values).unwrap());
+        id
+    }
+
+    pub fn put_ints(&mut self, shape: &[usize], values: &[i32]) -> TensorId {
+        let shape: Vec<u32> = shape.iter().map(|&d| d as u32).collect();
+        self.agreed(|d| {
+            let id = d.alloc(DType::I32, &shape).unwrap();
+            d.upload_i32(id, 0, values).unwrap();
+            id
+        })
+    }
+
+    /// A tensor of draws from [−1, 1), and the same numbers in f64.
+    pub fn random(&mut self, shape: &[usize]) -> (TensorId, Vec<f64>) {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| self.draw()).collect();
+        (self.put(shape, &values), widen(&values))
+    }
+
+    pub fn run(&mut self, ops: Vec<Op>) {
+        self.agreed(|d| {
+            let graph = d
+                .prepare(ops.clone())
+                .unwrap_or_else(|e| panic!("{e}: {ops:?}"));
+            d.run(&graph).unwrap_or_else(|e| panic!("{e}: {ops:?}"));
+            graph.cost()
+        });
+    }
+
+    /// The values, which all thread counts must agree on to the bit.
+    pub fn get(&mut self, id: TensorId) -> Vec<f32> {
+        let bits = self.agreed(|d| {
+            let count = d.shape(id).unwrap().iter().product::<u32>() as usize;
+            let mut out = vec![0f32; count];
+            d.download_f32(id, 0, &mut out).unwrap();
+            out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        });
+        bits.into_iter().map(f32::from_bits).collect()
+    }
+}
+
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// |got − want| ≤ tolerance · (1 + |want|), everywhere.
+#[track_caller]
+pub fn close(got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(*got) - want).abs();
+        assert!(
+            error <= tolerance * (1.0 + want.abs()),
+            "element {i}: {got} instead of {want}"
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! The device against its reference, its contract and hostile arguments.
+
+mod bench;
+mod garbage;
+mod gradients;
+mod handles;
+mod matrices;
+mod models;
+mod refusals;
+mod rows;

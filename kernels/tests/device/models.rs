@@ -1,0 +1,256 @@
+//! Attention, norms, rotary embedding and cross-entropy against the
+//! reference.
+
+use proptest::prelude::*;
+use terrarium_kernels::*;
+
+use crate::bench::{Bench, close};
+
+/// Runs both directions of attention and compares everything.
+fn check_attention(seed: u64, dims: reference::Attention) {
+    let mut bench = Bench::new(seed);
+    let reference::Attention {
+        batch,
+        time,
+        heads,
+        kv_heads,
+        dim,
+        window,
+        scale,
+    } = dims;
+    let (wide, narrow) = ([batch, time, heads, dim], [batch, time, kv_heads, dim]);
+    let (q, q64) = bench.random(&wide);
+    let (k, k64) = bench.random(&narrow);
+    let (v, v64) = bench.random(&narrow);
+    let (dout, dout64) = bench.random(&wide);
+    // Overwritten: what was there must not matter.
+    let (out, _) = bench.random(&wide);
+    let (dq, _) = bench.random(&wide);
+    let (dk, _) = bench.random(&narrow);
+    let (dv, _) = bench.random(&narrow);
+    let lse = bench.zeros(&[batch, heads, time]);
+    let (window, scale32) = (window as u32, scale as f32);
+    bench.run(vec![
+        Attention {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            window,
+            scale: scale32,
+        }
+        .into(),
+        AttentionBackward {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dq,
+            dk,
+            dv,
+            window,
+            scale: scale32,
+        }
+        .into(),
+    ]);
+    let (want, want_lse) = reference::attention(&q64, &k64, &v64, dims);
+    close(&bench.get(out), &want, 3e-6);
+    close(&bench.get(lse), &want_lse, 3e-6);
+    let (want_q, want_k, want_v) = reference::attention_backward(&q64, &k64, &v64, &dout64, dims);
+    close(&bench.get(dq), &want_q, 2e-5);
+    close(&bench.get(dk), &want_k, 2e-5);
+    close(&bench.get(dv), &want_v, 2e-5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn attention(
+        seed: u64, batch in 1usize..3, time in 1usize..100, kv_heads in 1usize..3,
+        group in 1usize..4, dim in 1usize..20, window in 0usize..100,
+    ) {
+        let heads = kv_heads * group;
+        let window = window.min(time);
+        let dims = reference::Attention { batch, time, heads, kv_heads, dim, window, scale: 0.5 };
+        check_attention(seed, dims);
+    }
+
+    #[test]
+    fn rms_norm(seed: u64, rows in 1usize..70, cols in 1usize..300, accumulate: bool) {
+        let mut bench = Bench::new(seed);
+        let (x, x64) = bench.random(&[rows, cols]);
+        let (dout, dout64) = bench.random(&[rows, cols]);
+        let (dx, before) = bench.random(&[rows, cols]);
+        let (out, inv_rms) = (bench.zeros(&[rows, cols]), bench.zeros(&[rows]));
+        let eps = 1e-3f32;
+        bench.run(vec![
+            RmsNorm { x, out, inv_rms, eps }.into(),
+            RmsNormBackward { x, inv_rms, dout, dx, accumulate }.into(),
+        ]);
+        let eps = f64::from(eps);
+        let (want, want_inv) = reference::rms_norm(&x64, cols, eps);
+        close(&bench.get(out), &want, 2e-6);
+        close(&bench.get(inv_rms), &want_inv, 2e-6);
+        let mut want = reference::rms_norm_backward(&x64, &dout64, cols, eps);
+        if accumulate {
+            want.iter_mut().zip(before).for_each(|(w, b)| *w += b);
+        }
+        // inv_rms is up to 30 and enters cubed.
+        close(&bench.get(dx), &want, 2e-5);
+    }
+
+    #[test]
+    fn rope(
+        seed: u64, batch in 1usize..3, time in 1usize..60, heads in 1usize..4, half in 1usize..20,
+        inverse: bool,
+    ) {
+        let mut bench = Bench::new(seed);
+        let shape = [batch, time, heads, 2 * half];
+        let (x, x64) = bench.random(&shape);
+        let out = bench.zeros(&shape);
+        bench.run(vec![Rope { x, out, base: 10_000.0, inverse }.into()]);
+        close(&bench.get(out), &reference::rope(&x64, shape, 10_000.0, inverse), 1e-6);
+    }
+
+    #[test]
+    fn linear_cross_entropy(
+        seed: u64, rows in 1usize..60, channels in 1usize..40, vocabulary in 1usize..300,
+        capped: bool, accumulate: bool,
+    ) {
+        check_cross_entropy(seed, [rows, channels, vocabulary], capped, accumulate);
+    }
+}
+
+fn check_cross_entropy(
+    seed: u64,
+    [rows, channels, vocabulary]: [usize; 3],
+    capped: bool,
+    accumulate: bool,
+) {
+    let mut bench = Bench::new(seed);
+    let softcap = if capped { 1.5f32 } else { 0.0 };
+    let (x, x64) = bench.random(&[rows, channels]);
+    let (weight, weight64) = bench.random(&[vocabulary, channels]);
+    let wanted: Vec<i32> = (0..rows)
+        .map(|n| {
+            if n % 7 == 3 {
+                -1
+            } else {
+                bench.index(vocabulary)
+            }
+        })
+        .collect();
+    let targets = bench.put_ints(&[rows], &wanted);
+    let (losses, lse) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
+    let (dx, _) = bench.random(&[rows, channels]);
+    let (dweight, before) = bench.random(&[vocabulary, channels]);
+    let grad_scale = 0.25;
+    bench.run(vec![
+        LinearCrossEntropy {
+            x,
+            weight,
+            targets,
+            losses,
+            lse,
+            softcap,
+        }
+        .into(),
+        LinearCrossEntropyBackward {
+            x,
+            weight,
+            targets,
+            lse,
+            dx,
+            dweight,
+            softcap,
+            grad_scale,
+            accumulate,
+        }
+        .into(),
+    ]);
+    let operands = reference::CrossEntropy {
+        x: &x64,
+        weight: &weight64,
+        targets: &wanted,
+        channels,
+        softcap: f64::from(softcap),
+    };
+    let (want, want_lse) = reference::linear_cross_entropy(operands);
+    close(&bench.get(losses), &want, 5e-6);
+    close(&bench.get(lse), &want_lse, 5e-6);
+    let (want_x, mut want_w) = reference::linear_cross_entropy_backward(operands, 0.25);
+    if accumulate {
+        want_w.iter_mut().zip(before).for_each(|(w, b)| *w += b);
+    }
+    close(&bench.get(dx), &want_x, 5e-6);
+    close(&bench.get(dweight), &want_w, 2e-5);
+}
+
+/// More logits than one chunk holds, so that several chunks are summed.
+#[test]
+fn cross_entropy_over_several_chunks() {
+    check_cross_entropy(3, [70, 4, 40_000], false, true);
+    check_cross_entropy(4, [70, 4, 40_000], true, false);
+}
+
+/// Longer than a block of keys, so that the running softmax is rescaled.
+#[test]
+fn attention_over_several_blocks() {
+    let dims = reference::Attention {
+        batch: 2,
+        time: 600,
+        heads: 4,
+        kv_heads: 2,
+        dim: 8,
+        window: 0,
+        scale: 2.0,
+    };
+    check_attention(5, dims);
+    check_attention(6, reference::Attention { window: 70, ..dims });
+    check_attention(
+        7,
+        reference::Attention {
+            window: 300,
+            ..dims
+        },
+    );
+    check_attention(8, reference::Attention { window: 1, ..dims });
+}
+
+/// What a later position holds does not reach an earlier one.
+#[test]
+fn attention_is_causal_to_the_bit() {
+    let mut bench = Bench::new(9);
+    let (time, shape) = (150, [1, 150, 2, 8]);
+    let (q, _) = bench.random(&shape);
+    let values: Vec<f32> = (0..time * 16).map(|_| bench.draw()).collect();
+    let mut changed = values.clone();
+    changed[100 * 16..]
+        .iter_mut()
+        .for_each(|x| *x = *x * 3.0 + 1.0);
+    let mut outputs = Vec::new();
+    for values in [values, changed] {
+        let k = bench.put(&shape, &values);
+        let (out, lse) = (bench.zeros(&shape), bench.zeros(&[1, 2, 150]));
+        bench.run(vec![
+            Attention {
+                q,
+                k,
+                v: k,
+                out,
+                lse,
+                window: 0,
+                scale: 0.4,
+            }
+            .into(),
+        ]);
+        outputs.push(bench.get(out));
+    }
+    let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&outputs[0][..1600]), bits(&outputs[1][..1600]));
+    assert_ne!(bits(&outputs[0][1600..]), bits(&outputs[1][1600..]));
+}

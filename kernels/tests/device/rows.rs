@@ -1,0 +1,448 @@
+//! Row kernels against the reference: every function, random expressions,
+//! every way of tiling, updates in place.
+
+use proptest::prelude::*;
+use terrarium_kernels::*;
+
+use crate::bench::{Bench, close, widen};
+
+const UNARY: [UnaryOp; 15] = [
+    UnaryOp::Negate,
+    UnaryOp::Absolute,
+    UnaryOp::Reciprocal,
+    UnaryOp::Square,
+    UnaryOp::SquareRoot,
+    UnaryOp::ReciprocalSquareRoot,
+    UnaryOp::Exponential,
+    UnaryOp::Logarithm,
+    UnaryOp::Tanh,
+    UnaryOp::Sigmoid,
+    UnaryOp::Relu,
+    UnaryOp::Step,
+    UnaryOp::Sine,
+    UnaryOp::Cosine,
+    UnaryOp::Floor,
+];
+const BINARY: [BinaryOp; 8] = [
+    BinaryOp::Add,
+    BinaryOp::Subtract,
+    BinaryOp::Multiply,
+    BinaryOp::Divide,
+    BinaryOp::Minimum,
+    BinaryOp::Maximum,
+    BinaryOp::LessThan,
+    BinaryOp::Power,
+];
+
+/// The operands of a random kernel, one of each layout and a second element
+/// input, with their numbers.
+fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f64>)> {
+    let layouts = [
+        Layout::Element,
+        Layout::PerRow,
+        Layout::PerCol,
+        Layout::Scalar,
+        Layout::Element,
+    ];
+    let shape = |layout| match layout {
+        Layout::Element => vec![rows, cols],
+        Layout::PerRow => vec![rows],
+        Layout::PerCol => vec![cols],
+        Layout::Scalar => vec![1],
+    };
+    let mut operand = |layout| {
+        let (tensor, values) = bench.random(&shape(layout));
+        (Operand { tensor, layout }, values)
+    };
+    layouts.map(&mut operand).into()
+}
+
+/// Random nodes over five inputs, kept in (−2, 2) so that errors stay small.
+fn expression(bench: &mut Bench, length: usize, reduce: bool) -> Vec<Node> {
+    let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
+    nodes.push(Node::Constant(0.3));
+    for _ in 0..length {
+        let a = bench.index(nodes.len()) as u32;
+        let b = bench.index(nodes.len()) as u32;
+        let next = nodes.len() as u32;
+        let tamed = Node::Unary {
+            op: UnaryOp::Tanh,
+            a: next,
+        };
+        match bench.index(if reduce { 9 } else { 7 }) {
+            0 => nodes.push(Node::Unary {
+                op: UnaryOp::Sine,
+                a,
+            }),
+            1 => nodes.push(Node::Unary {
+                op: UnaryOp::Sigmoid,
+                a,
+            }),
+            2 => nodes.push(Node::Binary {
+                op: BinaryOp::Maximum,
+                a,
+                b,
+            }),
+            3 => nodes.extend([
+                Node::Binary {
+                    op: BinaryOp::Add,
+                    a,
+                    b,
+                },
+                tamed,
+            ]),
+            4 => nodes.extend([
+                Node::Binary {
+                    op: BinaryOp::Multiply,
+                    a,
+                    b,
+                },
+                tamed,
+            ]),
+            5 => nodes.extend([
+                Node::ColIndex,
+                Node::Unary {
+                    op: UnaryOp::Cosine,
+                    a: next,
+                },
+            ]),
+            // The condition is an input, so that rounding cannot flip it.
+            6 => nodes.push(Node::Select {
+                condition: a % 5,
+                then: a,
+                otherwise: b,
+            }),
+            7 => nodes.extend([
+                Node::Reduce {
+                    op: Reduction::Sum,
+                    a,
+                },
+                tamed,
+            ]),
+            _ => nodes.push(Node::Reduce {
+                op: Reduction::Maximum,
+                a,
+            }),
+        }
+    }
+    nodes
+}
+
+/// Whether each node has one value per row.
+fn per_row(nodes: &[Node]) -> Vec<bool> {
+    let mut flags: Vec<bool> = Vec::new();
+    for node in nodes {
+        let flag = |n: u32| flags[n as usize];
+        flags.push(match *node {
+            Node::Input(k) => k == 1 || k == 3,
+            Node::Constant(_) | Node::Reduce { .. } => true,
+            Node::ColIndex => false,
+            Node::Unary { a, .. } => flag(a),
+            Node::Binary { a, b, .. } => flag(a) && flag(b),
+            Node::Select {
+                condition,
+                then,
+                otherwise,
+            } => flag(condition) && flag(then) && flag(otherwise),
+        });
+    }
+    flags
+}
+
+fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: bool) {
+    let mut bench = Bench::new(seed);
+    let operands = operands(&mut bench, rows, cols);
+    let nodes = expression(&mut bench, length, reduce);
+    let flags = per_row(&nodes);
+    let (mut stores, mut wanted) = (Vec::new(), Vec::new());
+    let last = nodes.len() - 1;
+    for node in [last, last / 2, 0] {
+        let (layout, shape) = match flags[node] {
+            true if seed.is_multiple_of(2) => (Layout::PerRow, vec![rows]),
+            _ => (Layout::Element, vec![rows, cols]),
+        };
+        let tensor = bench.zeros(&shape);
+        stores.push(Store {
+            node: node as u32,
+            tensor,
+            layout,
+        });
+        wanted.push((node as u32, layout));
+    }
+    bench.run(vec![
+        RowMap {
+            rows: rows as u32,
+            cols: cols as u32,
+            inputs: operands.iter().map(|(o, _)| *o).collect(),
+            nodes: nodes.clone(),
+            stores: stores.clone(),
+        }
+        .into(),
+    ]);
+    let values: Vec<(&[f64], Layout)> = operands
+        .iter()
+        .map(|(o, v)| (v.as_slice(), o.layout))
+        .collect();
+    let want = reference::row_map(rows, cols, &values, &nodes, &wanted);
+    for (store, want) in stores.iter().zip(want) {
+        // Up to 15 functions deep, each at most doubling the error.
+        close(&bench.get(store.tensor), &want, 5e-4);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn narrow(seed: u64, rows in 1usize..300, cols in 1usize..40, length in 1usize..15, reduce: bool) {
+        check_expression(seed, rows, cols, length, reduce);
+    }
+
+    #[test]
+    fn wide(seed: u64, rows in 1usize..9, cols in 900usize..4000, length in 1usize..15, reduce: bool) {
+        check_expression(seed, rows, cols, length, reduce);
+    }
+}
+
+#[test]
+fn every_function() {
+    let mut bench = Bench::new(11);
+    let count = 3000;
+    // Positive, so that logarithms and powers are defined.
+    let a32: Vec<f32> = (0..count).map(|_| (bench.draw() + 1.1) * 3.0).collect();
+    let b32: Vec<f32> = (0..count).map(|_| bench.draw() * 2.5).collect();
+    let (a, b) = (bench.put(&[count], &a32), bench.put(&[count], &b32));
+    let (a64, b64) = (widen(&a32), widen(&b32));
+    let inputs = [
+        (a64.as_slice(), Layout::Element),
+        (b64.as_slice(), Layout::Element),
+    ];
+    let unary = UNARY.map(|op| Node::Unary { op, a: 0 });
+    let signed = [
+        UnaryOp::Relu,
+        UnaryOp::Step,
+        UnaryOp::Tanh,
+        UnaryOp::Floor,
+        UnaryOp::Absolute,
+    ]
+    .map(|op| Node::Unary { op, a: 1 });
+    let binary = BINARY.map(|op| Node::Binary { op, a: 0, b: 1 });
+    let select = [Node::Select {
+        condition: 1,
+        then: 0,
+        otherwise: 1,
+    }];
+    for node in unary.into_iter().chain(signed).chain(binary).chain(select) {
+        let nodes = vec![Node::Input(0), Node::Input(1), node];
+        let out = bench.zeros(&[count]);
+        let element = |tensor| Operand {
+            tensor,
+            layout: Layout::Element,
+        };
+        bench.run(vec![
+            RowMap {
+                rows: 1,
+                cols: count as u32,
+                inputs: vec![element(a), element(b)],
+                nodes: nodes.clone(),
+                stores: vec![Store {
+                    node: 2,
+                    tensor: out,
+                    layout: Layout::Element,
+                }],
+            }
+            .into(),
+        ]);
+        let want = reference::row_map(1, count, &inputs, &nodes, &[(2, Layout::Element)]);
+        close(&bench.get(out), &want[0], 1e-6);
+    }
+}
+
+/// softmax(x) written over x, in tiles of many rows, of one row and of a row
+/// that is longer than a tile.
+#[test]
+fn in_place_softmax() {
+    for (rows, cols) in [(700, 5), (3, 1000), (4, 5000), (40, 1025)] {
+        let mut bench = Bench::new(12);
+        let (x, x64) = bench.random(&[rows, cols]);
+        let totals = bench.zeros(&[rows]);
+        let nodes = vec![
+            Node::Input(0),
+            Node::Reduce {
+                op: Reduction::Maximum,
+                a: 0,
+            },
+            Node::Binary {
+                op: BinaryOp::Subtract,
+                a: 0,
+                b: 1,
+            },
+            Node::Unary {
+                op: UnaryOp::Exponential,
+                a: 2,
+            },
+            Node::Reduce {
+                op: Reduction::Sum,
+                a: 3,
+            },
+            Node::Binary {
+                op: BinaryOp::Divide,
+                a: 3,
+                b: 4,
+            },
+        ];
+        bench.run(vec![
+            RowMap {
+                rows: rows as u32,
+                cols: cols as u32,
+                inputs: vec![Operand {
+                    tensor: x,
+                    layout: Layout::Element,
+                }],
+                nodes: nodes.clone(),
+                stores: vec![
+                    Store {
+                        node: 5,
+                        tensor: x,
+                        layout: Layout::Element,
+                    },
+                    Store {
+                        node: 4,
+                        tensor: totals,
+                        layout: Layout::PerRow,
+                    },
+                ],
+            }
+            .into(),
+        ]);
+        let stores = [(5, Layout::Element), (4, Layout::PerRow)];
+        let want = reference::row_map(rows, cols, &[(&x64, Layout::Element)], &nodes, &stores);
+        close(&bench.get(x), &want[0], 1e-6);
+        close(&bench.get(totals), &want[1], 1e-5);
+    }
+}
+
+#[test]
+fn element_wise_in_place_over_many_tasks() {
+    let mut bench = Bench::new(13);
+    let (x, x64) = bench.random(&[5, 40_000]);
+    let (y, y64) = bench.random(&[200_000]);
+    let element = |tensor| Operand {
+        tensor,
+        layout: Layout::Element,
+    };
+    bench.run(vec![
+        RowMap {
+            rows: 200,
+            cols: 1000,
+            inputs: vec![element(x), element(y)],
+            nodes: vec![
+                Node::Input(0),
+                Node::Input(1),
+                Node::Binary {
+                    op: BinaryOp::Add,
+                    a: 0,
+                    b: 1,
+                },
+                Node::Binary {
+                    op: BinaryOp::Multiply,
+                    a: 0,
+                    b: 1,
+                },
+            ],
+            stores: vec![
+                Store {
+                    node: 2,
+                    tensor: x,
+                    layout: Layout::Element,
+                },
+                Store {
+                    node: 3,
+                    tensor: y,
+                    layout: Layout::Element,
+                },
+            ],
+        }
+        .into(),
+    ]);
+    let pairs = || x64.iter().zip(&y64);
+    close(
+        &bench.get(x),
+        &pairs().map(|(x, y)| x + y).collect::<Vec<_>>(),
+        1e-6,
+    );
+    close(
+        &bench.get(y),
+        &pairs().map(|(x, y)| x * y).collect::<Vec<_>>(),
+        1e-6,
+    );
+}
+
+/// NaN is neither hidden nor a panic.
+#[test]
+fn nan_spreads() {
+    let mut bench = Bench::new(14);
+    let values = [f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY];
+    let x = bench.put(&[1, 4], &values);
+    for op in UNARY {
+        let out = bench.zeros(&[1, 4]);
+        bench.run(vec![
+            RowMap {
+                rows: 1,
+                cols: 4,
+                inputs: vec![Operand {
+                    tensor: x,
+                    layout: Layout::Element,
+                }],
+                nodes: vec![Node::Input(0), Node::Unary { op, a: 0 }],
+                stores: vec![Store {
+                    node: 1,
+                    tensor: out,
+                    layout: Layout::Element,
+                }],
+            }
+            .into(),
+        ]);
+        let got = bench.get(out);
+        assert!(
+            op == UnaryOp::Step || got[0].is_nan(),
+            "{op:?} hides NaN: {got:?}"
+        );
+    }
+    for (op, swap) in [BinaryOp::Minimum, BinaryOp::Maximum]
+        .map(|op| [(op, 0), (op, 1)])
+        .concat()
+    {
+        let out = bench.zeros(&[1, 4]);
+        bench.run(vec![
+            RowMap {
+                rows: 1,
+                cols: 4,
+                inputs: vec![Operand {
+                    tensor: x,
+                    layout: Layout::Element,
+                }],
+                nodes: vec![
+                    Node::Input(0),
+                    Node::Constant(0.0),
+                    Node::Binary {
+                        op,
+                        a: swap,
+                        b: 1 - swap,
+                    },
+                    Node::Reduce {
+                        op: Reduction::Maximum,
+                        a: 2,
+                    },
+                ],
+                stores: vec![Store {
+                    node: 3,
+                    tensor: out,
+                    layout: Layout::Element,
+                }],
+            }
+            .into(),
+        ]);
+        assert!(bench.get(out)[0].is_nan());
+    }
+}

@@ -1,0 +1,58 @@
+//! Messages between a parent and its child processes: a little-endian `u32`
+//! length, then the message as MessagePack with named
+//! fields (self-describing, which the tagged enums need).
+//!
+//! Both ends bound what they accept. A child is not trusted by its parent.
+
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::{self, Read, Write};
+
+/// Sends one message with a single `write`.
+pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    let mut frame = vec![0u8; 4];
+    message
+        .serialize(&mut rmp_serde::Serializer::new(&mut frame).with_struct_map())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let length = u32::try_from(frame.len() - 4)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "message over 4 GiB"))?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    to.write_all(&frame)
+}
+
+/// Receives one message of at most `limit` bytes. `UnexpectedEof` with an
+/// empty message means that the peer is gone.
+pub fn receive<T: DeserializeOwned>(from: &mut impl Read, limit: usize) -> io::Result<T> {
+    let mut length = [0u8; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("message of {length} bytes; at most {limit} are accepted"),
+        ));
+    }
+    // Grown as bytes arrive, so that a forged length allocates nothing.
+    let mut body = Vec::with_capacity(length.min(1 << 16));
+    from.by_ref().take(length as u64).read_to_end(&mut body)?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    rmp_serde::from_slice(&body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_back_and_a_bad_frame_is_refused() {
+        let mut buffer = Vec::new();
+        send(&mut buffer, &(1u32, "two".to_owned(), f64::NAN.to_bits())).unwrap();
+        let back: (u32, String, u64) = receive(&mut buffer.as_slice(), 100).unwrap();
+        assert_eq!(back, (1, "two".to_owned(), f64::NAN.to_bits()));
+
+        let forged = [0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(receive::<u8>(&mut forged.as_slice(), 100).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
