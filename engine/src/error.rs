@@ -1,5 +1,6 @@
 //! What can go wrong in a run, told to the person who meets it.
 
+use crate::evaluate::HostError;
 use crate::ids::BlobId;
 use crate::task::TaskError;
 use std::path::{Path, PathBuf};
@@ -156,9 +157,27 @@ pub enum EngineError {
         /// Those that exist, comma separated.
         known: String,
     },
+    /// The data is not what the run started with.
+    #[error("the data in {} changed since the run started", path.display())]
+    DataChanged {
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// A file of the data holds nothing.
+    #[error("{} is empty", path.display())]
+    EmptyData {
+        /// The file.
+        path: PathBuf,
+    },
     /// A seed that cannot be stored.
     #[error("seed {0} is too large: seeds are 0..=9223372036854775807")]
     SeedTooLarge(u64),
+}
+
+impl From<HostError> for EngineError {
+    fn from(error: HostError) -> Self {
+        Self::Host { message: error.message, hint: error.hint }
+    }
 }
 
 impl EngineError {
@@ -199,6 +218,8 @@ impl EngineError {
                 format!("the task's own program must run on every seed: {}", outcome.hint())
             }
             Self::UnknownProposer { known, .. } => format!("the proposers are: {known}"),
+            Self::DataChanged { .. } => "restore the files, or start a new run: scores would not be comparable".into(),
+            Self::EmptyData { .. } => "a corpus needs text in each of its parts: give a folder with more files".into(),
             Self::SeedTooLarge(_) => "choose a smaller seed".into(),
         }
     }

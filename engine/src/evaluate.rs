@@ -1,5 +1,9 @@
 //! Evaluating a candidate: the door between the search and the sandbox.
 
+mod sandboxed;
+
+pub use sandboxed::Sandboxed;
+
 use crate::ids::{BlobId, CandidateId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -30,9 +34,7 @@ impl Split {
 pub struct BuildTime {
     /// The compiler.
     pub rustc_us: u64,
-    /// The module gate and metering.
-    pub gate_us: u64,
-    /// Machine code.
+    /// Gate, metering, encoding and machine code.
     pub codegen_us: u64,
     /// Request to answer.
     pub total_us: u64,

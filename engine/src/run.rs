@@ -3,6 +3,10 @@
 //! `run.toml` is written last, by rename: a folder that has one is complete.
 //! It is frozen: its digest is the first event of the ledger.
 
+mod data;
+
+pub use data::DataSnapshot;
+
 use crate::archive::Archive;
 use crate::blobs::{Blobs, sync_folder};
 use crate::candidate::Candidate;
@@ -16,21 +20,6 @@ use std::path::{Path, PathBuf};
 
 /// The format of `run.toml`.
 pub const SCHEMA: i64 = 1;
-
-/// The files of one prepared corpus, and what they hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSnapshot {
-    /// What candidates train on.
-    pub train: PathBuf,
-    /// What the search scores on.
-    pub selection: PathBuf,
-    /// What the final comparison scores on.
-    #[serde(rename = "final")]
-    pub last: PathBuf,
-    /// BLAKE3 over the three files: scores depend on them.
-    pub digest: String,
-}
 
 /// The frozen configuration of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -208,16 +208,12 @@ fn repeat<E: Evaluate>(
     if matches!(record.result.outcome, Outcome::Rejected { .. }) && record.build.is_none() {
         return Ok(());
     }
-    let host = |e: crate::evaluate::HostError| EngineError::Host {
-        message: e.message,
-        hint: e.hint,
-    };
     let result = match evaluator.build(&source) {
         Ok(built) => evaluator
             .evaluate(&built, &candidate.knobs, record.key.seed, record.key.split)
-            .map_err(host)?,
+            ?,
         Err(BuildFailure::Candidate(outcome)) => Evaluated::failed(outcome),
-        Err(BuildFailure::Host(error)) => return Err(host(error)),
+        Err(BuildFailure::Host(error)) => return Err(error.into()),
     };
     let again = EvaluationRecord {
         key: record.key.clone(),

@@ -18,6 +18,12 @@ pub const GRID: i128 = 1 << 50;
 /// The most circles in one packing.
 pub const MAX_CIRCLES: u32 = 4096;
 
+/// What a candidate is called with: n as u32, then a seed as u64, both
+/// little-endian.
+pub fn input(n: u32, seed: u64) -> Vec<u8> {
+    [n.to_le_bytes().as_slice(), &seed.to_le_bytes()].concat()
+}
+
 /// A circle on the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Circle {

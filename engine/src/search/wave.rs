@@ -4,7 +4,7 @@ use super::population::Population;
 use super::{Halt, Search, stop_requested};
 use crate::error::EngineError;
 use crate::evaluate::{
-    BuildFailure, Evaluate, Evaluated, EvaluationKey, EvaluationRecord, HostError, Split,
+    BuildFailure, Evaluate, Evaluated, EvaluationKey, EvaluationRecord, Split,
 };
 use crate::ids::BlobId;
 use crate::ledger::Event;
@@ -206,12 +206,11 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
                     let result = self
                         .search
                         .evaluator
-                        .evaluate(&built, &candidate.knobs, key.seed, key.split)
-                        .map_err(host)?;
+                        .evaluate(&built, &candidate.knobs, key.seed, key.split)?;
                     (result, Some(self.search.evaluator.facts(&built)))
                 }
                 Err(BuildFailure::Candidate(outcome)) => (Evaluated::failed(outcome), None),
-                Err(BuildFailure::Host(error)) => return Err(host(error)),
+                Err(BuildFailure::Host(error)) => return Err(error.into()),
             },
         };
         let now = SystemTime::now()
@@ -256,13 +255,6 @@ fn key(population: &Population, job: &Job) -> EvaluationKey {
         candidate: population.id(job.member),
         split: job.split,
         seed: job.seed,
-    }
-}
-
-fn host(error: HostError) -> EngineError {
-    EngineError::Host {
-        message: error.message,
-        hint: error.hint,
     }
 }
 
