@@ -4,8 +4,10 @@
 //! It is frozen: its digest is the first event of the ledger.
 
 mod data;
+mod probe;
 
 pub use data::DataSnapshot;
+pub use probe::fresh_probe_secret;
 
 use crate::archive::Archive;
 use crate::blobs::{Blobs, sync_folder};
@@ -88,6 +90,7 @@ impl RunFolder {
         let blobs = Blobs::open(&path.join("blobs"))?;
         let baseline = blobs.put(new.source.as_bytes())?;
         drop(Archive::open(&path.join("terrarium.db"))?);
+        probe::create(path)?;
         let config = RunConfig {
             schema: SCHEMA,
             engine: concat!("terrarium ", env!("CARGO_PKG_VERSION")).into(),
@@ -170,6 +173,11 @@ impl RunFolder {
         Candidate::baseline(self.config.baseline.clone())
     }
 
+    /// Decides where honesty probes go; see [`fresh_probe_secret`].
+    pub fn probe_secret(&self) -> Result<u64, EngineError> {
+        probe::read(&self.path)
+    }
+
     /// A candidate's source text, verified.
     pub fn source(&self, candidate: &Candidate) -> Result<String, EngineError> {
         self.blobs.text(&candidate.source)
@@ -199,7 +207,8 @@ fn refuse_missing_run(path: &Path) -> Result<(), EngineError> {
 
 /// Only what an interrupted creation leaves behind may be there.
 fn refuse_foreign_folder(path: &Path) -> Result<(), EngineError> {
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 8] = [
+        probe::FILE,
         "run.toml",
         "run.lock",
         "blobs",

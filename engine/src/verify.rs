@@ -263,3 +263,61 @@ fn difference(record: &EvaluationRecord, again: &EvaluationRecord) -> String {
     };
     format!("{} {what}", record.key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Quadratic, new_run, run, small_search};
+    use crate::observer::Unobserved;
+
+    fn finished_run() -> (tempfile::TempDir, RunFolder) {
+        let home = tempfile::tempdir().unwrap();
+        let folder = new_run(home.path(), small_search(), 1);
+        run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap();
+        (home, folder)
+    }
+
+    fn check(folder: &RunFolder, evaluator: &Quadratic, which: &Which) -> Verification {
+        verify(folder, evaluator, which, &mut |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_sound_run_repeats_to_the_last_bit() {
+        let (_home, folder) = finished_run();
+        let winner = check(&folder, &Quadratic::default(), &Which::Winner);
+        assert!(winner.is_sound(), "{:?}", winner.faults);
+        assert!(winner.repetitions.len() > 3);
+        let all = check(&folder, &Quadratic::default(), &Which::All);
+        assert!(all.is_sound(), "{:?}", all.faults);
+        assert!(all.repetitions.len() > winner.repetitions.len());
+        assert!(all.repetitions.iter().all(|r| r.agreement == Agreement::Equal));
+        // Another machine, another score.
+        let other = Quadratic { noise: 0.011, ..Quadratic::default() };
+        let different = check(&folder, &other, &Which::Winner);
+        assert_eq!(different.faults.len(), different.repetitions.len());
+        assert!(different.faults[0].contains("scored"), "{:?}", different.faults);
+    }
+
+    #[test]
+    fn tampering_is_listed_wherever_it_was_done() {
+        let (home, folder) = finished_run();
+        let alter = |sql: &str| {
+            let database = rusqlite::Connection::open(home.path().join("terrarium.db")).unwrap();
+            assert!(database.execute(sql, []).unwrap() > 0, "{sql}");
+        };
+        let faults = || check(&folder, &Quadratic::default(), &Which::Nothing).faults;
+        assert_eq!(faults(), Vec::<String>::new());
+        alter("UPDATE evaluations SET score = 0.0 WHERE split = 'final' AND seed = (SELECT max(seed) FROM evaluations WHERE split = 'final')");
+        let told = faults();
+        assert!(!told.is_empty() && told.iter().all(|f| f.contains("is not what event")), "{told:?}");
+        alter("DELETE FROM evaluations WHERE split = 'final'");
+        assert!(faults().iter().all(|f| f.contains("is missing")));
+        alter("UPDATE ledger SET event = replace(event, 'kept', 'lost') WHERE kind = 'decided'");
+        assert!(faults()[0].contains("the ledger is broken at event"));
+        std::fs::write(folder.blobs().path(&folder.config().baseline), "bias = 9").unwrap();
+        assert!(faults().iter().any(|f| f.contains("is corrupt")), "{:?}", faults());
+        // A repetition that lacks its source is not made, and does not panic.
+        let all = check(&folder, &Quadratic::default(), &Which::All);
+        assert!(!all.is_sound());
+    }
+}

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::Cpu;
 use crate::error::fail;
+use crate::graph::Graph;
 use crate::table::{Span, Table, Tensor};
-use crate::validate::{self, Graph};
+use crate::validate;
 use crate::{DType, Error, Op, TensorId};
 
 /// How to open the CPU device.
@@ -15,8 +16,8 @@ pub struct CpuConfig {
     /// number changes speed, never a bit of any result.
     pub threads: usize,
     /// Most bytes of tensor storage at a time. Scratch memory of kernels is
-    /// not counted; it stays below 64 MiB and 32 MiB per thread, or the size
-    /// of an operation's largest operand where that is more.
+    /// not counted: at most 48 MiB per thread, or four times the size of an
+    /// operation's largest operand where that is more (given back after it).
     pub max_bytes: u64,
     /// Most tensors (views included) at a time.
     pub max_tensors: u32,
@@ -196,10 +197,10 @@ impl Device {
     /// tensors was freed: nothing ran. `IndexRange` when an index tensor held
     /// a value out of range: everything ran, with the index clamped.
     pub fn run(&mut self, graph: &Graph) -> Result<(), Error> {
-        if graph.device() != self.identity {
+        if graph.device != self.identity {
             return fail!(BadHandle, "the graph was prepared on another device");
         }
-        for &id in graph.handles() {
+        for &id in &graph.handles {
             self.table.get(id)?;
         }
         self.cpu.run(&self.table, graph)

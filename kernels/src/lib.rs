@@ -19,11 +19,13 @@ pub mod cost;
 mod cpu;
 mod device;
 mod error;
+mod graph;
 mod kind;
 mod op;
 
 pub mod reference;
 mod row_kernel;
+mod shape;
 mod step;
 mod storage;
 mod table;
@@ -31,8 +33,9 @@ mod validate;
 
 pub use device::{CpuConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
+pub use graph::{Graph, ProfileLine};
 pub use kind::cpu_kind;
 pub use op::*;
 pub use row_kernel::{MAX_INPUTS, MAX_NODES, MAX_ROW_VALUES, MAX_STORES};
 pub use table::MAX_RANK;
-pub use validate::{Graph, MAX_OPS, ProfileLine};
+pub use validate::{MAX_GRAPH_NODES, MAX_OPS};

@@ -98,7 +98,7 @@ pub enum ReduceAxis {
     All,
 }
 
-/// How an operand is laid over the [rows, cols] space of a row kernel.
+/// How an operand is laid over the \[rows, cols\] space of a row kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Layout {
     /// rows × cols elements.
@@ -191,42 +191,42 @@ ops! {
     Random { dst: TensorId, seed: u64, stream: u64, distribution: Distribution, scale: f32 }
     /// dst = src, cast; equal element counts.
     Copy { src: TensorId, dst: TensorId }
-    /// dst[:, dst_col..+width] (=|+=) src[:, src_col..+width]; equal rows.
+    /// dst\[:, dst_col..+width\] (=|+=) src\[:, src_col..+width\]; equal rows.
     Columns { src: TensorId, src_col: u32, dst: TensorId, dst_col: u32, width: u32, accumulate: bool }
     /// The last two dimensions exchanged.
     Transpose { src: TensorId, dst: TensorId }
     /// out (=|+=) alpha · op(a) · op(b), batched over the leading dimensions,
     /// which must be equal.
     MatMul { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, accumulate: bool }
-    /// A row kernel over [rows, cols].
+    /// A row kernel over \[rows, cols\].
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
     /// dst (=|+=) scale · Σ src over `axis`.
     Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }
-    /// out = x · inv_rms, inv_rms[r] = 1/√(mean x[r,:]² + eps).
+    /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps).
     RmsNorm { x: TensorId, out: TensorId, inv_rms: TensorId, eps: f32 }
     /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)).
     RmsNormBackward { x: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
-    /// Rotary embedding (Su et al. 2021) of x [B,T,H,D], pairs (i, i + D/2),
+    /// Rotary embedding (Su et al. 2021) of x \[B,T,H,D\], pairs (i, i + D/2),
     /// angle t · base^(−2i/D); `inverse` rotates back.
     Rope { x: TensorId, out: TensorId, base: f32, inverse: bool }
-    /// Causal attention: q,out [B,T,H,D]; k,v [B,T,K,D], K | H; lse [B,H,T].
+    /// Causal attention: q,out \[B,T,H,D\]; k,v \[B,T,K,D\], K | H; lse \[B,H,T\].
     /// Position t sees t−window+1..=t (window 0: 0..=t).
     Attention { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, window: u32, scale: f32 }
     /// Gradients of [`Attention`]; dq, dk, dv are overwritten.
     AttentionBackward { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, dout: TensorId, dq: TensorId, dk: TensorId, dv: TensorId, window: u32, scale: f32 }
-    /// out[n,:] = table[indices[n],:].
+    /// out\[n,:\] = table\[indices\[n\],:\].
     Gather { table: TensorId, indices: TensorId, out: TensorId }
-    /// table[indices[n],:] += src[n,:] in the order of n, after zeroing the
+    /// table\[indices\[n\],:\] += src\[n,:\] in the order of n, after zeroing the
     /// table unless `accumulate`.
     ScatterAdd { src: TensorId, indices: TensorId, table: TensorId, accumulate: bool }
-    /// losses[n] = lse[n] − z[n, targets[n]], z = cap(x·weightᵀ),
-    /// cap(z) = softcap·tanh(z/softcap) (softcap 0: none). x [N,C],
-    /// weight [V,C], targets I32 [N]; a negative target is ignored (loss 0).
+    /// losses\[n\] = lse\[n\] − z\[n, targets\[n\]\], z = cap(x·weightᵀ),
+    /// cap(z) = softcap·tanh(z/softcap) (softcap 0: none). x \[N,C\],
+    /// weight \[V,C\], targets I32 \[N\]; a negative target is ignored (loss 0).
     /// Row-chunked: the logits are never stored.
     LinearCrossEntropy { x: TensorId, weight: TensorId, targets: TensorId, losses: TensorId, lse: TensorId, softcap: f32 }
     /// Gradient of grad_scale · Σ losses: dx overwritten, dweight (=|+=).
     LinearCrossEntropyBackward { x: TensorId, weight: TensorId, targets: TensorId, lse: TensorId, dx: TensorId, dweight: TensorId, softcap: f32, grad_scale: f32, accumulate: bool }
-    /// Decoupled AdamW (Loshchilov & Hutter 2019). `hyper` F32 [7]: lr,
+    /// Decoupled AdamW (Loshchilov & Hutter 2019). `hyper` F32 \[7\]: lr,
     /// beta1, beta2, eps, weight decay, 1−beta1^t, 1−beta2^t.
     AdamW { param: TensorId, grad: TensorId, m: TensorId, v: TensorId, hyper: TensorId }
 }

@@ -11,83 +11,19 @@
 //! before it writes it.
 
 use crate::error::fail;
+use crate::graph::Graph;
 use crate::op::*;
 use crate::row_kernel;
-use crate::step::{AttentionDims, CrossEntropyDims, Step};
+use crate::shape::*;
+use crate::step::Step;
 use crate::table::{Span, Table, Tensor};
 use crate::{Error, cost};
 
 /// Most operations in one graph.
 pub const MAX_OPS: usize = 65_536;
-
-/// A validated, costed list of operations, bound to the device and tensors it
-/// was prepared for.
-#[derive(Debug)]
-pub struct Graph {
-    device: u64,
-    steps: Vec<Step>,
-    handles: Vec<TensorId>,
-    cost: u64,
-}
-
-/// One line of [`Graph::profile`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ProfileLine {
-    /// Name of the operation, as in [`Op::name`].
-    pub name: &'static str,
-    /// Times that it occurs.
-    pub count: u64,
-    /// Device fuel of all of them.
-    pub cost: u64,
-}
-
-impl Graph {
-    /// Device fuel of one run; see [`mod@cost`].
-    pub fn cost(&self) -> u64 {
-        self.cost
-    }
-
-    /// Number of operations.
-    pub fn ops(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// Device fuel of the dearest single operation.
-    pub fn largest_cost(&self) -> u64 {
-        self.steps.iter().map(cost::fuel).max().unwrap_or(0)
-    }
-
-    /// Where the fuel goes, the dearest kind of operation first.
-    pub fn profile(&self) -> Vec<ProfileLine> {
-        let mut lines: Vec<ProfileLine> = Vec::new();
-        for step in &self.steps {
-            let (name, cost) = (step.name(), cost::fuel(step));
-            match lines.iter_mut().find(|line| line.name == name) {
-                Some(line) => {
-                    line.count += 1;
-                    line.cost = line.cost.saturating_add(cost);
-                }
-                None => lines.push(ProfileLine {
-                    name,
-                    count: 1,
-                    cost,
-                }),
-            }
-        }
-        lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));
-        lines
-    }
-
-    pub(crate) fn device(&self) -> u64 {
-        self.device
-    }
-    pub(crate) fn handles(&self) -> &[TensorId] {
-        &self.handles
-    }
-    pub(crate) fn steps(&self) -> &[Step] {
-        &self.steps
-    }
-}
+/// Most row-kernel nodes in one graph, so that a list that repeats one kernel
+/// cannot fill the host's memory (about 100 bytes each).
+pub const MAX_GRAPH_NODES: usize = 1 << 18;
 
 pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, Error> {
     if ops.len() > MAX_OPS {
@@ -99,8 +35,19 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
     }
     let mut steps = Vec::with_capacity(ops.len());
     let mut handles = Vec::new();
-    let mut total = 0u64;
+    let mut fuels = Vec::with_capacity(ops.len());
+    let mut nodes = 0usize;
     for (index, op) in ops.iter().enumerate() {
+        if let Op::RowMap(kernel) = op {
+            nodes = nodes.saturating_add(kernel.nodes.len());
+            if nodes > MAX_GRAPH_NODES {
+                let error = fail!(
+                    Quota,
+                    "the list has more than {MAX_GRAPH_NODES} row-kernel nodes; split it"
+                );
+                return error.map_err(|error: Error| error.at(index as u32, op.name()));
+            }
+        }
         let mut check = Check {
             table,
             operands: Vec::with_capacity(8),
@@ -110,7 +57,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
             .op(op)
             .and_then(|step| check.alias(op).map(|()| step))
             .map_err(|error| error.at(index as u32, op.name()))?;
-        total = total.saturating_add(cost::fuel(&step));
+        fuels.push(cost::fuel(&step));
         steps.push(step);
     }
     handles.sort_unstable();
@@ -118,8 +65,8 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
     Ok(Graph {
         device,
         steps,
+        fuels,
         handles,
-        cost: total,
     })
 }
 
@@ -619,157 +566,4 @@ impl<'a> Check<'a> {
 
 fn swapped(dims: [usize; 2], swap: bool) -> [usize; 2] {
     if swap { [dims[1], dims[0]] } else { dims }
-}
-
-fn attention_dims(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    window: u32,
-    scale: f32,
-) -> Result<AttentionDims, Error> {
-    let [batch, time, heads, dim] = rank4("q", q)?;
-    let [k_batch, k_time, kv_heads, k_dim] = rank4("k", k)?;
-    same_shape("k", k, "v", v)?;
-    same("batches of q and k", batch, k_batch)?;
-    same("times of q and k", time, k_time)?;
-    same("head sizes of q and k", dim, k_dim)?;
-    if heads % kv_heads != 0 {
-        return fail!(
-            ShapeMismatch,
-            "{kv_heads} key heads do not divide {heads} query heads"
-        );
-    }
-    if window as usize > time {
-        return fail!(
-            InvalidArgument,
-            "window {window} is longer than the {time} positions; 0 sees all"
-        );
-    }
-    finite("scale", scale)?;
-    let window = if window == 0 { time } else { window as usize };
-    Ok(AttentionDims {
-        batch,
-        time,
-        heads,
-        kv_heads,
-        dim,
-        window,
-        scale,
-    })
-}
-
-fn check_lse(lse: &Tensor, dims: &AttentionDims) -> Result<(), Error> {
-    let expected = [dims.batch as u32, dims.heads as u32, dims.time as u32];
-    if lse.shape != expected {
-        return fail!(
-            ShapeMismatch,
-            "lse is {:?}, and must be [B,H,T] {expected:?}",
-            lse.shape
-        );
-    }
-    Ok(())
-}
-
-fn cross_entropy_dims(
-    x: &Tensor,
-    weight: &Tensor,
-    targets: &Tensor,
-    lse: &Tensor,
-    softcap: f32,
-) -> Result<CrossEntropyDims, Error> {
-    let [vocabulary, channels] = match weight.shape[..] {
-        [v, c] => [v as usize, c as usize],
-        _ => {
-            return fail!(
-                ShapeMismatch,
-                "weight is {:?}, and must be [V,C]",
-                weight.shape
-            );
-        }
-    };
-    same("cols of x and weight", x.cols(), channels)?;
-    let rows = x.rows();
-    same("elements of targets and rows of x", targets.span.len, rows)?;
-    same("elements of lse and rows of x", lse.span.len, rows)?;
-    non_negative("softcap", softcap)?;
-    if softcap != 0.0 && !softcap.is_normal() {
-        return fail!(
-            InvalidArgument,
-            "softcap {softcap:e} is subnormal; use 0 for none"
-        );
-    }
-    Ok(CrossEntropyDims {
-        rows,
-        channels,
-        vocabulary,
-        softcap,
-    })
-}
-
-fn matrix(name: &str, tensor: &Tensor) -> Result<[usize; 2], Error> {
-    match tensor.shape[..] {
-        [.., rows, cols] => Ok([rows as usize, cols as usize]),
-        _ => fail!(
-            ShapeMismatch,
-            "{name} is {:?}, and needs a rank of 2 or more",
-            tensor.shape
-        ),
-    }
-}
-
-fn rank4(name: &str, tensor: &Tensor) -> Result<[usize; 4], Error> {
-    match tensor.shape[..] {
-        [a, b, c, d] => Ok([a as usize, b as usize, c as usize, d as usize]),
-        _ => fail!(
-            ShapeMismatch,
-            "{name} is {:?}, and must be [B,T,H,D]",
-            tensor.shape
-        ),
-    }
-}
-
-fn same(what: &str, a: usize, b: usize) -> Result<(), Error> {
-    if a != b {
-        return fail!(ShapeMismatch, "{what} must be equal, and are {a} and {b}");
-    }
-    Ok(())
-}
-
-fn same_shape(a_name: &str, a: &Tensor, b_name: &str, b: &Tensor) -> Result<(), Error> {
-    if a.shape != b.shape {
-        return fail!(
-            ShapeMismatch,
-            "{b_name} is {:?}, and must have the shape of {a_name}, {:?}",
-            b.shape,
-            a.shape
-        );
-    }
-    Ok(())
-}
-
-fn finite(name: &str, value: f32) -> Result<(), Error> {
-    if !value.is_finite() {
-        return fail!(InvalidArgument, "{name} is {value}, and must be finite");
-    }
-    Ok(())
-}
-
-fn non_negative(name: &str, value: f32) -> Result<(), Error> {
-    finite(name, value)?;
-    if value < 0.0 {
-        return fail!(
-            InvalidArgument,
-            "{name} is {value}, and must not be negative"
-        );
-    }
-    Ok(())
-}
-
-fn positive(name: &str, value: f32) -> Result<(), Error> {
-    finite(name, value)?;
-    if value <= 0.0 {
-        return fail!(InvalidArgument, "{name} is {value}, and must be above 0");
-    }
-    Ok(())
 }

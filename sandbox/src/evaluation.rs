@@ -120,6 +120,7 @@ pub enum Job {
     /// One `call`.
     Call {
         /// Its input.
+        #[serde(with = "serde_bytes")]
         input: Vec<u8>,
     },
 }
@@ -129,6 +130,9 @@ pub enum Job {
 pub struct Evaluation {
     /// Seeds `init` and the order of batches.
     pub seed: u64,
+    /// Decides where the honesty probes go. It must not be known to the
+    /// candidate; it never changes a score, only what is caught.
+    pub probe_key: u64,
     /// Knob values.
     pub knobs: Knobs,
     /// Work.
@@ -154,7 +158,7 @@ pub enum Product {
     /// Of [`Job::Train`].
     HeldOut(HeldOutScore),
     /// Of [`Job::Call`]: the bytes that `call` returned, not yet scored.
-    Output(Vec<u8>),
+    Output(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// One `report.metric` of the candidate (its own claim; never a score).

@@ -22,7 +22,7 @@
 mod compiler;
 mod debian;
 mod sdk;
-mod store;
+pub mod store;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

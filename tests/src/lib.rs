@@ -1,1 +1,6 @@
-//! Work in progress.
+//! What crosses crates: the crate graph, escapes, end to end, peers.
+//!
+//! The library part holds what several of those tests share. It is used by
+//! tests and benches only.
+
+pub mod native;

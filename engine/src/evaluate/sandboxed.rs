@@ -4,6 +4,7 @@ use super::{BuildFacts, BuildFailure, BuildTime, Evaluate, Evaluated, HostError,
 use crate::error::EngineError;
 use crate::run::DataSnapshot;
 use crate::scoring;
+use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, World,
@@ -14,13 +15,21 @@ pub struct Sandboxed<'a> {
     sandbox: &'a Sandbox,
     task: &'a Task,
     data: Option<&'a DataSnapshot>,
+    probe_secret: u64,
     identity: String,
 }
 
 impl<'a> Sandboxed<'a> {
     /// For this task. `data` must be there for world `trainer`; whether it is
-    /// still what it was is asked of [`DataSnapshot::verify`].
-    pub fn new(sandbox: &'a Sandbox, task: &'a Task, data: Option<&'a DataSnapshot>) -> Result<Self, EngineError> {
+    /// still what it was is asked of [`DataSnapshot::verify`]. `probe_secret`
+    /// decides where the honesty probes go: the run's, or a fresh one. Scores
+    /// of honest candidates do not depend on it.
+    pub fn new(
+        sandbox: &'a Sandbox,
+        task: &'a Task,
+        data: Option<&'a DataSnapshot>,
+        probe_secret: u64,
+    ) -> Result<Self, EngineError> {
         if task.header.world == World::Trainer && data.is_none() {
             return Err(EngineError::Host {
                 message: format!("task `{}` trains on a corpus, and none was given", task.header.name),
@@ -28,7 +37,7 @@ impl<'a> Sandboxed<'a> {
             });
         }
         let identity = sandbox.identity().map_err(|e| EngineError::from(host(&e)))?;
-        Ok(Self { sandbox, task, data, identity })
+        Ok(Self { sandbox, task, data, probe_secret, identity })
     }
 
     fn job(&self, seed: u64, split: Split) -> Result<Job, HostError> {
@@ -93,6 +102,7 @@ impl Evaluate for Sandboxed<'_> {
     fn evaluate(&self, built: &Component, knobs: &Knobs, seed: u64, split: Split) -> Result<Evaluated, HostError> {
         let evaluation = Evaluation {
             seed,
+            probe_key: seeds::derive(self.probe_secret, "probe", &[seed, split as u64]),
             knobs: knobs.clone(),
             job: self.job(seed, split)?,
             limits: self.task.budget.clone(),

@@ -6,6 +6,7 @@ fn a_run_is_created_once_and_reopened_as_it_was() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("runs/first");
     let folder = new_run(&path, small_search(), 7);
+    let secret = folder.probe_secret().unwrap();
     let (config, digest) = (folder.config().clone(), folder.config_digest().clone());
     assert_eq!(folder.source(&folder.baseline()).unwrap(), "bias = 0.5\n");
     drop(folder);
@@ -22,6 +23,7 @@ fn a_run_is_created_once_and_reopened_as_it_was() {
         Err(EngineError::RunExists { .. })
     ));
     let folder = RunFolder::open(&path).unwrap();
+    assert_eq!(folder.probe_secret().unwrap(), secret);
     assert_eq!(
         (folder.config(), folder.config_digest()),
         (&config, &digest)

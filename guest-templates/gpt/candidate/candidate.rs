@@ -5,8 +5,8 @@
 //! value embeddings behind gates, learned residual scalars, an untied head
 //! with capped logits; Muon on the matrices and AdamW on the rest.
 //!
-//! Everything between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END may be changed;
-//! the rest is the frame that the evaluation relies on.
+//! What lies inside the evolve blocks may be changed; the rest is the frame
+//! that the evaluation relies on.
 
 use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
@@ -16,7 +16,7 @@ use terrarium_sdk::{
     Distribution, Graph, Result, Tape, Tensor, Trainer, Var, data, export_trainer, report, train,
 };
 
-// EVOLVE-BLOCK-START: sizes
+// EVOLVE-BLOCK-START sizes
 /// The model's dimensions.
 struct Config {
     vocabulary: u32,
@@ -38,9 +38,15 @@ impl Config {
         let head_dim = 8 * knobs::size("head_dim_by_8", 4, 2, 8, Linear);
         let heads = knobs::size("heads", 2, 1, 8, Linear);
         let groups = knobs::size("queries_per_key", 1, 1, 4, Linear);
-        let kv_heads = if heads.is_multiple_of(groups) { heads / groups } else { heads };
+        let kv_heads = if heads.is_multiple_of(groups) {
+            heads / groups
+        } else {
+            heads
+        };
         let expansion = knobs::size("mlp_expansion", 4, 1, 8, Linear);
-        let pattern = ["L", "SL", "SSL", "SSSL"][knobs::choice("windows", 0, &["L", "SL", "SSL", "SSSL"])].as_bytes();
+        let pattern = ["L", "SL", "SSL", "SSSL"]
+            [knobs::choice("windows", 0, &["L", "SL", "SSL", "SSSL"])]
+        .as_bytes();
         let value = knobs::choice("value_embeddings", 1, &["none", "alternating", "all"]);
         let last = depth - 1;
         Config {
@@ -51,8 +57,12 @@ impl Config {
             kv_heads,
             hidden: expansion * head_dim * heads,
             // The last layer always sees everything.
-            windows: (0..depth).map(|i| i != last && pattern[i as usize % pattern.len()] == b'S').collect(),
-            value_layers: (0..depth).map(|i| value == 2 || (value == 1 && (last - i).is_multiple_of(2))).collect(),
+            windows: (0..depth)
+                .map(|i| i != last && pattern[i as usize % pattern.len()] == b'S')
+                .collect(),
+            value_layers: (0..depth)
+                .map(|i| value == 2 || (value == 1 && (last - i).is_multiple_of(2)))
+                .collect(),
             softcap: knobs::float("softcap", 15.0, 5.0, 60.0, Logarithmic),
             rope_base: knobs::float("rope_base", 10_000.0, 100.0, 100_000.0, Logarithmic),
         }
@@ -72,11 +82,18 @@ fn batch_shape() -> (u32, u32) {
     let rows = knobs::size("batch_rows", 8, 1, 64, Logarithmic);
     let time = knobs::choice("train_context", 1, &["half", "full"]);
     let context = data::describe().context;
-    (rows, if time == 0 { (context / 2).max(1) } else { context })
+    (
+        rows,
+        if time == 0 {
+            (context / 2).max(1)
+        } else {
+            context
+        },
+    )
 }
 // EVOLVE-BLOCK-END
 
-// EVOLVE-BLOCK-START: model
+// EVOLVE-BLOCK-START model
 /// Channels that a value gate looks at.
 const GATE_CHANNELS: u32 = 32;
 const EPS: f32 = 1e-6;
@@ -110,12 +127,17 @@ impl Model {
             Ok(tensor)
         };
         // Uniform with the variance of a normal of deviation 1/√C.
-        let spread = knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
+        let spread =
+            knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
         let tables = config.value_layers.iter().filter(|&&has| has).count() as u32;
         let embedding_scale = knobs::float("embedding_init", 1.0, 0.01, 2.0, Logarithmic);
         let head_scale = knobs::float("head_init", 0.001, 0.0001, 0.1, Logarithmic);
         Ok(Model {
-            embedding: random(&[config.vocabulary, c], Distribution::Normal, embedding_scale)?,
+            embedding: random(
+                &[config.vocabulary, c],
+                Distribution::Normal,
+                embedding_scale,
+            )?,
             head: random(&[config.vocabulary, c], Distribution::Normal, head_scale)?,
             query: random(&[layers, c, c], Distribution::Uniform, spread)?,
             key: random(&[layers, kv, c], Distribution::Uniform, spread)?,
@@ -141,10 +163,14 @@ impl Model {
         let mut x = x0;
         let mut tables = 0;
         for layer in 0..self.config.depth {
-            let (keep, first) = (t.param_row(&self.residual, layer)?, t.param_row(&self.first, layer)?);
-            x = t.map(&[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)], &|e| {
-                e[2] * e[0] + e[3] * e[1]
-            })?;
+            let (keep, first) = (
+                t.param_row(&self.residual, layer)?,
+                t.param_row(&self.first, layer)?,
+            );
+            x = t.map(
+                &[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)],
+                &|e| e[2] * e[0] + e[3] * e[1],
+            )?;
             let h = t.rms_norm(x, EPS)?;
             let h = self.attention(t, h, tokens, layer, &mut tables)?;
             x = t.add(x, h)?;
@@ -155,11 +181,21 @@ impl Model {
         t.rms_norm(x, EPS)
     }
 
-    fn attention(&self, t: &mut Tape, x: Var, tokens: Var, layer: u32, tables: &mut u32) -> Result<Var> {
+    fn attention(
+        &self,
+        t: &mut Tape,
+        x: Var,
+        tokens: Var,
+        layer: u32,
+        tables: &mut u32,
+    ) -> Result<Var> {
         let c = &self.config;
         let (b, time) = (t.shape(x)[0], t.shape(x)[1]);
-        let (wq, wk, wv) =
-            (t.param_row(&self.query, layer)?, t.param_row(&self.key, layer)?, t.param_row(&self.value, layer)?);
+        let (wq, wk, wv) = (
+            t.param_row(&self.query, layer)?,
+            t.param_row(&self.key, layer)?,
+            t.param_row(&self.value, layer)?,
+        );
         let q = t.linear(x, wq)?;
         let k = t.linear(x, wk)?;
         let v = t.linear(x, wv)?;
@@ -182,7 +218,11 @@ impl Model {
         let k = t.rope(k, c.rope_base)?;
         let q = t.rms_norm(q, EPS)?;
         let k = t.rms_norm(k, EPS)?;
-        let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
+        let window = if c.windows[layer as usize] {
+            (data::describe().context / 2).max(1)
+        } else {
+            0
+        };
         let y = t.attention(q, k, v, window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let wo = t.param_row(&self.project, layer)?;
@@ -190,7 +230,10 @@ impl Model {
     }
 
     fn mlp(&self, t: &mut Tape, x: Var, layer: u32) -> Result<Var> {
-        let (up, down) = (t.param_row(&self.expand, layer)?, t.param_row(&self.contract, layer)?);
+        let (up, down) = (
+            t.param_row(&self.expand, layer)?,
+            t.param_row(&self.contract, layer)?,
+        );
         let h = t.linear(x, up)?;
         let h = t.map_elements(&[h], &|e| e[0].relu().square())?;
         t.linear(h, down)
@@ -198,7 +241,7 @@ impl Model {
 }
 // EVOLVE-BLOCK-END
 
-// EVOLVE-BLOCK-START: optimizer
+// EVOLVE-BLOCK-START optimizer
 /// Which rule updates which parameters.
 fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     let decay = knobs::number("weight_decay", 0.0, 0.0, 0.4, Linear);
@@ -222,7 +265,14 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     let scalar_rate = knobs::number("scalar_rate", 0.01, 0.001, 0.5, Logarithmic);
 
     let m = model;
-    let matrices = [&m.query, &m.key, &m.value, &m.project, &m.expand, &m.contract];
+    let matrices = [
+        &m.query,
+        &m.key,
+        &m.value,
+        &m.project,
+        &m.expand,
+        &m.contract,
+    ];
     let mut embeddings = vec![m.embedding.clone()];
     embeddings.extend(m.value_tables.iter().cloned());
     let mut scalars = vec![m.residual.clone(), m.first.clone()];
@@ -231,9 +281,27 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     }
     Ok(vec![
         Box::new(Muon::new(&matrices.map(Tensor::clone), muon)?),
-        Box::new(AdamW::new(&embeddings, AdamWConfig { rate: embedding_rate, ..adam })?),
-        Box::new(AdamW::new(&[m.head.clone()], AdamWConfig { rate: head_rate, ..adam })?),
-        Box::new(AdamW::new(&scalars, AdamWConfig { rate: scalar_rate, ..adam })?),
+        Box::new(AdamW::new(
+            &embeddings,
+            AdamWConfig {
+                rate: embedding_rate,
+                ..adam
+            },
+        )?),
+        Box::new(AdamW::new(
+            &[m.head.clone()],
+            AdamWConfig {
+                rate: head_rate,
+                ..adam
+            },
+        )?),
+        Box::new(AdamW::new(
+            &scalars,
+            AdamWConfig {
+                rate: scalar_rate,
+                ..adam
+            },
+        )?),
     ])
 }
 
@@ -277,13 +345,20 @@ impl Gpt {
         let cap = self.model.config.softcap;
         let z = t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())?;
         t.store(z, &logits)?;
-        Ok(Predictor { tokens, logits, graph: t.record()? })
+        Ok(Predictor {
+            tokens,
+            logits,
+            graph: t.record()?,
+        })
     }
 }
 
 impl Trainer for Gpt {
     fn init(seed: u64) -> Result<Self> {
-        Ok(Gpt { model: Model::init(seed)?, predictors: Vec::new() })
+        Ok(Gpt {
+            model: Model::init(seed)?,
+            predictors: Vec::new(),
+        })
     }
 
     fn train(&mut self) -> Result<()> {
@@ -310,7 +385,7 @@ impl Trainer for Gpt {
         let mut finished = 0;
         let steps = train::until_budget_used(&graph, &mut |step| {
             if finished > 0 && finished % REPORT_EVERY == 0 {
-                report::metric("train_loss", finished, loss_value.download(1)?[0].into());
+                report::metric("train_loss", finished, loss_value.scalar()?.into());
             }
             finished = step.number;
             let rate = schedule.at(step.progress);
@@ -320,7 +395,7 @@ impl Trainer for Gpt {
             data::next_batch(&tokens, &targets)
         })?;
         if steps > 0 {
-            report::metric("train_loss", steps, loss_value.download(1)?[0].into());
+            report::metric("train_loss", steps, loss_value.scalar()?.into());
         }
         report::metric("steps", steps, steps as f64);
         report::metric("step_fuel", steps, graph.cost() as f64);
@@ -328,7 +403,10 @@ impl Trainer for Gpt {
     }
 
     fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()> {
-        let known = self.predictors.iter().position(|p| p.tokens.shape() == tokens.shape());
+        let known = self
+            .predictors
+            .iter()
+            .position(|p| p.tokens.shape() == tokens.shape());
         let at = match known {
             Some(at) => at,
             None => {

@@ -144,6 +144,15 @@ impl Tensor {
         host::download_floats(self.raw(), 0, count)
     }
 
+    /// Reads the first element, such as a loss. Refused during `forward`.
+    pub fn scalar(&self) -> Result<f32> {
+        let values = self.download(1)?;
+        values
+            .first()
+            .copied()
+            .ok_or_else(|| Error::invalid("the host sent no value"))
+    }
+
     /// Reads a whole float tensor. Refused during `forward`.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         self.download(
@@ -160,7 +169,7 @@ impl Tensor {
 
     /// Copies every element of `src`, which has as many.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
-        host::submit(&[compute::Op::Copy(compute::Copy {
+        host::submit(&[compute::Op::Copy(compute::CopyCast {
             src: src.raw(),
             dst: self.raw(),
         })])

@@ -207,17 +207,27 @@ fn backward_row_body<const FMA: bool>(
     grad_scale: f32,
 ) {
     // The target's gradient has p − 1 where the others have p.
-    let gradient = |logit: f32, onehot: f32| {
-        if softcap == 0.0 {
-            grad_scale * (math::exp::<FMA>(logit - lse) - onehot)
-        } else {
-            let t = math::tanh::<FMA>(logit / softcap);
-            grad_scale * (math::exp::<FMA>(softcap * t - lse) - onehot) * (1.0 - t * t)
+    let of_target = gradient::<FMA>(z[target], 1.0, lse, softcap, grad_scale);
+    if softcap == 0.0 {
+        for z in z.iter_mut() {
+            *z = gradient::<FMA>(*z, 0.0, lse, 0.0, grad_scale);
         }
-    };
-    let of_target = gradient(z[target], 1.0);
-    for z in z.iter_mut() {
-        *z = gradient(*z, 0.0);
+    } else {
+        for z in z.iter_mut() {
+            *z = gradient::<FMA>(*z, 0.0, lse, softcap, grad_scale);
+        }
     }
     z[target] = of_target;
+}
+
+/// Of one logit, before the cap. A function, not a closure: it must be
+/// compiled into its caller's instruction set.
+#[inline(always)]
+fn gradient<const FMA: bool>(logit: f32, onehot: f32, lse: f32, softcap: f32, scale: f32) -> f32 {
+    if softcap == 0.0 {
+        scale * (math::exp::<FMA>(logit - lse) - onehot)
+    } else {
+        let t = math::tanh::<FMA>(logit / softcap);
+        scale * (math::exp::<FMA>(softcap * t - lse) - onehot) * (1.0 - t * t)
+    }
 }

@@ -127,12 +127,12 @@ pub(crate) fn transpose(
         // SAFETY: strips tile the output without overlap.
         let strip = unsafe { dst.range(base + first * rows, height * rows) };
         let src = &src[base..base + rows * cols];
-        for row in (0..rows).step_by(SIDE) {
-            let end = (row + SIDE).min(rows);
+        let tiles = src.chunks(SIDE * cols).zip((0..rows).step_by(SIDE));
+        for (band, row) in tiles {
             for (c, line) in strip.chunks_exact_mut(rows).enumerate() {
-                let column = first + c;
-                for (r, d) in (row..end).zip(&mut line[row..end]) {
-                    *d = src[r * cols + column];
+                let column = band[first + c..].iter().step_by(cols);
+                for (d, s) in line[row..].iter_mut().zip(column) {
+                    *d = *s;
                 }
             }
         }

@@ -114,3 +114,32 @@ fn backward_body<const FMA: bool>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The machine's level is tested through the device; this holds the
+    /// portable bodies to it.
+    #[test]
+    fn both_levels_agree() {
+        let x: Vec<f32> = (0..210)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0)
+            .collect();
+        let dout: Vec<f32> = x.iter().rev().copied().collect();
+        let run = |fused: bool| {
+            let (mut out, mut dx, mut inv) = (vec![0.0; 210], vec![1.0; 210], vec![0.0; 6]);
+            if fused {
+                forward_rows(&x, &mut out, &mut inv, 35, 1e-5);
+                backward_rows(&x, &inv, &dout, &mut dx, 35, true);
+            } else {
+                forward_body::<false>(&x, &mut out, &mut inv, 35, 1e-5);
+                backward_body::<false>(&x, &inv, &dout, &mut dx, 35, true);
+            }
+            [out, dx, inv].concat()
+        };
+        for (a, b) in run(true).iter().zip(run(false)) {
+            assert!((a - b).abs() < 1e-5, "{a} and {b}");
+        }
+    }
+}

@@ -16,6 +16,9 @@ use crate::table::{Span, Table};
 /// Elements of a task, at least a tile.
 const TASK: usize = 16_384;
 
+/// Most floats of a program whose registers a thread keeps for the next.
+const KEPT: usize = 1 << 20;
+
 /// The registers of a task. Boxed slices in a vector, so that the result is
 /// taken out while the operands are read.
 #[derive(Default)]
@@ -121,7 +124,9 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
             execute(&program.body, &mut files, &inputs, tile);
             store(program, &files, &stores, tile);
         }
-        FILES.set(files);
+        if program.tile_rows * program.tile_cols * program.element_registers <= KEPT {
+            FILES.set(files);
+        }
     });
 }
 

@@ -2,6 +2,9 @@
 
 use std::cell::Cell;
 
+/// Most floats that a thread keeps (8 MiB); larger buffers are given back.
+const KEPT: usize = 1 << 21;
+
 thread_local! {
     static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
@@ -14,6 +17,8 @@ pub(crate) fn with<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
         buffer.resize(len, 0.0);
     }
     let result = task(&mut buffer[..len]);
-    SPARE.set(buffer);
+    if buffer.len() <= KEPT {
+        SPARE.set(buffer);
+    }
     result
 }

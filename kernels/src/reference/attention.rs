@@ -55,7 +55,7 @@ fn add(to: &mut [f64], factor: f64, from: &[f64]) {
 }
 
 /// out_t = Σ_s softmax_s(scale · q_t·k_s) v_s over the window: (out, lse),
-/// lse [B,H,T].
+/// lse \[B,H,T\].
 pub fn attention(q: &[f64], k: &[f64], v: &[f64], dims: Attention) -> (Vec<f64>, Vec<f64>) {
     let mut out = vec![0.0; q.len()];
     let mut lses = Vec::new();

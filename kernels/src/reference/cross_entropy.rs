@@ -2,8 +2,8 @@
 
 use super::clamp_index;
 
-/// Operands of both directions: x [N, channels], weight [V, channels],
-/// targets [N]; softcap 0 is none.
+/// Operands of both directions: x \[N, channels\], weight \[V, channels\],
+/// targets \[N\]; softcap 0 is none.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct CrossEntropy<'a> {
@@ -54,7 +54,7 @@ pub fn linear_cross_entropy(o: CrossEntropy) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// Gradient of grad_scale · Σ losses. With p = softmax(z),
-/// dlogit_v = grad_scale (p_v − [v = target]) (1 − (z_v / softcap)²).
+/// dlogit_v = grad_scale (p_v − \[v = target\]) (1 − (z_v / softcap)²).
 /// Returns (dx, dweight).
 pub fn linear_cross_entropy_backward(o: CrossEntropy, grad_scale: f64) -> (Vec<f64>, Vec<f64>) {
     let (mut dx, mut dweight) = (vec![0.0; o.x.len()], vec![0.0; o.weight.len()]);

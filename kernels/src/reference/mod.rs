@@ -14,8 +14,8 @@ pub use row_map::row_map;
 
 use crate::op::ReduceAxis;
 
-/// out_ij = Σ_l a_il b_lj for each of `batch` products, [m,k]·[k,n]; `a` is
-/// stored [k,m] if `trans_a`, `b` [n,k] if `trans_b`.
+/// out_ij = Σ_l a_il b_lj for each of `batch` products, \[m,k\]·\[k,n\]; `a` is
+/// stored \[k,m\] if `trans_a`, `b` \[n,k\] if `trans_b`.
 pub fn matmul(
     a: &[f64],
     b: &[f64],
@@ -40,7 +40,7 @@ pub fn matmul(
     out
 }
 
-/// The last two dimensions exchanged: dst[c,r] = src[r,c].
+/// The last two dimensions exchanged: dst\[c,r\] = src\[r,c\].
 pub fn transpose(src: &[f64], batch: usize, rows: usize, cols: usize) -> Vec<f64> {
     let mut dst = Vec::with_capacity(src.len());
     for member in 0..batch {
@@ -122,14 +122,14 @@ pub fn clamp_index(index: i32, bound: usize) -> usize {
     usize::try_from(index.max(0)).unwrap_or(0).min(bound - 1)
 }
 
-/// out[n,:] = table[indices[n],:].
+/// out\[n,:\] = table\[indices\[n\],:\].
 pub fn gather(table: &[f64], indices: &[i32], cols: usize) -> Vec<f64> {
     let entries = table.len() / cols;
     let row = |&i: &i32| table[clamp_index(i, entries) * cols..][..cols].to_vec();
     indices.iter().flat_map(row).collect()
 }
 
-/// table[indices[n],:] += src[n,:].
+/// table\[indices\[n\],:\] += src\[n,:\].
 pub fn scatter_add(src: &[f64], indices: &[i32], table: &mut [f64], cols: usize) {
     let entries = table.len() / cols;
     for (row, &index) in src.chunks(cols).zip(indices) {

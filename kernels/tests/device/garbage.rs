@@ -418,7 +418,9 @@ fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
     })
     .unwrap();
     let mut monkey = Monkey::new(seed, &mut device);
-    let places: Vec<i32> = (0..4).map(|_| monkey.small() as i32 - 2).collect();
+    let places: Vec<i32> = (0..4)
+        .map(|_| (monkey.small() as i32).wrapping_sub(2))
+        .collect();
     device.upload_i32(monkey.ints[0], 0, &places).unwrap();
     let mut seen: BTreeMap<&'static str, [u32; 2]> = BTreeMap::new();
     for _ in 0..count {

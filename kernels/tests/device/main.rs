@@ -8,3 +8,4 @@ mod matrices;
 mod models;
 mod refusals;
 mod rows;
+mod threads;

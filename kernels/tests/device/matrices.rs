@@ -70,7 +70,9 @@ proptest! {
         bench.run(vec![Reduce { src, dst, axis, scale: 0.25, accumulate }.into()]);
         let base = |i: usize| if accumulate { before[i] } else { 0.0 };
         let want: Vec<f64> = sums.iter().enumerate().map(|(i, s)| base(i) + 0.25 * s).collect();
-        close(&bench.get(dst), &want, 2e-5);
+        // Rounding errors of the terms of one sum, adding up at random.
+        let terms = (rows * cols / sums.len()) as f64;
+        close(&bench.get(dst), &want, 5e-7 + 3e-7 * terms.sqrt());
     }
 
     #[test]

@@ -475,6 +475,19 @@ fn long_lists() {
         lab.d.prepare(list(MAX_OPS + 1)).unwrap_err().code(),
         ErrorCode::Quota
     );
+    let x = lab.f(&[4, 6]);
+    let kernel = Op::RowMap(kernel(
+        vec![],
+        vec![Node::Constant(1.0); 256],
+        vec![to(0, x)],
+    ));
+    let most = MAX_GRAPH_NODES / 256;
+    lab.d.prepare(vec![kernel.clone(); most]).unwrap();
+    let error = lab.d.prepare(vec![kernel; most + 1]).unwrap_err();
+    assert_eq!(
+        (error.code(), error.op()),
+        (ErrorCode::Quota, Some(most as u32))
+    );
     let empty = lab.d.prepare(vec![]).unwrap();
     assert_eq!(empty.cost(), 0);
     lab.d.run(&empty).unwrap();

@@ -58,7 +58,7 @@ fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f6
 }
 
 /// Random nodes over five inputs, kept in (−2, 2) so that errors stay small.
-fn expression(bench: &mut Bench, length: usize, reduce: bool) -> Vec<Node> {
+fn expression(bench: &mut Bench, cols: usize, length: usize, reduce: bool) -> Vec<Node> {
     let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
     nodes.push(Node::Constant(0.3));
     for _ in 0..length {
@@ -112,12 +112,18 @@ fn expression(bench: &mut Bench, length: usize, reduce: bool) -> Vec<Node> {
                 then: a,
                 otherwise: b,
             }),
+            // A mean: a sum would multiply the errors by the columns.
             7 => nodes.extend([
                 Node::Reduce {
                     op: Reduction::Sum,
                     a,
                 },
-                tamed,
+                Node::Constant(1.0 / cols as f32),
+                Node::Binary {
+                    op: BinaryOp::Multiply,
+                    a: next,
+                    b: next + 1,
+                },
             ]),
             _ => nodes.push(Node::Reduce {
                 op: Reduction::Maximum,
@@ -152,7 +158,7 @@ fn per_row(nodes: &[Node]) -> Vec<bool> {
 fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: bool) {
     let mut bench = Bench::new(seed);
     let operands = operands(&mut bench, rows, cols);
-    let nodes = expression(&mut bench, length, reduce);
+    let nodes = expression(&mut bench, cols, length, reduce);
     let flags = per_row(&nodes);
     let (mut stores, mut wanted) = (Vec::new(), Vec::new());
     let last = nodes.len() - 1;

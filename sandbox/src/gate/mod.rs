@@ -493,3 +493,6 @@ fn value_type(ty: CoreType) -> ValType {
 fn shown(name: &str) -> String {
     name.chars().take(100).collect()
 }
+
+#[cfg(test)]
+mod tests;

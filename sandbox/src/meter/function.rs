@@ -573,9 +573,23 @@ impl Assembler {
         if self.local_counter {
             self.flush();
         }
-        self.fuel_traps.push(self.bytes.len() as u32);
+        let at = self.trap();
+        self.fuel_traps.push(at);
+    }
+
+    /// Ends an `if` with a trap, and says where it is.
+    ///
+    /// The store is what keeps the trap where it is: a branch to a block that
+    /// does nothing but trap becomes, in Cranelift, a conditional trap at the
+    /// place of the branch. When the guest's code after the check only traps
+    /// as well, that place would be shared by both.
+    fn trap(&mut self) -> u32 {
+        self.push(&Instruction::I32Const(-1));
+        self.push(&Instruction::GlobalSet(self.stack_global));
+        let at = self.bytes.len() as u32;
         self.push(&Instruction::Unreachable);
         self.push(&Instruction::End);
+        at
     }
 
     fn charge(&mut self, cost: i64, check: bool) {
@@ -628,9 +642,8 @@ impl Assembler {
         self.push(&Instruction::I32Const(0));
         self.push(&Instruction::I32LtS);
         self.push(&Instruction::If(BlockType::Empty));
-        self.stack_traps.push(self.bytes.len() as u32);
-        self.push(&Instruction::Unreachable);
-        self.push(&Instruction::End);
+        let at = self.trap();
+        self.stack_traps.push(at);
     }
 
     fn give_frame(&mut self, bytes: i32) {

@@ -96,7 +96,10 @@
 //!
 //! Exhaustion looks like `unreachable`. [`Metered`] lists the offsets of the
 //! added `unreachable` instructions in the new module, in the terms of
-//! `wasmtime::FrameInfo::module_offset` of the innermost frame.
+//! `wasmtime::FrameInfo::module_offset` of the innermost frame. Each stands
+//! behind a store, so that a compiler cannot merge it with the branch before
+//! it and with a trap of the guest's own. After exhaustion the stack counter
+//! is −1.
 
 mod function;
 mod sections;
@@ -289,3 +292,6 @@ pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterErr
     }
     sections.finish(wasm, bodies, &added_types, config)
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,7 @@ pub(crate) fn install(
     Step { name: "sdk", limit: Duration::from_secs(900) }.run(dirs, &mut build)?;
 
     // Nothing is left to build: the same command now only says what there is.
-    let messages = store::query(build.arg("--message-format=json").stderr(std::process::Stdio::null()))?;
+    let messages = store::query(build.arg("--message-format=json"))?;
     let built = artifacts(&messages, &target_dir);
     let folder = dirs.cache.join("sdk").join(&key);
     let staging = Staging::beside(&folder)?;
@@ -83,6 +83,13 @@ pub(crate) fn install(
             Some(name) => copy(path, &deps.join(name))?,
             None => {}
         }
+    }
+    if !staging.path().join(RLIB).is_file() {
+        return Err(ToolchainError::Step {
+            step: "building the SDK".into(),
+            detail: format!("it ended well and left no {RLIB}"),
+            log: Some(dirs.cache.join("logs").join("sdk.log")),
+        });
     }
     staging.publish(&folder)?;
     find(dirs, compiler)

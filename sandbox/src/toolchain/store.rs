@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use super::{Dirs, ToolchainError};
 
 /// Creates a folder and its parents.
-pub(crate) fn make_dir(path: &Path) -> Result<(), ToolchainError> {
+pub fn make_dir(path: &Path) -> Result<(), ToolchainError> {
     fs::create_dir_all(path).map_err(|e| ToolchainError::io("create", path, e))
 }
 
 /// Holds an advisory lock until it is dropped; the kernel lets go of it when
 /// the process dies, so a killed set-up leaves nothing to clean.
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 /// Takes the lock of this name, waiting for whoever holds it.
-pub(crate) fn lock(dirs: &Dirs, name: &str, progress: &mut dyn FnMut(&str)) -> Result<Lock, ToolchainError> {
+pub fn lock(dirs: &Dirs, name: &str, progress: &mut dyn FnMut(&str)) -> Result<Lock, ToolchainError> {
     let folder = dirs.cache.join("locks");
     make_dir(&folder)?;
     let path = folder.join(format!("{name}.lock"));
@@ -44,13 +44,13 @@ pub(crate) fn lock(dirs: &Dirs, name: &str, progress: &mut dyn FnMut(&str)) -> R
 
 /// A folder under construction, beside its final place. Dropped before
 /// [`Staging::publish`], it disappears.
-pub(crate) struct Staging {
+pub struct Staging {
     folder: tempfile::TempDir,
 }
 
 impl Staging {
     /// Starts one for `target`, whose parent is created.
-    pub(crate) fn beside(target: &Path) -> Result<Self, ToolchainError> {
+    pub fn beside(target: &Path) -> Result<Self, ToolchainError> {
         let parent = target.parent().unwrap_or(Path::new("/"));
         make_dir(parent)?;
         // Left by a set-up that was killed; the lock says that nobody uses them.
@@ -67,12 +67,12 @@ impl Staging {
     }
 
     /// The folder to fill.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Puts the folder in its place, in one step.
-    pub(crate) fn publish(self, target: &Path) -> Result<(), ToolchainError> {
+    pub fn publish(self, target: &Path) -> Result<(), ToolchainError> {
         if target.exists() {
             fs::remove_dir_all(target).map_err(|e| ToolchainError::io("replace", target, e))?;
         }
@@ -82,7 +82,7 @@ impl Staging {
 }
 
 /// Writes a file that is either the old one or the new one, never half.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ToolchainError> {
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ToolchainError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     make_dir(parent)?;
     let mut file =
@@ -96,7 +96,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Toolchai
 
 /// Feeds every file below `root` (names sorted, names and bytes) to the hash.
 /// Build folders are left out.
-pub(crate) fn hash_tree(hasher: &mut blake3::Hasher, root: &Path) -> Result<(), ToolchainError> {
+pub fn hash_tree(hasher: &mut blake3::Hasher, root: &Path) -> Result<(), ToolchainError> {
     let mut pending = vec![root.to_owned()];
     let mut files = Vec::new();
     while let Some(folder) = pending.pop() {
@@ -123,7 +123,7 @@ pub(crate) fn hash_tree(hasher: &mut blake3::Hasher, root: &Path) -> Result<(), 
 }
 
 /// One length-prefixed part, so that parts cannot run into one another.
-pub(crate) fn hash_part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+pub fn hash_part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
 }
@@ -131,7 +131,7 @@ pub(crate) fn hash_part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
 /// A command whose environment has nothing of the cargo that may have started
 /// us: `RUSTC`, `RUSTFLAGS`, target folders and profiles would change what is
 /// built, or make the user's own build start over.
-pub(crate) fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     const KEPT: &[&str] = &["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_"];
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -147,7 +147,7 @@ pub(crate) fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 /// What an external command of the set-up did.
-pub(crate) struct Step<'a> {
+pub struct Step<'a> {
     /// For the log's name and for messages.
     pub name: &'a str,
     /// After this long its whole process group is killed.
@@ -157,7 +157,7 @@ pub(crate) struct Step<'a> {
 impl Step<'_> {
     /// Runs it to its end. Its output goes to `logs/<name>.log`; the last lines
     /// of it are in the error.
-    pub(crate) fn run(&self, dirs: &Dirs, command: &mut Command) -> Result<(), ToolchainError> {
+    pub fn run(&self, dirs: &Dirs, command: &mut Command) -> Result<(), ToolchainError> {
         use std::os::unix::process::CommandExt;
         let folder = dirs.cache.join("logs");
         make_dir(&folder)?;
@@ -218,10 +218,14 @@ fn tail(file: &mut File) -> String {
 }
 
 /// Runs a short query (a version, a path) and returns its stdout, trimmed.
-pub(crate) fn query(command: &mut Command) -> Result<String, ToolchainError> {
+pub fn query(command: &mut Command) -> Result<String, ToolchainError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |detail: String| ToolchainError::Step { step: name.clone(), detail, log: None };
-    let output = command.stdin(Stdio::null()).output().map_err(|e| failed(e.to_string()))?;
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output().map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         return Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
     }
@@ -229,7 +233,7 @@ pub(crate) fn query(command: &mut Command) -> Result<String, ToolchainError> {
 }
 
 /// The first program of this name on the path, symbolic links kept.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }

@@ -25,8 +25,12 @@ fn record(folder: &RunFolder) -> Record {
 }
 
 fn undisturbed() -> Record {
+    undisturbed_with(small_search())
+}
+
+fn undisturbed_with(search: SearchConfig) -> Record {
     let home = tempfile::tempdir().unwrap();
-    let folder = new_run(home.path(), small_search(), 3);
+    let folder = new_run(home.path(), search, 3);
     finished(run(&folder, &Quadratic::default(), 1, &Unobserved).unwrap());
     record(&folder)
 }
@@ -77,10 +81,11 @@ fn the_number_of_workers_changes_nothing_that_is_recorded() {
 
 #[test]
 fn a_run_killed_at_any_event_resumes_to_the_same_record() {
-    let expected = undisturbed();
+    let search = SearchConfig { generations: 3, generation_size: 3, race_seeds: 4, ..small_search() };
+    let expected = undisturbed_with(search.clone());
     let home = tempfile::tempdir().unwrap();
     let crashes = tempfile::tempdir().unwrap();
-    let folder = new_run(home.path(), small_search(), 3);
+    let folder = new_run(home.path(), search, 3);
     // What a `kill -9` at this moment would leave, for every moment at which
     // something has just been acknowledged or is about to begin.
     let count = AtomicUsize::new(0);

@@ -91,7 +91,7 @@ impl Tape {
     /// dst = src; equal element counts.
     pub fn emit_copy(&mut self, src: Slot, dst: Slot) -> Result<()> {
         self.same_len("copy", src, dst)?;
-        self.emit(Op::Copy(compute::Copy {
+        self.emit(Op::Copy(compute::CopyCast {
             src: src.raw(),
             dst: dst.raw(),
         }));

@@ -1,0 +1,1 @@
+//! Never compiled: the crate only names what the corpus is made of.

@@ -1,0 +1,73 @@
+//! Tasks of a step, and the outputs that they share.
+
+use rayon::prelude::*;
+
+/// Runs the tasks of one step.
+#[derive(Clone, Copy)]
+pub(crate) struct Split {
+    pub parallel: bool,
+}
+
+impl Split {
+    /// `task(0)`, …, `task(tasks − 1)`, in any order, each once.
+    pub fn each(self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+        if self.parallel && tasks > 1 {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        } else {
+            (0..tasks).for_each(task);
+        }
+    }
+}
+
+/// An output that tasks write in parts.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    base: *mut f32,
+    len: usize,
+}
+
+// SAFETY: an `Output` is an address and a length. Dereferencing is unsafe and
+// its contract (disjoint ranges) is what makes sharing sound.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    pub fn new(slice: &mut [f32]) -> Output {
+        Output {
+            base: slice.as_mut_ptr(),
+            len: slice.len(),
+        }
+    }
+
+    /// # Safety
+    /// `base..base + len` is memory that the step owns as an output.
+    pub unsafe fn from_raw(base: *mut f32, len: usize) -> Output {
+        Output { base, len }
+    }
+
+    /// Elements `start..start + len`.
+    ///
+    /// # Safety
+    /// While the slice is alive nothing else reads or writes the range: tasks
+    /// of a step take disjoint ranges.
+    ///
+    /// # Panics
+    /// If the range leaves the output.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn range(&self, start: usize, len: usize) -> &mut [f32] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds (checked), exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
+    }
+
+    /// Address of element `start`.
+    ///
+    /// # Panics
+    /// If `start` leaves the output.
+    pub fn at(&self, start: usize) -> *mut f32 {
+        assert!(start < self.len);
+        // SAFETY: in bounds (checked).
+        unsafe { self.base.add(start) }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the validator makes and a backend runs.
+
+use crate::TensorId;
+use crate::step::Step;
+
+/// A validated, costed list of operations, bound to the device and tensors it
+/// was prepared for.
+#[derive(Debug)]
+pub struct Graph {
+    pub(crate) device: u64,
+    pub(crate) steps: Vec<Step>,
+    /// Fuel of each of the steps.
+    pub(crate) fuels: Vec<u64>,
+    pub(crate) handles: Vec<TensorId>,
+}
+
+/// One line of [`Graph::profile`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProfileLine {
+    /// Name of the operation, as in [`crate::Op::name`].
+    pub name: &'static str,
+    /// Times that it occurs.
+    pub count: u64,
+    /// Device fuel of all of them.
+    pub cost: u64,
+}
+
+impl Graph {
+    /// Device fuel of one run; see [`mod@crate::cost`].
+    pub fn cost(&self) -> u64 {
+        self.fuels
+            .iter()
+            .fold(0, |sum, fuel| sum.saturating_add(*fuel))
+    }
+
+    /// Number of operations.
+    pub fn ops(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Device fuel of the dearest single operation.
+    pub fn largest_cost(&self) -> u64 {
+        self.steps.iter().map(cost::fuel).max().unwrap_or(0)
+    }
+
+    /// Where the fuel goes, the dearest kind of operation first.
+    pub fn profile(&self) -> Vec<ProfileLine> {
+        let mut lines: Vec<ProfileLine> = Vec::new();
+        for (step, &cost) in self.steps.iter().zip(&self.fuels) {
+            let name = step.name();
+            match lines.iter_mut().find(|line| line.name == name) {
+                Some(line) => {
+                    line.count += 1;
+                    line.cost = line.cost.saturating_add(cost);
+                }
+                None => lines.push(ProfileLine {
+                    name,
+                    count: 1,
+                    cost,
+                }),
+            }
+        }
+        lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));
+        lines
+    }
+}

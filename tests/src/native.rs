@@ -1,0 +1,357 @@
+//! A host without a sandbox: the guest interface answered in the process, on
+//! a `terrarium_kernels::Device`. The same candidate source that is compiled
+//! to WebAssembly for an evaluation can be compiled natively and run on it.
+//! For tests and benches only: nothing holds the candidate here.
+
+mod convert;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use terrarium_kernels as k;
+use terrarium_sdk::bindings::trainer::terrarium::guest::{budget, compute, data, knobs};
+use terrarium_sdk::native::{HostResult, NativeHost, install, uninstall};
+
+/// What a run is given.
+#[derive(Clone)]
+pub struct NativeConfig {
+    /// Threads of the device.
+    pub threads: usize,
+    /// Device fuel of the training budget.
+    pub device_fuel: u64,
+    /// Tokens are bytes of this text.
+    pub text: Vec<u8>,
+    /// Sequence length of `data::describe`.
+    pub context: u32,
+    /// Seed of the batches.
+    pub seed: u64,
+    /// Values of number and integer knobs, and option numbers of choices;
+    /// others keep their defaults.
+    pub knobs: BTreeMap<String, f64>,
+}
+
+impl Default for NativeConfig {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            device_fuel: u64::MAX,
+            text: Vec::new(),
+            context: 128,
+            seed: 0,
+            knobs: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a run left behind.
+#[derive(Clone, Debug, Default)]
+pub struct NativeRecord {
+    /// Lines of `report::log`.
+    pub logs: Vec<String>,
+    /// Points of `report::metric`: name, step, value.
+    pub metrics: Vec<(String, u64, f64)>,
+    /// Device fuel used.
+    pub fuel_used: u64,
+    /// Greatest device memory, in bytes.
+    pub peak_bytes: u64,
+    /// Names of the knobs that were declared.
+    pub knobs: Vec<String>,
+}
+
+/// The host installed on this thread for as long as this lives.
+pub struct NativeSession {
+    record: Rc<RefCell<NativeRecord>>,
+    held_out: Rc<Cell<bool>>,
+}
+
+impl NativeSession {
+    /// Installs a fresh host.
+    pub fn start(config: NativeConfig) -> Result<Self, k::Error> {
+        let device = k::Device::cpu(k::CpuConfig {
+            threads: config.threads,
+            max_bytes: 4 << 30,
+            max_tensors: 1 << 16,
+        })?;
+        let record = Rc::new(RefCell::new(NativeRecord::default()));
+        let held_out = Rc::new(Cell::new(false));
+        let state = config.seed.wrapping_mul(2).wrapping_add(1);
+        install(Box::new(Host {
+            config,
+            device,
+            graphs: Vec::new(),
+            random: state,
+            record: Rc::clone(&record),
+            held_out: Rc::clone(&held_out),
+        }));
+        Ok(Self { record, held_out })
+    }
+
+    /// Runs `predict` as the held-out phase: outside the training budget, and
+    /// with downloads, logs, metrics and batches refused.
+    pub fn held_out<T>(&self, predict: impl FnOnce() -> T) -> T {
+        self.held_out.set(true);
+        let result = predict();
+        self.held_out.set(false);
+        result
+    }
+
+    /// What was recorded so far.
+    pub fn record(&self) -> NativeRecord {
+        self.record.borrow().clone()
+    }
+}
+
+impl Drop for NativeSession {
+    fn drop(&mut self) {
+        drop(uninstall());
+    }
+}
+
+struct Host {
+    config: NativeConfig,
+    device: k::Device,
+    graphs: Vec<Option<k::Graph>>,
+    random: u64,
+    record: Rc<RefCell<NativeRecord>>,
+    held_out: Rc<Cell<bool>>,
+}
+
+impl Host {
+    fn refuse_while_held_out(&self, what: &str) -> HostResult<()> {
+        match self.held_out.get() {
+            false => Ok(()),
+            true => Err(compute::Error {
+                code: compute::ErrorCode::Denied,
+                op: None,
+                detail: format!("{what} while held-out data is in play"),
+            }),
+        }
+    }
+
+    fn charge(&mut self, cost: u64) -> HostResult<()> {
+        if self.held_out.get() {
+            return Ok(());
+        }
+        let mut record = self.record.borrow_mut();
+        if record.fuel_used.saturating_add(cost) > self.config.device_fuel {
+            return Err(compute::Error {
+                code: compute::ErrorCode::BudgetExhausted,
+                op: None,
+                detail: format!("{cost} fuel needed"),
+            });
+        }
+        record.fuel_used = record.fuel_used.saturating_add(cost);
+        Ok(())
+    }
+
+    fn graph(&self, graph: u64) -> HostResult<&k::Graph> {
+        let slot = usize::try_from(graph)
+            .ok()
+            .and_then(|at| self.graphs.get(at));
+        slot.and_then(Option::as_ref).ok_or_else(|| compute::Error {
+            code: compute::ErrorCode::BadHandle,
+            op: None,
+            detail: format!("graph {graph}"),
+        })
+    }
+
+    fn run(&mut self, graph: &k::Graph) -> HostResult<()> {
+        let result = self.device.run(graph).map_err(convert::error);
+        self.record.borrow_mut().peak_bytes = self.device.usage().peak_bytes;
+        result
+    }
+
+    fn knob(&mut self, name: &str) -> Option<f64> {
+        let mut record = self.record.borrow_mut();
+        if !record.knobs.iter().any(|k| k == name) {
+            record.knobs.push(name.to_owned());
+        }
+        self.config.knobs.get(name).copied()
+    }
+}
+
+impl NativeHost for Host {
+    fn alloc(&mut self, dtype: compute::Dtype, shape: &[u32]) -> HostResult<u64> {
+        let id = self
+            .device
+            .alloc(convert::dtype(dtype), shape)
+            .map_err(convert::error)?;
+        Ok(id.to_bits())
+    }
+    fn view(&mut self, of: u64, offset: u64, shape: &[u32]) -> HostResult<u64> {
+        let id = self
+            .device
+            .view(convert::id(of), offset, shape)
+            .map_err(convert::error)?;
+        Ok(id.to_bits())
+    }
+    fn free(&mut self, tensor: u64) -> HostResult<()> {
+        self.device
+            .free(convert::id(tensor))
+            .map_err(convert::error)
+    }
+    fn shape(&mut self, tensor: u64) -> HostResult<Vec<u32>> {
+        Ok(self
+            .device
+            .shape(convert::id(tensor))
+            .map_err(convert::error)?
+            .to_vec())
+    }
+    fn upload_floats(&mut self, tensor: u64, offset: u64, values: &[f32]) -> HostResult<()> {
+        self.device
+            .upload_f32(convert::id(tensor), offset, values)
+            .map_err(convert::error)
+    }
+    fn upload_ints(&mut self, tensor: u64, offset: u64, values: &[i32]) -> HostResult<()> {
+        self.device
+            .upload_i32(convert::id(tensor), offset, values)
+            .map_err(convert::error)
+    }
+    fn download_floats(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<f32>> {
+        self.refuse_while_held_out("a download")?;
+        let mut out = vec![0.0; count as usize];
+        self.device
+            .download_f32(convert::id(tensor), offset, &mut out)
+            .map_err(convert::error)?;
+        Ok(out)
+    }
+    fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<i32>> {
+        self.refuse_while_held_out("a download")?;
+        let mut out = vec![0; count as usize];
+        self.device
+            .download_i32(convert::id(tensor), offset, &mut out)
+            .map_err(convert::error)?;
+        Ok(out)
+    }
+    fn submit(&mut self, ops: &[compute::Op]) -> HostResult<()> {
+        let ops = ops.iter().map(convert::op).collect();
+        let graph = self.device.prepare(ops).map_err(convert::error)?;
+        self.charge(graph.cost())?;
+        self.run(&graph)
+    }
+    fn record_graph(&mut self, ops: &[compute::Op]) -> HostResult<u64> {
+        let ops = ops.iter().map(convert::op).collect();
+        let graph = self.device.prepare(ops).map_err(convert::error)?;
+        self.graphs.push(Some(graph));
+        Ok(self.graphs.len() as u64 - 1)
+    }
+    fn cost(&mut self, graph: u64) -> HostResult<u64> {
+        Ok(self.graph(graph)?.cost())
+    }
+    fn replay(&mut self, graph: u64) -> HostResult<()> {
+        let cost = self.graph(graph)?.cost();
+        self.charge(cost)?;
+        // Taken out for the run, since the run borrows the whole host.
+        let at = graph as usize;
+        let Some(taken) = self.graphs[at].take() else {
+            return Ok(());
+        };
+        let result = self.run(&taken);
+        self.graphs[at] = Some(taken);
+        result
+    }
+    fn free_graph(&mut self, graph: u64) -> HostResult<()> {
+        self.graph(graph)?;
+        self.graphs[graph as usize] = None;
+        Ok(())
+    }
+    fn describe(&mut self) -> data::Info {
+        data::Info {
+            vocabulary: 256,
+            context: self.config.context,
+            train_tokens: self.config.text.len() as u64,
+        }
+    }
+    fn next_batch(&mut self, tokens: u64, targets: u64) -> HostResult<()> {
+        self.refuse_while_held_out("a batch")?;
+        let shape = self.shape(tokens)?;
+        let time = shape.last().copied().unwrap_or(1) as usize;
+        let rows = shape.iter().product::<u32>() as usize / time.max(1);
+        let text = &self.config.text;
+        let Some(starts) = text.len().checked_sub(time).filter(|&s| s > 0) else {
+            return Err(compute::Error {
+                code: compute::ErrorCode::InvalidArgument,
+                op: None,
+                detail: format!("{} bytes of text for windows of {time}", text.len()),
+            });
+        };
+        let (mut xs, mut ys) = (Vec::new(), Vec::new());
+        for _ in 0..rows {
+            // SplitMix64 (Steele, Lea & Flood 2014).
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let at = ((z ^ (z >> 31)) % starts as u64) as usize;
+            xs.extend(text[at..at + time].iter().map(|&b| i32::from(b)));
+            ys.extend(text[at + 1..at + time + 1].iter().map(|&b| i32::from(b)));
+        }
+        self.upload_ints(tokens, 0, &xs)?;
+        self.upload_ints(targets, 0, &ys)
+    }
+    fn knob_number(
+        &mut self,
+        name: &str,
+        default: f64,
+        low: f64,
+        high: f64,
+        _: knobs::Scale,
+    ) -> f64 {
+        assert!(
+            low <= default && default <= high,
+            "knob {name}: default out of range"
+        );
+        self.knob(name).unwrap_or(default).clamp(low, high)
+    }
+    fn knob_integer(
+        &mut self,
+        name: &str,
+        default: i64,
+        low: i64,
+        high: i64,
+        _: knobs::Scale,
+    ) -> i64 {
+        assert!(
+            low <= default && default <= high,
+            "knob {name}: default out of range"
+        );
+        self.knob(name)
+            .map_or(default, |v| v as i64)
+            .clamp(low, high)
+    }
+    fn knob_choice(&mut self, name: &str, default: u32, options: &[String]) -> u32 {
+        assert!(
+            (default as usize) < options.len(),
+            "knob {name}: default out of range"
+        );
+        self.knob(name)
+            .map_or(default, |v| v as u32)
+            .min(options.len() as u32 - 1)
+    }
+    fn log(&mut self, message: &str) {
+        assert!(
+            !self.held_out.get(),
+            "a log line while held-out data is in play"
+        );
+        self.record.borrow_mut().logs.push(message.to_owned());
+    }
+    fn metric(&mut self, name: &str, step: u64, value: f64) {
+        assert!(
+            !self.held_out.get(),
+            "a metric while held-out data is in play"
+        );
+        self.record
+            .borrow_mut()
+            .metrics
+            .push((name.to_owned(), step, value));
+    }
+    fn budget(&mut self) -> budget::State {
+        let (total, used) = (self.config.device_fuel, self.record.borrow().fuel_used);
+        budget::State {
+            device_fuel_total: total,
+            device_fuel_left: total - used,
+            progress: used as f64 / total as f64,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The task templates, compiled into this test and run without a sandbox.
+
+use std::collections::BTreeMap;
+
+use terrarium_sdk::Tensor;
+use terrarium_tests::native::{NativeConfig, NativeRecord, NativeSession};
+
+#[path = "../../guest-templates/circles/candidate/candidate.rs"]
+mod circles;
+#[path = "../../guest-templates/gpt/candidate/candidate.rs"]
+mod gpt;
+
+/// A text with structure that a small model picks up quickly.
+fn text() -> Vec<u8> {
+    let words = [
+        "fn", "let", "mut", "match", "self", "value", "=>", "{", "}", ";\n",
+    ];
+    let mut state = 1u32;
+    let mut out = Vec::new();
+    while out.len() < 40_000 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        out.extend(words[(state >> 24) as usize % words.len()].bytes());
+        out.push(b' ');
+    }
+    out
+}
+
+fn small(threads: usize, steps: f64) -> NativeConfig {
+    let knobs = [
+        ("head_dim_by_8", 2.0),
+        ("batch_rows", 4.0),
+        ("depth", 2.0),
+        ("queries_per_key", 2.0),
+        ("windows", 1.0),
+    ];
+    NativeConfig {
+        threads,
+        text: text(),
+        context: 32,
+        device_fuel: (steps * 1e9) as u64,
+        knobs: BTreeMap::from(knobs.map(|(k, v)| (k.to_owned(), v))),
+        ..NativeConfig::default()
+    }
+}
+
+/// Trains, then predicts one batch of [2, 32]. Returns the logits.
+fn train_and_predict(config: NativeConfig) -> (NativeRecord, Vec<f32>) {
+    let session = NativeSession::start(config).unwrap();
+    let mut trainer = gpt::native_trainer(7).unwrap();
+    trainer.train().unwrap();
+    let record = session.record();
+    let tokens = Tensor::zeros_int(&[2, 32]).unwrap();
+    tokens
+        .upload_ints(&text()[..64].iter().map(|&b| b.into()).collect::<Vec<_>>())
+        .unwrap();
+    let logits = Tensor::zeros(&[64, 256]).unwrap();
+    (record, {
+        session
+            .held_out(|| trainer.forward(&tokens, &logits))
+            .unwrap();
+        logits.to_vec().unwrap()
+    })
+}
+
+#[test]
+fn gpt_learns_within_its_budget() {
+    let (record, _) = train_and_predict(small(1, 8.0));
+    let losses = record.metrics.iter().filter(|m| m.0 == "train_loss");
+    let losses: Vec<f64> = losses.map(|m| m.2).collect();
+    let last = losses[losses.len() - 1];
+    assert!(last < 2.0, "ln 256 is 5.5, and the losses were {losses:?}");
+    assert!(record.fuel_used <= 8_000_000_000);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_for_one_thread_and_two() {
+    let run = |threads| {
+        let (record, logits) = train_and_predict(small(threads, 1.0));
+        let bits: Vec<u32> = logits.iter().map(|v| v.to_bits()).collect();
+        (format!("{:?}", record.metrics), bits)
+    };
+    let first = run(1);
+    assert_eq!(first, run(1));
+    assert_eq!(first, run(2));
+}
+
+#[test]
+fn predictions_are_causal_repeatable_and_independent_of_their_neighbours() {
+    let session = NativeSession::start(small(1, 1.0)).unwrap();
+    let mut trainer = gpt::native_trainer(7).unwrap();
+    trainer.train().unwrap();
+    let text = text();
+    let (a, b) = (&text[..32], &text[500..532]);
+    let mut changed = b.to_vec();
+    changed[20..].fill(b'#');
+    let mut predict = |rows: [&[u8]; 2]| {
+        let tokens = Tensor::zeros_int(&[2, 32]).unwrap();
+        tokens
+            .upload_ints(&rows.concat().iter().map(|&x| x.into()).collect::<Vec<_>>())
+            .unwrap();
+        let logits = Tensor::zeros(&[64, 256]).unwrap();
+        session
+            .held_out(|| trainer.forward(&tokens, &logits))
+            .unwrap();
+        logits
+            .to_vec()
+            .unwrap()
+            .iter()
+            .map(|v| v.to_bits())
+            .collect::<Vec<_>>()
+    };
+    let row = 32 * 256;
+    let plain = predict([a, b]);
+    assert_eq!(plain, predict([a, b]));
+    let swapped = predict([b, a]);
+    assert_eq!(plain[..row], swapped[row..]);
+    assert_eq!(plain[row..], swapped[..row]);
+    let altered = predict([a, &changed]);
+    assert_eq!(plain[..row + 20 * 256], altered[..row + 20 * 256]);
+    assert_ne!(plain[row + 20 * 256..], altered[row + 20 * 256..]);
+}
+
+#[test]
+fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
+    use terrarium_sdk::{Distribution, Tape};
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let x = Tensor::zeros(&[7, 5]).unwrap();
+    x.randomize(Distribution::Normal, 1.0, 1, 1).unwrap();
+    let build = |out: &Tensor| {
+        let mut t = Tape::training();
+        let p = t.param(&x);
+        let y = t.linear(p, p).unwrap();
+        let y = t.map_elements(&[y], &|e| e[0].tanh()).unwrap();
+        let loss = t.sum(y).unwrap();
+        t.backward(loss).unwrap();
+        let grad = t.gradient_of(&x).unwrap().unwrap();
+        let out = t.bind(out);
+        t.emit_copy(grad, out).unwrap();
+        t
+    };
+    let (eager, replayed) = (
+        Tensor::zeros(&[7, 5]).unwrap(),
+        Tensor::zeros(&[7, 5]).unwrap(),
+    );
+    build(&eager).run().unwrap();
+    let graph = build(&replayed).record().unwrap();
+    assert!(graph.cost() > 0);
+    for _ in 0..3 {
+        replayed.fill(0.0).unwrap();
+        graph.replay().unwrap();
+        assert_eq!(eager.to_vec().unwrap(), replayed.to_vec().unwrap());
+    }
+    assert!(eager.to_vec().unwrap().iter().any(|v| *v != 0.0));
+}
+
+/// "name=value,name=value"
+fn knobs(list: &str) -> BTreeMap<String, f64> {
+    let pairs = list.split(',').filter_map(|pair| pair.split_once('='));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// Wall time and fuel of the template at its own sizes; run by hand to set
+/// the budget in task.toml: `cargo test --release -p terrarium-tests --test
+/// templates_natively -- --ignored --nocapture calibrate`.
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn calibrate() {
+    let fuel = std::env::var("FUEL")
+        .ok()
+        .and_then(|f| f.parse().ok())
+        .unwrap_or(100e9);
+    let config = NativeConfig {
+        text: std::env::var("TEXT").map_or_else(|_| text(), |path| std::fs::read(path).unwrap()),
+        device_fuel: fuel as u64,
+        knobs: std::env::var("KNOBS").map_or_else(|_| BTreeMap::new(), |list| knobs(&list)),
+        ..NativeConfig::default()
+    };
+    let session = NativeSession::start(config).unwrap();
+    let mut trainer = gpt::native_trainer(1).unwrap();
+    let start = std::time::Instant::now();
+    trainer.train().unwrap();
+    let record = session.record();
+    for (name, step, value) in &record.metrics {
+        println!("{name} {step} {value}");
+    }
+    println!(
+        "{:.2} s, fuel {}, peak {} bytes",
+        start.elapsed().as_secs_f64(),
+        record.fuel_used,
+        record.peak_bytes
+    );
+}
+
+#[test]
+fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let mut input = 26u32.to_le_bytes().to_vec();
+    input.extend(7u64.to_le_bytes());
+    let start = std::time::Instant::now();
+    let output = circles::native_function(&input).unwrap();
+    println!("circles: {:.3} s", start.elapsed().as_secs_f64());
+    let values: Vec<f64> = output
+        .chunks(8)
+        .map(|c| f64::from_le_bytes(c.try_into().unwrap()))
+        .collect();
+    let circles: Vec<&[f64]> = values.chunks(3).collect();
+    assert_eq!(circles.len(), 26);
+    let mut sum = 0.0;
+    for (i, a) in circles.iter().enumerate() {
+        let (x, y, r) = (a[0], a[1], a[2]);
+        assert!(r >= 0.0 && x - r >= 0.0 && x + r <= 1.0 && y - r >= 0.0 && y + r <= 1.0);
+        for b in &circles[..i] {
+            let (dx, dy) = (x - b[0], y - b[1]);
+            assert!((dx * dx + dy * dy).sqrt() >= r + b[2] + 1e-13);
+        }
+        sum += r;
+    }
+    println!("circles: sum {sum}");
+    assert!((2.3..2.636).contains(&sum), "sum {sum}");
+    assert!(circles::native_function(&input[..11]).is_err());
+}
