@@ -40,7 +40,7 @@ impl Graph {
 
     /// Device fuel of the dearest single operation.
     pub fn largest_cost(&self) -> u64 {
-        self.steps.iter().map(cost::fuel).max().unwrap_or(0)
+        self.fuels.iter().copied().max().unwrap_or(0)
     }
 
     /// Where the fuel goes, the dearest kind of operation first.
