@@ -176,7 +176,10 @@ pub enum EngineError {
 
 impl From<HostError> for EngineError {
     fn from(error: HostError) -> Self {
-        Self::Host { message: error.message, hint: error.hint }
+        Self::Host {
+            message: error.message,
+            hint: error.hint,
+        }
     }
 }
 

@@ -209,9 +209,9 @@ fn repeat<E: Evaluate>(
         return Ok(());
     }
     let result = match evaluator.build(&source) {
-        Ok(built) => evaluator
-            .evaluate(&built, &candidate.knobs, record.key.seed, record.key.split)
-            ?,
+        Ok(built) => {
+            evaluator.evaluate(&built, &candidate.knobs, record.key.seed, record.key.split)?
+        }
         Err(BuildFailure::Candidate(outcome)) => Evaluated::failed(outcome),
         Err(BuildFailure::Host(error)) => return Err(error.into()),
     };
@@ -290,12 +290,23 @@ mod tests {
         let all = check(&folder, &Quadratic::default(), &Which::All);
         assert!(all.is_sound(), "{:?}", all.faults);
         assert!(all.repetitions.len() > winner.repetitions.len());
-        assert!(all.repetitions.iter().all(|r| r.agreement == Agreement::Equal));
+        assert!(
+            all.repetitions
+                .iter()
+                .all(|r| r.agreement == Agreement::Equal)
+        );
         // Another machine, another score.
-        let other = Quadratic { noise: 0.011, ..Quadratic::default() };
+        let other = Quadratic {
+            noise: 0.011,
+            ..Quadratic::default()
+        };
         let different = check(&folder, &other, &Which::Winner);
         assert_eq!(different.faults.len(), different.repetitions.len());
-        assert!(different.faults[0].contains("scored"), "{:?}", different.faults);
+        assert!(
+            different.faults[0].contains("scored"),
+            "{:?}",
+            different.faults
+        );
     }
 
     #[test]
@@ -307,15 +318,24 @@ mod tests {
         };
         let faults = || check(&folder, &Quadratic::default(), &Which::Nothing).faults;
         assert_eq!(faults(), Vec::<String>::new());
-        alter("UPDATE evaluations SET score = 0.0 WHERE split = 'final' AND seed = (SELECT max(seed) FROM evaluations WHERE split = 'final')");
+        alter(
+            "UPDATE evaluations SET score = 0.0 WHERE split = 'final' AND seed = (SELECT max(seed) FROM evaluations WHERE split = 'final')",
+        );
         let told = faults();
-        assert!(!told.is_empty() && told.iter().all(|f| f.contains("is not what event")), "{told:?}");
+        assert!(
+            !told.is_empty() && told.iter().all(|f| f.contains("is not what event")),
+            "{told:?}"
+        );
         alter("DELETE FROM evaluations WHERE split = 'final'");
         assert!(faults().iter().all(|f| f.contains("is missing")));
         alter("UPDATE ledger SET event = replace(event, 'kept', 'lost') WHERE kind = 'decided'");
         assert!(faults()[0].contains("the ledger is broken at event"));
         std::fs::write(folder.blobs().path(&folder.config().baseline), "bias = 9").unwrap();
-        assert!(faults().iter().any(|f| f.contains("is corrupt")), "{:?}", faults());
+        assert!(
+            faults().iter().any(|f| f.contains("is corrupt")),
+            "{:?}",
+            faults()
+        );
         // A repetition that lacks its source is not made, and does not panic.
         let all = check(&folder, &Quadratic::default(), &Which::All);
         assert!(!all.is_sound());

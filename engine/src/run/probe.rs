@@ -28,7 +28,10 @@ pub fn create(folder: &Path) -> Result<(), EngineError> {
     let path = folder.join(FILE);
     let failed = |e| EngineError::io("write", &path, e);
     let secret = fresh_probe_secret()?;
-    let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(failed)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempfile_in(folder)
+        .map_err(failed)?;
     writeln!(file, "{secret:016x}").map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(&path).map_err(|e| failed(e.error))?;
@@ -39,6 +42,8 @@ pub fn create(folder: &Path) -> Result<(), EngineError> {
 pub fn read(folder: &Path) -> Result<u64, EngineError> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| EngineError::io("read", &path, e))?;
-    u64::from_str_radix(text.trim(), 16)
-        .map_err(|e| EngineError::BadRunConfig { path, what: format!("it is not 16 hexadecimal digits: {e}") })
+    u64::from_str_radix(text.trim(), 16).map_err(|e| EngineError::BadRunConfig {
+        path,
+        what: format!("it is not 16 hexadecimal digits: {e}"),
+    })
 }

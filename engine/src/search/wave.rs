@@ -3,9 +3,7 @@
 use super::population::Population;
 use super::{Halt, Search, stop_requested};
 use crate::error::EngineError;
-use crate::evaluate::{
-    BuildFailure, Evaluate, Evaluated, EvaluationKey, EvaluationRecord, Split,
-};
+use crate::evaluate::{BuildFailure, Evaluate, Evaluated, EvaluationKey, EvaluationRecord, Split};
 use crate::ids::BlobId;
 use crate::ledger::Event;
 use crate::observer::RunEvent;
@@ -203,10 +201,12 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
             ),
             None => match self.built(&candidate.source, population.source(member)) {
                 Ok(built) => {
-                    let result = self
-                        .search
-                        .evaluator
-                        .evaluate(&built, &candidate.knobs, key.seed, key.split)?;
+                    let result = self.search.evaluator.evaluate(
+                        &built,
+                        &candidate.knobs,
+                        key.seed,
+                        key.split,
+                    )?;
                     (result, Some(self.search.evaluator.facts(&built)))
                 }
                 Err(BuildFailure::Candidate(outcome)) => (Evaluated::failed(outcome), None),

@@ -81,7 +81,12 @@ fn the_number_of_workers_changes_nothing_that_is_recorded() {
 
 #[test]
 fn a_run_killed_at_any_event_resumes_to_the_same_record() {
-    let search = SearchConfig { generations: 3, generation_size: 3, race_seeds: 4, ..small_search() };
+    let search = SearchConfig {
+        generations: 3,
+        generation_size: 3,
+        race_seeds: 4,
+        ..small_search()
+    };
     let expected = undisturbed_with(search.clone());
     let home = tempfile::tempdir().unwrap();
     let crashes = tempfile::tempdir().unwrap();
