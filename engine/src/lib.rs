@@ -1,2 +1,28 @@
-//! Work in progress.
+//! Code evolution behind glass: tasks, proposers, search, gates, archive and
+//! reports.
+//!
+//! This crate decides what to try and what to keep. It never touches a device
+//! or a wasm engine: everything untrusted goes through `terrarium-sandbox`,
+//! behind the trait [`evaluate::Evaluate`].
+
+pub mod archive;
+pub mod blobs;
+pub mod candidate;
 pub mod corpus;
+pub mod error;
+pub mod evaluate;
+#[cfg(test)]
+mod fake;
+pub mod gate;
+pub mod ids;
+pub mod ledger;
+pub mod observer;
+pub mod proposer;
+pub mod run;
+pub mod scoring;
+pub mod search;
+pub mod seeds;
+pub mod task;
+pub mod verify;
+
+pub use error::EngineError;

@@ -1,0 +1,3 @@
+//! Scores, computed by the host from what a candidate produced.
+
+pub mod circles;
