@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod blobs;
 pub mod candidate;
+pub mod cli;
 pub mod corpus;
 pub mod error;
 pub mod evaluate;

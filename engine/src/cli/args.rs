@@ -1,0 +1,237 @@
+//! The command line, declared once: parsing, `--help` and completion come from
+//! here.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Evolve untrusted code behind glass.
+#[derive(Debug, Parser)]
+#[command(
+    name = "terrarium",
+    version,
+    about = "Evolve untrusted code behind glass",
+    long_about = "Evolve untrusted code behind glass.\n\n\
+        A candidate program is compiled to WebAssembly in a jail, runs in a locked-down worker process, drives \
+        compute kernels through one narrow interface, and is scored by the host. The search keeps what is better \
+        beyond noise.",
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 candidate failed, 4 sandbox or device unavailable.\n\
+        TASK is a template's name (gpt, circles) or a folder with a task.toml."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Search for a better candidate
+    Run(Run),
+    /// Continue a run that was interrupted
+    Resume(Resume),
+    /// Evaluate one candidate once
+    Eval(Eval),
+    /// Check a candidate without running it: evolve blocks, compiler, module gate
+    Check(Check),
+    /// Make a task of your own from a template
+    Init(Init),
+    /// Run a recorded winner again and compare every bit; check ledger and blobs
+    Verify(Verify),
+    /// Show a run as a table, and write its report
+    Report(Report),
+    /// Measure the sandbox
+    Bench(Bench),
+    /// Find or build the wasm compiler and the SDK, and prepare the corpus
+    Setup(Setup),
+    /// Show what this machine offers and what is missing
+    Doctor(Doctor),
+}
+
+/// Where data comes from, and on which device.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// A folder of your own text, instead of the default corpus
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The device: `cpu`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// DANGEROUS: compile candidates even where Landlock or seccomp is missing; they could then read your files
+    #[arg(long)]
+    pub allow_unjailed: bool,
+}
+
+/// `terrarium run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// A template's name or a task's folder
+    pub task: String,
+    /// The run's folder; it must be new or empty [default: runs/TASK-NUMBER]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// All random numbers of the run follow from it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Stop after this many selection evaluations
+    #[arg(long, value_name = "N")]
+    pub evals: Option<u32>,
+    /// Generations, instead of the task's
+    #[arg(long, value_name = "N")]
+    pub generations: Option<u32>,
+    /// Stop by the clock, such as 90s, 10m or 2h; such a run is not reproducible on another machine
+    #[arg(long, value_name = "TIME", value_parser = super::values::duration)]
+    pub wall: Option<std::time::Duration>,
+    /// Proposers to use, instead of the task's: knobs, mutate, crossover
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub proposer: Vec<String>,
+    /// Start from this source instead of the task's own
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    #[command(flatten)]
+    /// Shared options.
+    pub workers: Workers,
+    #[command(flatten)]
+    /// Shared options.
+    pub common: Common,
+}
+
+/// How many at a time.
+#[derive(Debug, Args)]
+pub struct Workers {
+    /// Evaluations at a time; results do not depend on it [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Print one JSON object a line on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `terrarium resume`
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Stop by the clock, such as 90s, 10m or 2h
+    #[arg(long, value_name = "TIME", value_parser = super::values::duration)]
+    pub wall: Option<std::time::Duration>,
+    #[command(flatten)]
+    /// Shared options.
+    pub workers: Workers,
+    /// DANGEROUS: compile candidates even where Landlock or seccomp is missing
+    #[arg(long)]
+    pub allow_unjailed: bool,
+}
+
+/// `terrarium eval`
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// A template's name or a task's folder
+    pub task: String,
+    /// Seed of the evaluation
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Source to evaluate, instead of the task's own
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    /// A core wasm module to evaluate, instead of source
+    #[arg(long, value_name = "FILE", conflicts_with = "source")]
+    pub wasm: Option<PathBuf>,
+    /// A knob's value
+    #[arg(long = "knob", value_name = "NAME=VALUE", value_parser = super::values::pair)]
+    pub knobs: Vec<(String, String)>,
+    /// A limit, instead of the task's
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = super::values::pair)]
+    pub limits: Vec<(String, String)>,
+    /// Score on the final split instead of the selection split
+    #[arg(long)]
+    pub final_split: bool,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub common: Common,
+}
+
+/// `terrarium check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// A template's name or a task's folder
+    pub task: String,
+    /// Source to check, instead of the task's own
+    #[arg(long, value_name = "FILE")]
+    pub source: Option<PathBuf>,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// DANGEROUS: compile even where Landlock or seccomp is missing
+    #[arg(long)]
+    pub allow_unjailed: bool,
+}
+
+/// `terrarium init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Name of the new task, and of the folder that is made for it
+    pub name: String,
+    /// The template to start from
+    #[arg(long, value_name = "TEMPLATE", default_value = "circles")]
+    pub template: String,
+}
+
+/// `terrarium verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Repeat every evaluation, not the winner's only
+    #[arg(long, conflicts_with = "candidate")]
+    pub all: bool,
+    /// Repeat the evaluations of this candidate
+    #[arg(long, value_name = "ID")]
+    pub candidate: Option<String>,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `terrarium report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Where to write the page [default: report.html in the run's folder]
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// `terrarium bench`
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure
+    #[arg(value_parser = ["sandbox"])]
+    pub name: String,
+    /// Repetitions of the slow figures
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub repeat: usize,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `terrarium setup`
+#[derive(Debug, Args)]
+pub struct Setup {
+    /// Only compiler and SDK, no corpus
+    #[arg(long)]
+    pub no_corpus: bool,
+}
+
+/// `terrarium doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,83 @@
+//! What most commands need: folders, the sandbox, the task, the data.
+
+use super::args::Common;
+use super::failure::Failure;
+use crate::corpus::{self, Corpus};
+use crate::run::DataSnapshot;
+use crate::task::{self, LoadedTask, Task};
+use std::path::Path;
+use terrarium_sandbox::toolchain::Dirs;
+use terrarium_sandbox::{Sandbox, SandboxConfig};
+
+/// Opens the sandbox. A stale SDK is built again on the way.
+pub fn sandbox(allow_unjailed: bool) -> Result<Sandbox, Failure> {
+    let dirs = Dirs::from_env()?;
+    terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
+    let mut config = SandboxConfig::new(dirs);
+    config.compile.allow_unjailed = allow_unjailed;
+    config.threads_per_worker = std::env::var("RAYON_NUM_THREADS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .filter(|n| (1..=1024).contains(n))
+        .unwrap_or(1);
+    Ok(Sandbox::open(config)?)
+}
+
+/// Shows one step of something slow.
+pub fn progress(line: &str) {
+    eprintln!("  {line}");
+}
+
+/// Refuses a device that this build does not have.
+pub fn check_device(common: &Common) -> Result<(), Failure> {
+    if common.device == "cpu" {
+        return Ok(());
+    }
+    let mut failure = Failure::new(
+        format!("this build has no device `{}`", common.device),
+        "use --device cpu",
+    );
+    failure.exit = super::exit::UNAVAILABLE;
+    Err(failure)
+}
+
+/// Loads a task, with another source where one is given.
+pub fn load(task: &str, source: Option<&Path>) -> Result<LoadedTask, Failure> {
+    let mut loaded = task::load(task, &task::templates_root())?;
+    if let Some(path) = source {
+        loaded.source = task::read_text(path)?;
+    }
+    Ok(loaded)
+}
+
+/// The data of a task, if it trains on any: the default corpus or the user's.
+pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> {
+    if task.data.is_none() {
+        return match own {
+            None => Ok(None),
+            Some(_) => Err(Failure::usage(
+                format!("the task `{}` trains on no data", task.header.name),
+                "leave out --data",
+            )),
+        };
+    }
+    let dirs = Dirs::from_env()?;
+    let corpus = match own {
+        Some(path) => corpus::from_dir(path, &dirs, &mut progress)?,
+        None => corpus::default_corpus(&dirs, &mut progress)?,
+    };
+    if own.is_some() {
+        for line in &corpus.skipped {
+            eprintln!("  skipped {line}");
+        }
+    }
+    Ok(Some(corpus))
+}
+
+/// The corpus as a run records it.
+pub fn snapshot(corpus: Option<&Corpus>) -> Result<Option<DataSnapshot>, Failure> {
+    Ok(match corpus {
+        Some(c) => Some(DataSnapshot::take(&c.train, &c.val, &c.final_split)?),
+        None => None,
+    })
+}
