@@ -5,6 +5,7 @@
 //! or a wasm engine: everything untrusted goes through `terrarium-sandbox`.
 
 pub mod candidate;
+pub mod diff;
 pub mod evolve_block;
 pub mod ids;
 pub mod proposer;
