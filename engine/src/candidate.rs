@@ -18,7 +18,11 @@ pub struct Origin {
 impl Origin {
     /// Of the program that the task came with.
     pub fn baseline() -> Self {
-        Self { proposer: "baseline".into(), operator: String::new(), note: String::new() }
+        Self {
+            proposer: "baseline".into(),
+            operator: String::new(),
+            note: String::new(),
+        }
     }
 }
 

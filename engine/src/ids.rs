@@ -11,7 +11,11 @@ pub struct IdError(String);
 
 fn checked(text: String) -> Result<String, IdError> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if text.len() == 64 && text.bytes().all(hex) { Ok(text) } else { Err(IdError(text)) }
+    if text.len() == 64 && text.bytes().all(hex) {
+        Ok(text)
+    } else {
+        Err(IdError(text))
+    }
 }
 
 macro_rules! id {

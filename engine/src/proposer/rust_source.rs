@@ -18,7 +18,10 @@ const STACK_BYTES: usize = 256 << 20;
 /// Parses `source` and runs `work` on its syntax tree, with byte positions in
 /// its spans. None when it is not Rust, too large or too deeply nested, or
 /// when no thread can be had.
-pub fn with_syntax_tree<T: Send>(source: &str, work: impl FnOnce(&syn::File) -> T + Send) -> Option<T> {
+pub fn with_syntax_tree<T: Send>(
+    source: &str,
+    work: impl FnOnce(&syn::File) -> T + Send,
+) -> Option<T> {
     if source.len() > MAX_BYTES {
         return None;
     }
@@ -32,7 +35,9 @@ pub fn is_rust(source: &str) -> bool {
 
 pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("syntax".into()).stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new()
+            .name("syntax".into())
+            .stack_size(STACK_BYTES);
         thread.spawn_scoped(scope, work).ok()?.join().ok()
     })
 }
@@ -78,7 +83,8 @@ pub fn fingerprint(source: &str) -> String {
                     matches!(t, TokenTree::Group(g) if g.delimiter() == Delimiter::Bracket
                         && g.stream().into_iter().next().is_some_and(|t| t.to_string() == "doc"))
                 };
-                let inner = level.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
+                let inner =
+                    level.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
                 if level.next_if(is_doc).is_none() {
                     hasher.update(if inner.is_some() { b"#\0!\0" } else { b"#\0" });
                 }
@@ -119,7 +125,23 @@ mod tests {
     fn hostile_sources_are_refused_and_do_not_overflow_the_stack() {
         let within = |body: String| format!("fn f() {{ {body} }}");
         let size = MAX_BYTES - 100;
-        for body in ["!", "-", "&", "*", "a+", "f(", "((", "[", "{", "a.b().", "if a {} else ", "return ", "|x|", "a=", "a?;"] {
+        for body in [
+            "!",
+            "-",
+            "&",
+            "*",
+            "a+",
+            "f(",
+            "((",
+            "[",
+            "{",
+            "a.b().",
+            "if a {} else ",
+            "return ",
+            "|x|",
+            "a=",
+            "a?;",
+        ] {
             let source = within(body.repeat(size / body.len()) + "a");
             let _ = is_rust(&source);
             let _ = fingerprint(&source);
