@@ -10,8 +10,10 @@ pub mod blobs;
 pub mod candidate;
 pub mod cli;
 pub mod corpus;
+pub mod diff;
 pub mod error;
 pub mod evaluate;
+pub mod evolve_block;
 #[cfg(test)]
 mod fake;
 pub mod gate;

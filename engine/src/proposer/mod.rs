@@ -1,5 +1,14 @@
 //! What proposes: the contract between the search and every proposer.
 
+pub mod crossover;
+pub mod mutate;
+pub mod rust_source;
+pub mod tpe;
+
+pub use crossover::Crossover;
+pub use mutate::Mutate;
+pub use tpe::Tpe;
+
 use crate::candidate::Origin;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Direction;

@@ -1,0 +1,298 @@
+use super::*;
+use crate::ids::{BlobId, CandidateId};
+use crate::task::Direction;
+use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
+
+fn number(default: f64, low: f64, high: f64, scale: KnobScale) -> KnobRange {
+    KnobRange::Number {
+        default,
+        low,
+        high,
+        scale,
+    }
+}
+
+fn entry(source: &str, knobs: Knobs, score: Option<f64>) -> HistoryEntry {
+    let source_id = BlobId::of(source.as_bytes());
+    HistoryEntry {
+        candidate: CandidateId::of(&source_id, &knobs),
+        source: source.into(),
+        source_id,
+        knobs,
+        score,
+        seeds: 1,
+        outcome_code: if score.is_some() { "finished" } else { "trap" }.into(),
+        accepted: false,
+        diagnostics: None,
+        origin: Origin::baseline(),
+    }
+}
+
+fn ten() -> Vec<(String, KnobRange)> {
+    let mut space = vec![(
+        "lr".to_owned(),
+        number(1e-4, 1e-5, 1e-1, KnobScale::Logarithmic),
+    )];
+    for k in 0..6 {
+        space.push((format!("x{k}"), number(0.1, 0.0, 1.0, KnobScale::Linear)));
+    }
+    let depth = KnobRange::Integer {
+        default: 2,
+        low: 1,
+        high: 12,
+        scale: KnobScale::Linear,
+    };
+    let width = KnobRange::Integer {
+        default: 16,
+        low: 8,
+        high: 1024,
+        scale: KnobScale::Logarithmic,
+    };
+    let choice = KnobRange::Choice {
+        default: 0,
+        options: ["a", "b", "c"].map(String::from).to_vec(),
+    };
+    space.extend([
+        ("depth".into(), depth),
+        ("width".into(), width),
+        ("kind".into(), choice),
+    ]);
+    space
+}
+
+/// A bowl with its best learning rate at 3e-3; the knobs matter unequally.
+fn bowl(space: &[(String, KnobRange)], knobs: &Knobs) -> f64 {
+    let cube = Space::new(space);
+    let best = [0.62, 0.3, 0.7, 0.5, 0.9, 0.2, 0.4, 0.6, 0.55];
+    let at = cube.encode(knobs);
+    let bowl: f64 = at
+        .iter()
+        .zip(best)
+        .enumerate()
+        .map(|(k, (u, b))| (u - b).powi(2) / (1.0 + k as f64 / 2.0))
+        .sum();
+    bowl + if knobs.get("kind") == Some(&KnobValue::Choice(2)) {
+        0.0
+    } else {
+        0.1
+    }
+}
+
+fn search(seed: u64, evaluations: u64, random: bool) -> f64 {
+    let space = ten();
+    let first = entry("s", Knobs::new(), Some(bowl(&space, &Knobs::new())));
+    let mut entries = vec![first];
+    for k in 1..evaluations {
+        let knobs = if random {
+            let cube = Space::new(&space);
+            cube.decode(&cube.random(&mut SplitMix64::new(crate::seeds::derive(
+                seed,
+                "random",
+                &[k],
+            ))))
+        } else {
+            let best = entries
+                .iter()
+                .min_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap()))
+                .unwrap();
+            let history = History {
+                direction: Direction::Minimize,
+                entries: &entries,
+                knob_space: &space,
+            };
+            Tpe.propose(&history, best, crate::seeds::derive(seed, "tpe", &[k]))
+                .unwrap()
+                .knobs
+        };
+        let score = bowl(&space, &knobs);
+        entries.push(entry("s", knobs, Some(score)));
+    }
+    entries
+        .iter()
+        .filter_map(|e| e.score)
+        .fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn it_beats_random_search_at_equal_evaluations() {
+    // It starts from a poor default and moves in small steps, so that at 16
+    // evaluations it need only be ahead.
+    for (evaluations, share) in [(16, 1.0), (64, 0.5)] {
+        let median = |random| {
+            let mut scores: Vec<f64> = (0..15)
+                .map(|seed| search(seed, evaluations, random))
+                .collect();
+            scores.sort_by(f64::total_cmp);
+            scores[7]
+        };
+        let (tpe, random) = (median(false), median(true));
+        println!("{evaluations} evaluations: median {tpe:.4} against {random:.4} at random");
+        assert!(
+            tpe < share * random,
+            "{evaluations}: {tpe} against {random}"
+        );
+    }
+}
+
+#[test]
+fn it_is_a_pure_function_and_stays_in_range_with_any_number_of_observations() {
+    let space = ten();
+    for count in [0usize, 1, 2, 7, 8, 40] {
+        let cube = Space::new(&space);
+        let mut rng = SplitMix64::new(9);
+        let entries: Vec<_> = (0..count)
+            .map(|k| {
+                entry(
+                    "s",
+                    cube.decode(&cube.random(&mut rng)),
+                    (k % 3 > 0).then_some(k as f64),
+                )
+            })
+            .collect();
+        let parent = entry("s", Knobs::new(), Some(1.0));
+        let history = History {
+            direction: Direction::Maximize,
+            entries: &entries,
+            knob_space: &space,
+        };
+        for seed in 0..200 {
+            let proposal = Tpe.propose(&history, &parent, seed).unwrap();
+            assert_eq!(
+                Some(&proposal),
+                Tpe.propose(&history, &parent, seed).as_ref()
+            );
+            assert!(!proposal.knobs.is_empty() && !proposal.origin.note.is_empty());
+            for (name, value) in &proposal.knobs {
+                let range = &space.iter().find(|(n, _)| n == name).unwrap().1;
+                match (range, value) {
+                    (KnobRange::Number { low, high, .. }, KnobValue::Number(x)) => {
+                        assert!(x >= low && x <= high);
+                        assert_eq!(*x, space::rounded(*x));
+                    }
+                    (KnobRange::Integer { low, high, .. }, KnobValue::Integer(x)) => {
+                        assert!(x >= low && x <= high)
+                    }
+                    (KnobRange::Choice { options, .. }, KnobValue::Choice(x)) => {
+                        assert!((*x as usize) < options.len())
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn early_steps_are_small() {
+    let space = ten();
+    let parent = entry("s", Knobs::new(), Some(1.0));
+    let history = History {
+        direction: Direction::Minimize,
+        entries: std::slice::from_ref(&parent),
+        knob_space: &space,
+    };
+    let few = (0..100)
+        .filter(|s| Tpe.propose(&history, &parent, *s).unwrap().knobs.len() <= 3)
+        .count();
+    assert!(few > 80, "{few}");
+}
+
+#[test]
+fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search() {
+    let fixed = vec![
+        ("a".to_owned(), number(1.0, 1.0, 1.0, KnobScale::Linear)),
+        (
+            "b".to_owned(),
+            number(1.0, f64::NAN, 1.0, KnobScale::Linear),
+        ),
+        (
+            "c".to_owned(),
+            KnobRange::Choice {
+                default: 0,
+                options: vec![],
+            },
+        ),
+    ];
+    let parent = entry("s", Knobs::new(), Some(1.0));
+    let history = |space| History {
+        direction: Direction::Minimize,
+        entries: &[],
+        knob_space: space,
+    };
+    assert_eq!(Tpe.propose(&history(&fixed), &parent, 1), None);
+    let bit = vec![(
+        "bit".to_owned(),
+        KnobRange::Integer {
+            default: 0,
+            low: 0,
+            high: 1,
+            scale: KnobScale::Logarithmic,
+        },
+    )];
+    let proposal = Tpe.propose(&history(&bit), &parent, 1).unwrap();
+    assert_eq!(proposal.knobs.get("bit"), Some(&KnobValue::Integer(1)));
+    let both = [entry("s", proposal.knobs, None)];
+    let history = History {
+        direction: Direction::Minimize,
+        entries: &both,
+        knob_space: &bit,
+    };
+    assert_eq!(Tpe.propose(&history, &parent, 1), None);
+    let extreme = vec![
+        (
+            "i".to_owned(),
+            KnobRange::Integer {
+                default: 0,
+                low: i64::MIN,
+                high: i64::MAX,
+                scale: KnobScale::Linear,
+            },
+        ),
+        (
+            "n".to_owned(),
+            number(0.0, f64::MIN, f64::MAX, KnobScale::Logarithmic),
+        ),
+    ];
+    let history = History {
+        direction: Direction::Minimize,
+        entries: &[],
+        knob_space: &extreme,
+    };
+    for seed in 0..50 {
+        let knobs = Tpe.propose(&history, &parent, seed).unwrap().knobs;
+        assert!(crate::candidate::knobs_are_finite(&knobs));
+    }
+}
+
+#[test]
+fn other_sources_help_only_through_the_knobs_they_were_given() {
+    let space = vec![("lr".to_owned(), number(0.5, 0.0, 1.0, KnobScale::Linear))];
+    let mut entries: Vec<_> = (0..20)
+        .map(|k| {
+            entry(
+                "other",
+                Knobs::from([("lr".to_owned(), KnobValue::Number(f64::from(k) / 20.0))]),
+                Some((f64::from(k) - 17.0).abs()),
+            )
+        })
+        .collect();
+    entries.push(entry(
+        "other",
+        Knobs::from([("gone".to_owned(), KnobValue::Integer(3))]),
+        Some(0.0),
+    ));
+    let parent = entry("mine", Knobs::new(), Some(100.0));
+    let history = History {
+        direction: Direction::Minimize,
+        entries: &entries,
+        knob_space: &space,
+    };
+    let near = (0..60)
+        .filter_map(|seed| Tpe.propose(&history, &parent, seed))
+        .filter(|p| p.origin.operator == "tpe")
+        .filter(
+            |p| matches!(p.knobs.get("lr"), Some(KnobValue::Number(x)) if (0.7..=1.0).contains(x)),
+        )
+        .count();
+    assert!(near > 25, "{near}");
+}
