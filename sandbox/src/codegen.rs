@@ -96,6 +96,9 @@ pub fn compile(
         Err(ChildError::Died { signal: libc::SIGXCPU }) => {
             Err(CodegenError::Candidate(Outcome::Deadline { phase: Phase::Codegen }))
         }
+        Err(ChildError::Died { signal: 0 }) => {
+            Err(host(&"the child could not start; TERRARIUM_CHILD_STDERR=1 shows what it says"))
+        }
         Err(ChildError::Died { signal }) => {
             Err(CodegenError::Candidate(Outcome::WorkerDied { signal, phase: Phase::Codegen }))
         }

@@ -5,7 +5,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 /// Stack that compiled guest code may use. The metered call depth ends a
 /// recursion long before, so that where it ends does not depend on frame sizes.
-pub const WASM_STACK_BYTES: usize = 8 << 20;
+pub const WASM_STACK_BYTES: usize = 2 << 20;
 
 /// Name of everything that decides the meaning of compiled code: compiler,
 /// settings and the charging rule. Part of the cache key, and recorded with

@@ -48,8 +48,8 @@ pub(crate) enum Reply {
 const MAX_REQUEST: usize = 512 << 20;
 
 /// The stack of the thread that runs guests: what wasmtime may use for guest
-/// frames, and as much again for the host functions that they call.
-const STACK_BYTES: usize = 2 * machine::WASM_STACK_BYTES;
+/// frames, and ample room for the host functions that they call.
+const STACK_BYTES: usize = 8 * machine::WASM_STACK_BYTES;
 
 pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
     let ready = lockdown::process(Role::Worker)
