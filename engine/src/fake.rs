@@ -188,7 +188,11 @@ impl Evaluate for Quadratic {
             metrics: vec![Metric {
                 name: "loss".into(),
                 step: 1,
-                value: if seed % 2 == 0 { f64::NAN } else { 0.1 },
+                value: if seed.is_multiple_of(2) {
+                    f64::NAN
+                } else {
+                    0.1
+                },
             }],
             log: format!("x is {x}"),
             ..Evaluated::failed(Outcome::Finished)

@@ -6,7 +6,7 @@
 mod error;
 mod search;
 
-pub use error::TaskError;
+pub use error::{InvalidTask, TaskError};
 pub use search::SearchConfig;
 
 use serde::{Deserialize, Serialize};

@@ -3,31 +3,37 @@
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use std::path::PathBuf;
 
+/// A task's text that is not valid TOML, does not have the shape of a task,
+/// or holds a value out of its range.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("{origin}:{line}:{column}: {what}")]
+pub struct InvalidTask {
+    /// The file's name.
+    pub origin: String,
+    /// 1-based.
+    pub line: usize,
+    /// 1-based, in characters.
+    pub column: usize,
+    /// What is wrong.
+    pub what: String,
+    /// The file's text.
+    #[source_code]
+    pub text: NamedSource<String>,
+    /// Where in the text.
+    #[label("here")]
+    pub at: SourceSpan,
+    /// What to try.
+    #[help]
+    pub hint: String,
+}
+
 /// A task that cannot be used.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum TaskError {
-    /// The file is not valid TOML, or does not have the shape of a task, or
-    /// a value is out of its range.
-    #[error("{origin}:{line}:{column}: {what}")]
-    Invalid {
-        /// The file's name.
-        origin: String,
-        /// 1-based.
-        line: usize,
-        /// 1-based, in characters.
-        column: usize,
-        /// What is wrong.
-        what: String,
-        /// The file's text.
-        #[source_code]
-        text: NamedSource<String>,
-        /// Where in the text.
-        #[label("here")]
-        at: SourceSpan,
-        /// What to try.
-        #[help]
-        hint: String,
-    },
+    /// The text is wrong at a known place.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Invalid(Box<InvalidTask>),
     /// Neither a template nor a folder with a task.
     #[error("there is no task `{task}`: no template of that name, and no folder with a task.toml")]
     #[diagnostic(help("templates: {known}; or give the path of a folder, such as ./my-task"))]
@@ -107,7 +113,7 @@ impl TaskError {
     ) -> Self {
         let before = text.get(..span.start).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Self::Invalid {
+        Self::Invalid(Box::new(InvalidTask {
             origin: origin.to_owned(),
             line: before.matches('\n').count() + 1,
             column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
@@ -115,7 +121,7 @@ impl TaskError {
             text: NamedSource::new(origin, text.to_owned()).with_language("TOML"),
             at: SourceSpan::from(span.start..span.end.max(span.start)),
             hint,
-        }
+        }))
     }
 }
 
