@@ -33,8 +33,8 @@ pub enum Role {
     Codegen,
 }
 
-/// Dies with its parent, in a session of its own, with no core dumps, no
-/// files to write and no descriptors to open.
+/// Dies with its parent, in a session of its own, with no core dumps and few
+/// descriptors.
 pub fn process(role: Role) -> Result<(), LockdownError> {
     let fail = failed("process");
     // A process that already leads a group cannot start a session; it is a
@@ -48,7 +48,6 @@ pub fn process(role: Role) -> Result<(), LockdownError> {
             .map_err(|e| fail(format!("{resource:?}: {e}")))
     };
     limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, 64)?;
     if role == Role::Codegen {
         limit(Resource::As, 6 << 30)?;
@@ -96,10 +95,14 @@ pub fn files() -> Result<(), LockdownError> {
     Ok(())
 }
 
-/// Kills the process at the first system call that its role does not need.
+/// Kills the process at the first system call that its role does not need, and
+/// allows no file to grow.
 /// Applies to all threads.
 pub fn calls(role: Role) -> Result<(), LockdownError> {
     let fail = failed("seccomp");
+    // Not earlier: loading a component writes its memory image to a memory file.
+    setrlimit(Resource::Fsize, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(|e| fail(e.to_string()))?;
     let program = filter(role).map_err(|e| fail(e.to_string()))?;
     apply_filter_all_threads(&program).map_err(|e| fail(e.to_string()))
 }

@@ -37,6 +37,8 @@ impl Runner {
         // read it from the cache that only our own compiling process writes and
         // checked its content address. wasmtime checks version and settings.
         let component = unsafe { Component::deserialize(&engine, &code) }.map_err(|e| format!("{e:#}"))?;
+        // Made now: it needs a call that the lock-down takes away.
+        component.initialize_copy_on_write_image().map_err(|e| format!("{e:#}"))?;
         let mut linker = Linker::<State>::new(&engine);
         let ready = match artifact.world {
             World::Trainer => trainer::MeteredTrainer::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
