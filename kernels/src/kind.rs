@@ -29,3 +29,38 @@ fn vector_level() -> &'static str {
 fn vector_level() -> &'static str {
     "portable"
 }
+
+/// Makes every library that a kernel uses find out about this machine now:
+/// the matrix library reads the cache sizes from the system at its first
+/// product. A process that is about to give up its right to open files calls
+/// this before; later it is too late, and the product would be blocked for
+/// caches of guessed sizes.
+pub fn warm_up() {
+    let (a, b, mut c) = ([1.0f32; 64], [1.0f32; 64], [0.0f32; 64]);
+    // SAFETY: the three arrays are 8 × 8, as the strides say, and disjoint.
+    // Exercised by every worker that trains.
+    unsafe {
+        gemm::gemm(
+            8,
+            8,
+            8,
+            c.as_mut_ptr(),
+            1,
+            8,
+            false,
+            a.as_ptr(),
+            1,
+            8,
+            b.as_ptr(),
+            1,
+            8,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+    std::hint::black_box(c);
+}

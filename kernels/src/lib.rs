@@ -34,7 +34,7 @@ mod validate;
 pub use device::{CpuConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
 pub use graph::{Graph, ProfileLine};
-pub use kind::cpu_kind;
+pub use kind::{cpu_kind, warm_up};
 pub use op::*;
 pub use row_kernel::{MAX_INPUTS, MAX_NODES, MAX_ROW_VALUES, MAX_STORES};
 pub use table::MAX_RANK;

@@ -14,7 +14,7 @@ mod verdict;
 
 use crate::codegen::Artifact;
 use crate::lockdown::{self, Role};
-use crate::{Evaluation, Phase, Report, Shards, machine, wire};
+use crate::{Evaluation, Phase, Report, Shards, World, machine, wire};
 use serde::{Deserialize, Serialize};
 use std::os::unix::net::UnixStream;
 
@@ -76,6 +76,9 @@ pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
 fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
     let engine = machine::runner(hello.memory_bytes, hello.table_elements).map_err(|e| format!("{e:#}"))?;
+    if hello.artifact.world == World::Trainer {
+        terrarium_kernels::warm_up();
+    }
     lockdown::files().map_err(|e| e.to_string())?;
     evaluate::Runner::new(engine, hello, shards)
 }
