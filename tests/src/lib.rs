@@ -6,3 +6,4 @@
 pub mod command;
 pub mod json_schema;
 pub mod native;
+pub mod processes;
