@@ -41,6 +41,21 @@ fn one_thread_or_two_give_the_same_score_and_use_the_same() {
 }
 
 #[test]
+fn many_threads_are_all_there_before_the_lock_down() {
+    let home = Home::new(&TinyTask::default());
+    let eval = |threads: &str| {
+        let mut command = home.command(&["eval", "./task", "--data", "text", "--json"]);
+        command.env("RAYON_NUM_THREADS", threads);
+        deterministic(&json_lines(&finish(command, 0))[0])
+    };
+    let one = eval("1");
+    // A thread that starts late is killed for it, and with it its worker.
+    for _ in 0..5 {
+        assert_eq!(eval("32"), one);
+    }
+}
+
+#[test]
 fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
     let home = Home::new(&TinyTask {
         search: "generation_size = 3\ngenerations = 1\nnoise_seeds = 2\nrace_seeds = 3\nfinal_seeds = 2\n\
@@ -58,9 +73,8 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
     assert_eq!(head, run("four", "2", "4", "2"));
     assert_ne!(head, run("other", "3", "4", "1"), "the seed changes nothing");
 
-    let verify = |exit: i32, all: &[&str]| {
-        home.json(exit, &[&["verify", "one", "--json"], all].concat()).remove(0)
-    };
+    let verify =
+        |exit: i32, all: &[&str]| home.json(exit, &[&["verify", "one", "--json"], all].concat()).remove(0);
     let sound = verify(0, &["--all"]);
     assert_eq!(sound["sound"], true);
     let repetitions = sound["found"]["repetitions"].as_array().unwrap();
@@ -70,7 +84,10 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
     let named = |found: &Value, what: &str| {
         let faults = found["found"]["faults"].as_array().unwrap();
         assert_eq!(found["sound"], false);
-        assert!(faults.iter().any(|f| f.as_str().is_some_and(|f| f.contains(what))), "{faults:?} without {what}");
+        assert!(
+            faults.iter().any(|f| f.as_str().is_some_and(|f| f.contains(what))),
+            "{faults:?} without {what}"
+        );
     };
     // A score, better by a little than what was measured.
     let database = rusqlite::Connection::open(home.path("one/terrarium.db")).unwrap();
@@ -80,7 +97,8 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
         })
         .unwrap();
     let alter = |change: &str| {
-        let sql = format!("UPDATE evaluations SET score = score {change} 0.25 WHERE candidate = ?1 AND seed = ?2");
+        let sql =
+            format!("UPDATE evaluations SET score = score {change} 0.25 WHERE candidate = ?1 AND seed = ?2");
         assert_eq!(database.execute(&sql, rusqlite::params![candidate, seed]).unwrap(), 1);
     };
     alter("-");
