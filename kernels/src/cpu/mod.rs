@@ -59,7 +59,12 @@ impl Cpu {
                 .num_threads(threads)
                 .thread_name(|i| format!("kernels-{i}"));
             match builder.build() {
-                Ok(pool) => cpu.pool = Some(pool),
+                Ok(pool) => {
+                    // Each thread has started when this returns: until then it
+                    // makes system calls that a lock-down kills for.
+                    pool.broadcast(|_| ());
+                    cpu.pool = Some(pool);
+                }
                 Err(error) => {
                     return fail!(
                         InvalidArgument,
