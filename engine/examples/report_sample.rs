@@ -25,8 +25,7 @@ const OPERATORS: [(&str, &str, &str); 4] = [
     ("crossover", "function", "fn feed_forward from the second parent"),
 ];
 
-const OLD: &str = "\
-    fn feed_forward(&self, tape: &mut Tape, x: Var) -> Result<Var> {
+const OLD: &str = "    fn feed_forward(&self, tape: &mut Tape, x: Var) -> Result<Var> {
         let hidden = tape.matmul(x, self.up)?;
         let active = tape.relu(hidden)?;
         let active = tape.mul(active, active)?;
@@ -104,7 +103,8 @@ fn sample(direction: Direction) -> ReportData {
             let pairs = if far < 0.06 { 4 } else { 1 };
             let gains: Vec<f64> = (0..pairs).map(|_| 0.03 - far + NOISE * normal(&mut rng)).collect();
             point.status = Status::Discarded;
-            point.reason = if pairs == 1 { "clearly worse on the first seed" } else { "no better after 4 pairs" }.into();
+            point.reason =
+                if pairs == 1 { "clearly worse on the first seed" } else { "no better after 4 pairs" }.into();
             point.score = Some(best - sign * gains.iter().sum::<f64>() / f64::from(pairs));
             (point.seeds, point.gain) = (pairs as u32, Gain::of(&gains, NOISE));
         }
@@ -154,11 +154,14 @@ fn assemble(
         .filter_map(|(new, old)| Some(direction.gain((*new)?, (*old)?)))
         .collect();
     let gain = Gain::of(&gains, NOISE);
-    let new = OLD
-        .replace("let cooldown = 0.40;", "let cooldown = 0.8125;")
-        .replace("        let active = tape.mul(active, active)?;\n", "        let active = tape.mul(active, hidden)?;\n");
-    let knob = |name: &str, old: &str, new: &str| KnobChange { name: name.into(), old: old.into(), new: new.into() };
-    let outcome = |code: &str, evaluations, candidates| OutcomeCount { code: code.into(), evaluations, candidates };
+    let new = OLD.replace("let cooldown = 0.40;", "let cooldown = 0.8125;").replace(
+        "        let active = tape.mul(active, active)?;\n",
+        "        let active = tape.mul(active, hidden)?;\n",
+    );
+    let knob =
+        |name: &str, old: &str, new: &str| KnobChange { name: name.into(), old: old.into(), new: new.into() };
+    let outcome =
+        |code: &str, evaluations, candidates| OutcomeCount { code: code.into(), evaluations, candidates };
     let proposers = shares(&points);
     ReportData {
         run: RunFacts {
@@ -208,7 +211,14 @@ fn assemble(
             fuel: 48_120_000_000,
             device_fuel: 24_310_000_000_000,
             device_profile: [
-                ("matmul", 14_820), ("attention-backward", 3_110), ("cross-entropy", 2_650), ("attention", 1_480), ("row-map", 1_020), ("norm", 640), ("adamw", 410), ("gather", 180),
+                ("matmul", 14_820),
+                ("attention-backward", 3_110),
+                ("cross-entropy", 2_650),
+                ("attention", 1_480),
+                ("row-map", 1_020),
+                ("norm", 640),
+                ("adamw", 410),
+                ("gather", 180),
             ]
             .map(|(name, g)| (name.to_owned(), g * 1_000_000_000))
             .to_vec(),
@@ -229,7 +239,8 @@ fn assemble(
 }
 
 fn shares(points: &[Point]) -> Vec<ProposerShare> {
-    let gain = |p: &Point| if p.status == Status::Kept { p.gain.as_ref().map_or(0.0, |g| g.mean) } else { 0.0 };
+    let gain =
+        |p: &Point| if p.status == Status::Kept { p.gain.as_ref().map_or(0.0, |g| g.mean) } else { 0.0 };
     let whole: f64 = points.iter().map(gain).sum();
     let of = |name: &str| {
         let mine = || points.iter().filter(|p| p.proposer == name);

@@ -3,9 +3,7 @@
 //! The ledger is read entry by entry: one that cannot be parsed is left out,
 //! and the break is reported, so that a damaged run can still be looked at.
 
-use super::{
-    Changes, LedgerFacts, Point, ProposerShare, ReportData, RunFacts, Spent, Status, Yardstick,
-};
+use super::{Changes, LedgerFacts, Point, ProposerShare, ReportData, RunFacts, Spent, Status, Yardstick};
 use crate::archive::OutcomeCount;
 use crate::candidate::Candidate;
 use crate::corpus::{Manifest, SCHEMA as CORPUS_SCHEMA};
@@ -29,7 +27,8 @@ impl ReportData {
         let story = Story::of(&entries);
         let candidates = archive.candidates()?;
         let evaluations = archive.evaluations()?;
-        let at: HashMap<CandidateId, usize> = (0..).zip(&candidates).map(|(at, c)| (c.id.clone(), at)).collect();
+        let at: HashMap<CandidateId, usize> =
+            (0..).zip(&candidates).map(|(at, c)| (c.id.clone(), at)).collect();
         let points = points(&candidates, &evaluations, &story, &at);
         let winner = story.incumbent.as_ref().and_then(|id| at.get(id)).copied();
         let lineage = winner.map_or_else(Vec::new, |winner| lineage(&points, winner));
@@ -39,7 +38,8 @@ impl ReportData {
             metric: task.header.metric.clone(),
             xz: folder.config().data.as_ref().map(yardstick).unwrap_or_default(),
             lineage,
-            changes: winner.map_or_else(Changes::default, |winner| changes(folder, &candidates, &evaluations, winner)),
+            changes: winner
+                .map_or_else(Changes::default, |winner| changes(folder, &candidates, &evaluations, winner)),
             outcomes: outcomes(&evaluations),
             spent: spent(&evaluations, task.header.world),
             proposers: proposers(&points, &story, &at),
@@ -114,10 +114,14 @@ impl Story {
             }
             Ruling::Kept => (Status::Kept, reason.clone()),
             Ruling::Failed => (Status::Failed, reason.clone()),
-            Ruling::Passed => (Status::Discarded, format!("{reason}, but another of its generation was better still")),
-            Ruling::Dropped | Ruling::Outranked | Ruling::NotBetter | Ruling::OutOfBudget | Ruling::NoRival => {
-                (Status::Discarded, reason.clone())
+            Ruling::Passed => {
+                (Status::Discarded, format!("{reason}, but another of its generation was better still"))
             }
+            Ruling::Dropped
+            | Ruling::Outranked
+            | Ruling::NotBetter
+            | Ruling::OutOfBudget
+            | Ruling::NoRival => (Status::Discarded, reason.clone()),
         }
     }
 }
@@ -315,7 +319,12 @@ fn spent(evaluations: &[EvaluationRecord], world: World) -> Spent {
             ]
         }
         World::Function => {
-            vec![("building", build), ("starting", start), ("calling", spent.train_us), ("everything else", score.saturating_add(rest))]
+            vec![
+                ("building", build),
+                ("starting", start),
+                ("calling", spent.train_us),
+                ("everything else", score.saturating_add(rest)),
+            ]
         }
     };
     spent.phases.retain(|(_, us)| *us > 0);

@@ -12,7 +12,8 @@ impl Decimals {
     /// known, enough to tell the smallest gain from zero.
     pub fn of(data: &ReportData) -> Self {
         let noise = data.noise.as_ref().map(|n| n.sd).filter(|sd| *sd > 0.0);
-        let kept = data.points.iter().filter_map(|p| p.gain.as_ref()).map(|g| g.mean).filter(|mean| *mean > 0.0);
+        let kept =
+            data.points.iter().filter_map(|p| p.gain.as_ref()).map(|g| g.mean).filter(|mean| *mean > 0.0);
         Self::for_step(noise.or_else(|| kept.min_by(f64::total_cmp)))
     }
 
@@ -85,7 +86,13 @@ pub fn count(value: u64) -> String {
         None => grouped(value),
         Some((unit, prefix)) => {
             let x = x / unit;
-            let decimals = if x >= 99.95 { 0 } else if x >= 9.995 { 1 } else { 2 };
+            let decimals = if x >= 99.95 {
+                0
+            } else if x >= 9.995 {
+                1
+            } else {
+                2
+            };
             format!("{x:.decimals$} {prefix}")
         }
     }
@@ -129,7 +136,11 @@ pub fn utc(unix_ms: u64) -> String {
 pub fn shell_word(path: &std::path::Path) -> String {
     let text = crate::diff::cleaned(&path.to_string_lossy());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

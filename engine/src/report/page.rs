@@ -59,7 +59,7 @@ fn masthead(data: &ReportData, verdict: &Verdict, decimals: Decimals) -> Markup 
             h1 class=(class) { (verdict.headline) }
             p class="task" { (cleaned(&data.run.title)) "." }
             (tiles(data, decimals))
-            p class="lead" { (cleaned(&verdict.paragraph())) }
+            p class="lead" { (cleaned(&unbroken(&verdict.paragraph()))) }
         }
     }
 }
@@ -118,7 +118,7 @@ fn curve(data: &ReportData, decimals: Decimals) -> Markup {
                         (key("kept", "kept"))
                         (key("discarded", "discarded"))
                         (key("far", "off the scale"))
-                        (key("failed", "failed"))
+                        @if data.points.iter().any(|p| p.score.is_none()) { (key("failed", "failed")) }
                         (key("line", "best so far"))
                         @if data.noise.is_some() { (key("noise", "baseline ± 2 sd of its noise")) }
                     }
@@ -157,6 +157,11 @@ fn key(mark: &str, meaning: &str) -> Markup {
 /// Numbers on the page have a true minus sign.
 pub(super) fn minus(text: &str) -> String {
     text.replace('-', "−")
+}
+
+/// What must not be torn apart at the end of a line.
+fn unbroken(text: &str) -> String {
+    text.replace("xz -9", "xz\u{a0}-9").replace(" %", "\u{a0}%")
 }
 
 /// An amount of evaluations, candidates, and the like.

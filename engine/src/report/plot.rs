@@ -111,11 +111,8 @@ pub fn curve(data: &ReportData, frame: Frame, decimals: Decimals) -> Option<Mark
     let strip = if failed { STRIP } else { 0.0 };
     // The strip is at the worse side.
     let worse_is_up = data.metric.direction == Direction::Minimize;
-    let (top, bottom) = if worse_is_up {
-        (TOP + strip, frame.height - BOTTOM)
-    } else {
-        (TOP, frame.height - BOTTOM - strip)
-    };
+    let (top, bottom) =
+        if worse_is_up { (TOP + strip, frame.height - BOTTOM) } else { (TOP, frame.height - BOTTOM - strip) };
     let strip_y = if worse_is_up { TOP + strip / 2.0 - 4.0 } else { bottom + strip / 2.0 + 4.0 };
     let last = data.points.len().saturating_sub(1).max(1) as f64;
     let x = Scale { from: (0.0, last), to: (LEFT + 10.0, frame.width - RIGHT - 10.0) };
@@ -266,7 +263,9 @@ impl Drawing<'_> {
             Status::Baseline => html! {
                 rect class="start" x=(round(x - 5.0)) y=(round(y - 5.0)) width="10" height="10" { title { (self.caption(point)) } }
             },
-            Status::Kept => html! { circle class="kept" cx=(x) cy=(y) r="5.5" { title { (self.caption(point)) } } },
+            Status::Kept => {
+                html! { circle class="kept" cx=(x) cy=(y) r="5.5" { title { (self.caption(point)) } } }
+            }
             // Something that failed on one seed only has no mean, so what is
             // left finished.
             Status::Discarded | Status::Failed | Status::Pending => {
@@ -328,7 +327,10 @@ mod tests {
     #[test]
     fn a_scale_never_leaves_the_frame() {
         let scale = Scale { from: (0.0, 1.0), to: (10.0, 20.0) };
-        assert_eq!([-5.0, 0.5, 9.0, f64::NAN, f64::INFINITY].map(|v| scale.at(v)), [10.0, 15.0, 20.0, 15.0, 15.0]);
+        assert_eq!(
+            [-5.0, 0.5, 9.0, f64::NAN, f64::INFINITY].map(|v| scale.at(v)),
+            [10.0, 15.0, 20.0, 15.0, 15.0]
+        );
         let empty = Scale { from: (1.0, 1.0), to: (10.0, 20.0) };
         assert!(empty.at(1.0).is_finite());
     }

@@ -171,7 +171,12 @@ pub fn device_fuel(data: &ReportData) -> Markup {
         .spent
         .device_profile
         .iter()
-        .map(|(operation, fuel)| Bar { label: operation.clone(), value: *fuel, text: amount(*fuel), class: "bar" })
+        .map(|(operation, fuel)| Bar {
+            label: operation.clone(),
+            value: *fuel,
+            text: amount(*fuel),
+            class: "bar",
+        })
         .collect();
     html! {
         (bars("fuel", "Where fuel went", "device fuel", rows, "This task uses no device."))

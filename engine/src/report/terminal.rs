@@ -17,8 +17,8 @@ const MOST_DIFF_LINES: usize = 80;
 const MOST_DIFF_COLUMNS: usize = 300;
 /// Narrowest and widest text.
 const WIDTHS: (u16, u16) = (40, 140);
-/// Narrowest text that has room for what each candidate changed.
-const WIDE: u16 = 90;
+/// Fewest characters of a note that are worth a column.
+const LEAST_NOTE: usize = 16;
 
 /// How to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,8 @@ fn candidates(data: &ReportData, decimals: Decimals, style: Style) -> String {
     table.load_style(UTF8_HORIZONTAL_ONLY);
     table.style_mut().row_separator = LineStyle::none();
     table.style_mut().header_separator = LineStyle::none().fill('─').junction('─');
-    let wide = style.width >= WIDE;
+    let room = room_for_notes(data, &shown, decimals, style);
+    let wide = room >= LEAST_NOTE;
     let metric = cleaned(&data.metric.name);
     let mut header = vec!["#".to_owned(), "candidate".into(), "proposer".into()];
     if wide {
@@ -90,7 +91,7 @@ fn candidates(data: &ReportData, decimals: Decimals, style: Style) -> String {
     header.extend([metric, "gain (95 %)".into(), "result".into()]);
     table.set_header(header);
     for point in &shown {
-        table.add_row(row(data, point, decimals, wide));
+        table.add_row(row(data, point, decimals, room));
     }
     let numbers = if wide { [0, 4, 5] } else { [0, 3, 4] };
     for at in numbers {
@@ -140,7 +141,39 @@ fn rough_gain(data: &ReportData, point: &Point) -> Option<f64> {
     gain.is_finite().then_some(gain)
 }
 
-fn row(data: &ReportData, point: &Point, decimals: Decimals, wide: bool) -> Row {
+/// What is left of the width for what each candidate changed, so that a row
+/// stays one line.
+fn room_for_notes(data: &ReportData, shown: &[&Point], decimals: Decimals, style: Style) -> usize {
+    const PADDING: usize = 2;
+    let header = ["#", "candidate", "proposer", &data.metric.name, "gain (95 %)", "result"];
+    let mut widths = header.map(|text| cleaned(text).chars().count());
+    for point in shown {
+        for (width, text) in widths.iter_mut().zip(texts(data, point, decimals)) {
+            *width = text.chars().count().max(*width);
+        }
+    }
+    let others: usize = widths.iter().map(|width| width + PADDING).sum();
+    usize::from(style.width).saturating_sub(others + PADDING)
+}
+
+/// Everything in a row but the note.
+fn texts(data: &ReportData, point: &Point, decimals: Decimals) -> [String; 6] {
+    let proposer = match point.status {
+        Status::Baseline => String::new(),
+        _ => format!("{} {}", point.proposer, point.operator),
+    };
+    let is_best = point.index > 0 && data.lineage.last() == Some(&point.index);
+    [
+        point.index.to_string(),
+        cleaned(&point.id),
+        cleaned(proposer.trim()),
+        decimals.optional(point.score),
+        point.gain.as_ref().map(|gain| decimals.gain(gain)).unwrap_or_default(),
+        cleaned(if is_best { "kept, the best" } else { result_word(point) }),
+    ]
+}
+
+fn row(data: &ReportData, point: &Point, decimals: Decimals, room: usize) -> Row {
     let is_best = data.lineage.last() == Some(&point.index);
     let colour = match point.status {
         Status::Kept => Some(Color::Green),
@@ -156,22 +189,10 @@ fn row(data: &ReportData, point: &Point, decimals: Decimals, wide: bool) -> Row 
             None => cell,
         }
     };
-    let proposer = match point.status {
-        Status::Baseline => String::new(),
-        _ => format!("{} {}", point.proposer, point.operator),
-    };
-    let word = if is_best && point.index > 0 { "kept, the best" } else { result_word(point) };
-    let mut cells = vec![
-        cell(point.index.to_string()),
-        cell(cleaned(&point.id)),
-        cell(cleaned(proposer.trim())),
-    ];
-    if wide {
-        cells.push(cell(shortened(&cleaned(&point.note), 60)));
+    let mut cells: Vec<Cell> = texts(data, point, decimals).into_iter().map(cell).collect();
+    if room >= LEAST_NOTE {
+        cells.insert(3, cell(shortened(&cleaned(&point.note), room - 1)));
     }
-    cells.push(cell(decimals.optional(point.score)));
-    cells.push(cell(point.gain.as_ref().map(|gain| decimals.gain(gain)).unwrap_or_default()));
-    cells.push(cell(cleaned(word)));
     Row::from(cells)
 }
 
@@ -231,11 +252,15 @@ fn source(data: &ReportData, style: Style) -> String {
         .take(MOST_DIFF_LINES)
         .map(|line| diff::DiffLine { kind: line.kind, text: shortened(&line.text, MOST_DIFF_COLUMNS) })
         .collect();
-    let mut text = format!("{}\n{}", style.paint("1", "Source of the best"), diff::terminal(&lines, style.colour));
-    let more = changes.source[lines.len()..].iter().filter(|l| matches!(l.kind, LineKind::Added | LineKind::Removed));
+    let mut text =
+        format!("{}\n{}", style.paint("1", "Source of the best"), diff::terminal(&lines, style.colour));
+    let more = changes.source[lines.len()..]
+        .iter()
+        .filter(|l| matches!(l.kind, LineKind::Added | LineKind::Removed));
     match more.count() as u64 {
         0 => {}
-        more => text.push_str(&format!("… {} in the report\n", of(more, "more changed line", "more changed lines"))),
+        more => text
+            .push_str(&format!("… {} in the report\n", of(more, "more changed line", "more changed lines"))),
     }
     text
 }

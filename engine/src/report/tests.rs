@@ -33,7 +33,14 @@ fn sound(data: &ReportData) -> String {
     for bad in ["NaN", "inf\"", "-inf", "<script", "http://", "https://", "javascript:", "\u{202e}", "\x1b"] {
         assert!(!html.contains(bad), "{bad:?} in {html}");
     }
-    for heading in ["Best so far", "Lineage of the best", "What the best changed", "How evaluations ended", "All candidates", "The record"] {
+    for heading in [
+        "Best so far",
+        "Lineage of the best",
+        "What the best changed",
+        "How evaluations ended",
+        "All candidates",
+        "The record",
+    ] {
         assert!(html.contains(heading), "{heading}");
     }
     assert!(html.contains("default-src 'none'"));
@@ -54,8 +61,13 @@ fn a_finished_run_is_told_whole() {
     // Against the archive's own account.
     assert_eq!(data.comparison, archive.final_comparison().unwrap());
     assert_eq!(data.noise, archive.noise_floor().unwrap());
-    let told: Vec<_> = data.points.iter().map(|p| (p.score, p.seeds, p.best, p.status == Status::Kept || p.index == 0)).collect();
-    let curve: Vec<_> = archive.best_so_far().unwrap().into_iter().map(|p| (p.score, p.seeds, p.best, p.kept)).collect();
+    let told: Vec<_> = data
+        .points
+        .iter()
+        .map(|p| (p.score, p.seeds, p.best, p.status == Status::Kept || p.index == 0))
+        .collect();
+    let curve: Vec<_> =
+        archive.best_so_far().unwrap().into_iter().map(|p| (p.score, p.seeds, p.best, p.kept)).collect();
     assert_eq!(told, curve);
     assert_eq!(data.outcomes, archive.outcomes().unwrap());
     let totals = archive.totals().unwrap();
@@ -120,9 +132,15 @@ fn nothing_kept_and_nothing_but_failures() {
         (point.status, point.score, point.outcome) = (Status::Failed, None, "trap".into());
     }
     let html = sound(&data);
-    assert_eq!(html.matches("class=\"failed\"").count(), 2 * (data.points.len() - 1) + data.points.len());
+    assert_eq!(
+        html.matches("class=\"failed\"").count(),
+        2 * (data.points.len() - 1) + 1 + (data.points.len() - 1)
+    );
     let text = render(&data, PLAIN);
-    assert!(text.contains(&format!("{} failed (trap {})", data.points.len() - 1, data.points.len() - 1)), "{text}");
+    assert!(
+        text.contains(&format!("{} failed (trap {})", data.points.len() - 1, data.points.len() - 1)),
+        "{text}"
+    );
     // The baseline failed as well: there is nothing to draw.
     (data.points[0].score, data.points[0].best, data.noise) = (None, None, None);
     for point in &mut data.points {
@@ -159,13 +177,17 @@ fn a_run_that_has_hardly_begun() {
     one.points.truncate(1);
     one.lineage.truncate(1);
     let html = sound(&one);
-    assert!(html.contains("class=\"start\"") && html.contains("Nothing was proposed yet") || !one.proposers.is_empty());
+    assert!(
+        html.contains("class=\"start\"") && html.contains("Nothing was proposed yet")
+            || !one.proposers.is_empty()
+    );
     assert!(render(&one, Style { width: 1, colour: true }).contains("Not finished"));
 }
 
 #[test]
 fn hostile_words_stay_words() {
-    let hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u{202e}\"'&\u{2067}\n\u{7}";
+    let hostile =
+        "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u{202e}\"'&\u{2067}\n\u{7}";
     let mut data = usual();
     data.run.task = hostile.into();
     data.run.title = hostile.into();
@@ -176,7 +198,9 @@ fn hostile_words_stay_words() {
     data.metric.name = hostile.into();
     data.ledger.broken = Some(hostile.into());
     for point in &mut data.points {
-        for text in [&mut point.proposer, &mut point.operator, &mut point.note, &mut point.reason, &mut point.outcome] {
+        for text in
+            [&mut point.proposer, &mut point.operator, &mut point.note, &mut point.reason, &mut point.outcome]
+        {
             *text = hostile.into();
         }
     }
@@ -190,8 +214,9 @@ fn hostile_words_stay_words() {
     data.spent.device_profile = vec![(hostile.into(), 1)];
     data.changes.knobs =
         vec![crate::diff::KnobChange { name: hostile.into(), old: hostile.into(), new: hostile.into() }];
-    data.changes.source =
-        [LineKind::Hunk, LineKind::Context, LineKind::Added, LineKind::Removed].map(|kind| DiffLine { kind, text: hostile.into() }).to_vec();
+    data.changes.source = [LineKind::Hunk, LineKind::Context, LineKind::Added, LineKind::Removed]
+        .map(|kind| DiffLine { kind, text: hostile.into() })
+        .to_vec();
     let html = sound(&data);
     assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
     assert!(!html.contains("<img") && !html.contains('\u{7}') && !html.contains('\u{2067}'));
@@ -296,13 +321,22 @@ fn the_yardstick_lies_beside_the_shards() {
         std::fs::write(home.path().join(name), name).unwrap();
     }
     let path = |name: &str| home.path().join(name);
-    let data = crate::run::DataSnapshot::take(&path("train.bin"), &path("val.bin"), &path("final.bin")).unwrap();
+    let data =
+        crate::run::DataSnapshot::take(&path("train.bin"), &path("val.bin"), &path("final.bin")).unwrap();
     let new = |at: &Path| {
-        let new = crate::run::NewRun { task: &task, source: "bias = 0\n", seed: 1, identity: "fake", data: Some(data.clone()) };
+        let new = crate::run::NewRun {
+            task: &task,
+            source: "bias = 0\n",
+            seed: 1,
+            identity: "fake",
+            data: Some(data.clone()),
+        };
         ReportData::of(&RunFolder::create(at, &new).unwrap()).unwrap()
     };
     let manifest = |schema: &str| {
-        let text = format!(r#"{{"schema":"{schema}","id":"x","source":"s","shards":[],"xz_bits_per_byte":{{"val":1.5,"final":1.75}},"skipped":[]}}"#);
+        let text = format!(
+            r#"{{"schema":"{schema}","id":"x","source":"s","shards":[],"xz_bits_per_byte":{{"val":1.5,"final":1.75}},"skipped":[]}}"#
+        );
         std::fs::write(path("corpus.json"), text).unwrap();
     };
     assert_eq!(new(&path("a")).xz, Yardstick::default());

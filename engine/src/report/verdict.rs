@@ -42,9 +42,12 @@ impl Verdict {
         };
         sentences.extend(speaker.xz());
         sentences.extend(speaker.stopped());
-        sentences.extend(data.ledger.broken.as_ref().map(|what| {
-            format!("The ledger is broken at {what}: do not rely on this record.")
-        }));
+        sentences.extend(
+            data.ledger
+                .broken
+                .as_ref()
+                .map(|what| format!("The ledger is broken at {what}: do not rely on this record.")),
+        );
         Self { standing, headline, sentences }
     }
 
@@ -92,7 +95,9 @@ impl Speaker<'_> {
             "On {unseen}, the best candidate's {metric} is {best}; the baseline's is {baseline}."
         )];
         let Some(gain) = &comparison.gain else {
-            said.push("Fewer than two pairs of these evaluations finished, so no interval can be given.".into());
+            said.push(
+                "Fewer than two pairs of these evaluations finished, so no interval can be given.".into(),
+            );
             return (Standing::Unknown, "Too few final evaluations finished".into(), said);
         };
         said.push(self.difference(gain, comparison.baseline.mean));
@@ -153,7 +158,10 @@ impl Speaker<'_> {
                 self.decimals.score(best),
                 self.decimals.optional(baseline)
             ),
-            None => format!("The baseline's {metric} is {} on the data of the search.", self.decimals.optional(baseline)),
+            None => format!(
+                "The baseline's {metric} is {} on the data of the search.",
+                self.decimals.optional(baseline)
+            ),
         });
         said.push("The final comparison has not been made, so this is no result yet.".into());
         (Standing::Unknown, "Not finished".into(), said)
@@ -163,8 +171,12 @@ impl Speaker<'_> {
         let ours = self.data.comparison.as_ref()?.best.mean?;
         let xz = self.data.xz.last?;
         // Both in bits per byte: smaller is better.
-        let word = if ours < xz { "better" } else { "not as good" };
-        Some(format!("xz -9 reaches {} bits per byte on the same files: the model is {word}.", self.decimals.score(xz)))
+        let word = if ours < xz {
+            "the best candidate does better"
+        } else {
+            "the best candidate does not get there"
+        };
+        Some(format!("For scale, xz -9 reaches {} on the same files; {word}.", self.decimals.score(xz)))
     }
 
     fn stopped(&self) -> Option<String> {
@@ -174,6 +186,9 @@ impl Speaker<'_> {
             StopReason::NoProposals => "no proposer had anything left to propose",
         };
         let facts = &self.data.run;
-        Some(format!("The search ended after {} of {} generations: {why}.", facts.generations, facts.generations_planned))
+        Some(format!(
+            "The search ended after {} of {} generations: {why}.",
+            facts.generations, facts.generations_planned
+        ))
     }
 }
