@@ -213,7 +213,7 @@ impl Drawing<'_> {
         };
         html! {
             line class="yardstick" x1=(LEFT) x2=(self.right()) y1=(self.y.at(xz)) y2=(self.y.at(xz)) {}
-            text class="note" x=(self.right()) y=(round(self.y.at(xz) - 5.0)) text-anchor="end" { "xz -9: " (self.decimals.score(xz)) }
+            text class="remark" x=(self.right()) y=(round(self.y.at(xz) - 5.0)) text-anchor="end" { "xz -9: " (self.decimals.score(xz)) }
         }
     }
 
