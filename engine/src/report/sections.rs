@@ -50,7 +50,7 @@ fn lineage_step(step: &Point, decimals: Decimals) -> Markup {
             } @else {
                 @if !step.note.is_empty() { p { bdi { (cleaned(&step.note)) } } }
                 p class="quiet" {
-                    (result_word(step)) ": " (cleaned(&step.reason))
+                    (cleaned(result_word(step))) ": " (cleaned(&step.reason))
                     @if let Some(incumbent) = step.incumbent.filter(|i| Some(i) != parent) { ", compared with #" (incumbent) }
                     @if let Some(second) = step.parents.get(1) { ", crossed with #" (second) }
                 }

@@ -61,7 +61,7 @@ fn row(point: &Point, decimals: Decimals) -> Markup {
             td class="number" { (point.seeds) }
             td class="number" { @if let Some(gain) = &point.gain { (minus(&decimals.gain(gain))) } }
             td class="result" {
-                span class="word" { (result_word(point)) }
+                span class="word" { (cleaned(result_word(point))) }
                 @if !point.reason.is_empty() { span class="under" { bdi { (cleaned(&point.reason)) } } }
             }
         }

@@ -31,7 +31,8 @@ fn usual() -> ReportData {
 fn sound(data: &ReportData) -> String {
     let html = page(data);
     for bad in ["NaN", "inf\"", "-inf", "<script", "http://", "https://", "javascript:", "\u{202e}", "\x1b"] {
-        assert!(!html.contains(bad), "{bad:?} in {html}");
+        let found = html.find(bad).map(|at| html[at..].chars().take(60).collect::<String>());
+        assert_eq!(found, None, "{bad:?}");
     }
     for heading in [
         "Best so far",
