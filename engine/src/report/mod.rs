@@ -160,7 +160,8 @@ pub struct Point {
     pub gain: Option<Gain>,
     /// The position of that incumbent.
     pub incumbent: Option<usize>,
-    /// Mean selection score of the incumbent once this candidate was decided.
+    /// Mean selection score of the incumbent that it was compared with; its
+    /// own if it was kept.
     pub best: Option<f64>,
 }
 

@@ -80,6 +80,21 @@ fn noise(data: &ReportData) -> f64 {
     data.noise.as_ref().map(|n| n.sd).filter(|sd| sd.is_finite()).unwrap_or(0.0)
 }
 
+/// The best score after each candidate. The siblings of one that was kept
+/// were compared with its predecessor, but the curve does not go back.
+pub(super) fn bests(data: &ReportData) -> Vec<(usize, f64)> {
+    let mut kept: Option<&Point> = None;
+    let mut bests = Vec::with_capacity(data.points.len());
+    for point in &data.points {
+        if point.status == Status::Kept {
+            kept = Some(point);
+        }
+        let holds = kept.filter(|kept| kept.generation == point.generation).unwrap_or(point);
+        bests.extend(holds.best.filter(|best| best.is_finite()).map(|best| (point.index, best)));
+    }
+    bests
+}
+
 /// Round numbers between `low` and `high`: steps of 1, 2 or 5 times a power
 /// of ten, about `wanted` of them.
 fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
@@ -221,9 +236,8 @@ impl Drawing<'_> {
     fn best_line(&self) -> Markup {
         let mut path = String::new();
         let mut before = None;
-        for point in &self.data.points {
-            let Some(best) = point.best.filter(|b| b.is_finite()) else { continue };
-            let (x, y) = (self.x.at(point.index as f64), self.y.at(best));
+        for (index, best) in bests(self.data) {
+            let (x, y) = (self.x.at(index as f64), self.y.at(best));
             match before {
                 None => path.push_str(&format!("M{x} {y}")),
                 Some(y_before) if y_before != y => path.push_str(&format!("H{x}V{y}")),
@@ -276,7 +290,7 @@ impl Drawing<'_> {
 
     /// The best score, written where the curve ends.
     fn last_value(&self) -> Markup {
-        let Some(best) = self.data.points.last().and_then(|p| p.best).filter(|b| b.is_finite()) else {
+        let Some((_, best)) = bests(self.data).pop() else {
             return html! {};
         };
         if self.data.points.len() < 2 {

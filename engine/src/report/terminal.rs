@@ -144,7 +144,8 @@ fn rough_gain(data: &ReportData, point: &Point) -> Option<f64> {
 /// What is left of the width for what each candidate changed, so that a row
 /// stays one line.
 fn room_for_notes(data: &ReportData, shown: &[&Point], decimals: Decimals, style: Style) -> usize {
-    const PADDING: usize = 2;
+    // A blank on either side, and one between columns.
+    const PADDING: usize = 3;
     let header = ["#", "candidate", "proposer", &data.metric.name, "gain (95 %)", "result"];
     let mut widths = header.map(|text| cleaned(text).chars().count());
     for point in shown {

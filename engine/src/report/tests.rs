@@ -230,6 +230,22 @@ fn hostile_words_stay_words() {
 }
 
 #[test]
+fn the_curve_does_not_go_back_among_the_siblings_of_one_that_was_kept() {
+    let mut data = usual();
+    data.points.truncate(4);
+    for (point, (status, best)) in data.points.iter_mut().zip([
+        (Status::Baseline, 3.0),
+        (Status::Discarded, 3.0),
+        (Status::Kept, 2.0),
+        (Status::Discarded, 3.0),
+    ]) {
+        (point.status, point.score, point.best) = (status, Some(best), Some(best));
+        point.generation = u32::from(point.index > 0);
+    }
+    assert_eq!(super::plot::bests(&data), [(0, 3.0), (1, 3.0), (2, 2.0), (3, 2.0)]);
+}
+
+#[test]
 fn numbers_out_of_this_world_stay_inside_the_frame() {
     let mut data = usual();
     let wild = [f64::MAX, -f64::MAX, f64::MIN_POSITIVE, 0.0, 1e99, f64::NAN, f64::INFINITY];
