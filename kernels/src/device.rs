@@ -215,8 +215,12 @@ impl Device {
         }
     }
 
-    /// Frees every tensor, for a fresh evaluation. Old handles stay invalid.
+    /// Frees every tensor, for a fresh evaluation. Handles are numbered from
+    /// the beginning again: whoever sees one must not learn from it how many
+    /// there were before, nor do anything else because of it. Graphs that were
+    /// prepared before this are refused.
     pub fn reset(&mut self) {
+        self.identity = NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed);
         self.table.clear();
     }
 }

@@ -260,12 +260,9 @@ impl Table {
         }
     }
 
-    /// Frees every tensor.
+    /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
-        for slot in 0..self.slots.len() {
-            self.release(slot as u32);
-        }
-        self.peak_bytes = 0;
+        *self = Self::new(self.max_bytes, self.max_tensors);
     }
 
     fn base(&self, span: Span) -> *mut u32 {

@@ -43,7 +43,9 @@ fn stat(pid: i32) -> Option<Stat> {
 fn alive() -> Vec<(i32, Stat)> {
     let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Some((pid, stat(pid)?))).filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X')).collect()
+    pids.filter_map(|pid| Some((pid, stat(pid)?)))
+        .filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X'))
+        .collect()
 }
 
 /// All that descend from `ancestor` and have not ended.

@@ -118,7 +118,8 @@ fn machine_code_of_candidates_runs_in_workers_only() {
     assert!(!found.is_empty(), "the words that this test looks for are out of date");
     let outside: Vec<_> = found.iter().filter(|path| !path.starts_with("sandbox/src/worker/")).collect();
     assert_eq!(outside, Vec::<&String>::new());
-    let compiles = ["precompile_component(", "precompile_module(", "wasmtime::Module::new(", "Component::new("];
+    let compiles =
+        ["precompile_component(", "precompile_module(", "wasmtime::Module::new(", "Component::new("];
     assert_eq!(files_with(&PRODUCT, &compiles), BTreeSet::from(["sandbox/src/codegen.rs".to_owned()]));
 }
 

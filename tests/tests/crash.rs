@@ -96,11 +96,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The engine's children that do something, rarest role first.
-    fn children(&self) -> BTreeMap<Role, Process> {
-        let mut all = descendants(self.engine.id());
-        all.retain(|process| process.role().is_some());
-        all.into_iter().filter_map(|process| Some((process.role()?, process))).collect()
+    /// A child in this role. Waits for it as long as the run does not get
+    /// further than `count` evaluations.
+    fn child(&mut self, role: Role, count: u64) -> Option<Process> {
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && !self.has_ended() && evaluations(&self.folder()) <= count {
+            let all = descendants(self.engine.id());
+            let found = all.into_iter().find(|process| process.role() == Some(role));
+            if found.is_some() {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
     }
 
     fn kill_engine(&mut self) {
@@ -147,12 +155,14 @@ fn twenty_kills_change_nothing_that_is_recorded() {
     let mut killed: BTreeMap<Role, u64> = BTreeMap::new();
     let (mut engines, mut in_a_row) = (0, 0);
     for n in 0..KILLS {
-        // Spread over the first four fifths, so that there is always something left to kill.
-        run.wait_for(n * total * 4 / (5 * KILLS));
-        std::thread::sleep(Duration::from_millis(random.below(300) as u64));
+        // Spread over the first two thirds, so that there is always something left to kill.
+        let reached = n * total * 2 / (3 * KILLS);
+        run.wait_for(reached);
+        std::thread::sleep(Duration::from_millis(random.below(100) as u64));
+        let wanted = [None, Some(Role::Compiler), Some(Role::Codegen), Some(Role::Worker)][random.below(4)];
+        let wanted = wanted.filter(|_| in_a_row < CHILDREN_IN_A_ROW);
+        let child = wanted.and_then(|role| Some((role, run.child(role, reached + 2)?)));
         assert!(!run.has_ended(), "the run was over after {n} kills");
-        let rarest = run.children().into_iter().min_by_key(|(role, _)| killed.get(role).copied());
-        let child = rarest.filter(|_| in_a_row < CHILDREN_IN_A_ROW && random.below(4) > 0);
         match child {
             Some((role, process)) if process.kill() => {
                 *killed.entry(role).or_default() += 1;

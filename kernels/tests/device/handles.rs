@@ -108,59 +108,33 @@ fn old_handles_never_come_back() {
         assert!(seen.insert(id));
         d.free(id).unwrap();
     }
-    let id = d.alloc(DType::F32, &[2]).unwrap();
-    d.reset();
-    assert_eq!(
-        d.usage(),
-        DeviceUsage {
-            bytes: 0,
-            peak_bytes: 0,
-            tensors: 0
-        }
-    );
-    assert_eq!(code(d.shape(id)), ErrorCode::BadHandle);
-    let next = d.alloc(DType::F32, &[2]).unwrap();
-    assert_ne!(id, next);
 }
 
 #[test]
-fn graphs_are_bound_to_their_device_and_tensors() {
-    let (mut d, mut other) = (open(1 << 20, 4), open(1 << 20, 4));
-    let id = d.alloc(DType::F32, &[2]).unwrap();
-    assert_eq!(other.alloc(DType::F32, &[1]).unwrap(), id);
-    let graph = d
-        .prepare(vec![
-            Fill {
-                dst: id,
-                value: 2.0,
-            }
-            .into(),
-        ])
-        .unwrap();
-    assert_eq!(graph.ops(), 1);
-    assert_eq!(graph.profile()[0].name, "Fill");
-    assert_eq!(graph.profile()[0].cost, graph.cost());
-    d.run(&graph).unwrap();
-    assert_eq!(code(other.run(&graph)), ErrorCode::BadHandle);
-    d.free(id).unwrap();
-    d.alloc(DType::F32, &[1]).unwrap();
-    assert_eq!(code(d.run(&graph)), ErrorCode::BadHandle);
-}
-
-proptest! {
-    /// Whatever bits a guest holds, they are looked up and never followed.
-    #[test]
-    fn forged_handles_are_refused(bits: u64, offset: u64, slot in 0u64..4) {
-        let mut d = open(1 << 10, 4);
-        let real = d.alloc(DType::F32, &[2]).unwrap();
-        for bits in [bits, bits << 32, slot, (bits << 32) | slot] {
-            let id = TensorId::from_bits(bits);
-            if id != real {
-                prop_assert_eq!(code(d.shape(id)), ErrorCode::BadHandle);
-                prop_assert_eq!(code(d.view(id, offset, &[1])), ErrorCode::BadHandle);
-                prop_assert_eq!(code(d.free(id)), ErrorCode::BadHandle);
-                prop_assert_eq!(code(d.prepare(vec![Fill { dst: id, value: 0.0 }.into()])), ErrorCode::BadHandle);
-            }
-        }
+fn a_reset_leaves_nothing_that_a_guest_could_see() {
+    let mut fresh = open(1 << 20, 4);
+    let mut used = open(1 << 20, 4);
+    let ids = [(); 3].map(|()| used.alloc(DType::F32, &[2]).unwrap());
+    used.upload_f32(ids[0], 0, &[1.0, 2.0]).unwrap();
+    let fill = |tensor| Op::Fill { dst: tensor, value: 3.0 };
+    let graph = used.prepare(vec![fill(ids[0])]).unwrap();
+    used.free(ids[1]).unwrap();
+    used.reset();
+    let empty = DeviceUsage {
+        bytes: 0,
+        peak_bytes: 0,
+        tensors: 0,
+    };
+    assert_eq!(used.usage(), empty);
+    assert_eq!(code(used.shape(ids[0])), ErrorCode::BadHandle);
+    for _ in 0..4 {
+        // Handles decide what a guest does with them, such as their order in a map.
+        let id = used.alloc(DType::F32, &[2]).unwrap();
+        assert_eq!(id, fresh.alloc(DType::F32, &[2]).unwrap());
+        let mut out = [9.0; 2];
+        used.download_f32(id, 0, &mut out).unwrap();
+        assert_eq!(out, [0.0; 2]);
     }
+    // The graph's handles exist again, but they are other tensors.
+    assert_eq!(code(used.run(&graph)), ErrorCode::BadHandle);
 }
