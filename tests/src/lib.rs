@@ -3,4 +3,5 @@
 //! The library part holds what several of those tests share. It is used by
 //! tests and benches only.
 
+pub mod glass;
 pub mod native;
