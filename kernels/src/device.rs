@@ -203,7 +203,32 @@ impl Device {
         for &id in &graph.handles {
             self.table.get(id)?;
         }
+        if self.table.has_secrets() {
+            for flow in &graph.flows {
+                if flow.reads.iter().any(|&storage| self.table.is_secret(storage)) {
+                    flow.writes.iter().for_each(|&storage| self.table.mark_secret(storage));
+                }
+            }
+        }
         self.cpu.run(&self.table, graph)
+    }
+
+    /// Declares that a tensor's storage holds a secret. It spreads: whatever
+    /// an operation writes that reads something secret is secret too (whole
+    /// storages, views included), until [`Device::forget_secrets`].
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn mark_secret(&mut self, id: TensorId) -> Result<(), Error> {
+        let storage = self.table.get(id)?.span.storage;
+        self.table.mark_secret(storage);
+        Ok(())
+    }
+
+    /// Zeroes every secret storage, so that nothing remains on the device that
+    /// was computed from a secret. Handles and graphs stay valid.
+    pub fn forget_secrets(&mut self) {
+        self.table.forget_secrets();
     }
 
     /// What the device holds now.

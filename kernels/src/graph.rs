@@ -12,6 +12,15 @@ pub struct Graph {
     /// Fuel of each of the steps.
     pub(crate) fuels: Vec<u64>,
     pub(crate) handles: Vec<TensorId>,
+    /// Storages that each of the steps reads and writes.
+    pub(crate) flows: Vec<Flow>,
+}
+
+/// Which storages a step reads and writes, by their numbers in the table.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub reads: Box<[u32]>,
+    pub writes: Box<[u32]>,
 }
 
 /// One line of [`Graph::profile`].

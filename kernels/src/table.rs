@@ -55,6 +55,8 @@ struct Slot {
 struct Shared {
     storage: Storage,
     references: u32,
+    /// Holds, or may hold, something computed from a secret tensor.
+    secret: bool,
 }
 
 /// All tensors of a device.
@@ -135,6 +137,7 @@ impl Table {
         let shared = Shared {
             storage,
             references: 0,
+            secret: false,
         };
         let index = match self.free_storages.pop() {
             Some(index) => {
@@ -263,6 +266,29 @@ impl Table {
     /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
         *self = Self::new(self.max_bytes, self.max_tensors);
+    }
+
+    /// Whether any storage is secret.
+    pub fn has_secrets(&self) -> bool {
+        self.storages.iter().flatten().any(|shared| shared.secret)
+    }
+
+    pub fn is_secret(&self, storage: u32) -> bool {
+        matches!(self.storages.get(storage as usize), Some(Some(shared)) if shared.secret)
+    }
+
+    pub fn mark_secret(&mut self, storage: u32) {
+        if let Some(Some(shared)) = self.storages.get_mut(storage as usize) {
+            shared.secret = true;
+        }
+    }
+
+    /// Zeroes every secret storage; it is not secret any more.
+    pub fn forget_secrets(&mut self) {
+        for shared in self.storages.iter_mut().flatten().filter(|shared| shared.secret) {
+            shared.storage.clear();
+            shared.secret = false;
+        }
     }
 
     fn base(&self, span: Span) -> *mut u32 {

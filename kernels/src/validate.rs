@@ -11,7 +11,7 @@
 //! before it writes it.
 
 use crate::error::fail;
-use crate::graph::Graph;
+use crate::graph::{Flow, Graph};
 use crate::op::*;
 use crate::row_kernel;
 use crate::shape::*;
@@ -36,6 +36,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
     let mut steps = Vec::with_capacity(ops.len());
     let mut handles = Vec::new();
     let mut fuels = Vec::with_capacity(ops.len());
+    let mut flows = Vec::with_capacity(ops.len());
     let mut nodes = 0usize;
     for (index, op) in ops.iter().enumerate() {
         if let Op::RowMap(kernel) = op {
@@ -57,6 +58,8 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
             .op(op)
             .and_then(|step| check.alias(op).map(|()| step))
             .map_err(|error| error.at(index as u32, op.name()))?;
+        let storages = |written| check.operands.iter().filter(move |o| o.written == written).map(|o| o.span.storage);
+        flows.push(Flow { reads: storages(false).collect(), writes: storages(true).collect() });
         fuels.push(cost::fuel(&step));
         steps.push(step);
     }
@@ -67,6 +70,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
         steps,
         fuels,
         handles,
+        flows,
     })
 }
 

@@ -5,5 +5,6 @@
 
 pub mod command;
 pub mod json_schema;
+pub mod glass;
 pub mod native;
 pub mod processes;

@@ -88,8 +88,10 @@ impl State {
         Ok(Recorded { profile: graph.profile(), graph })
     }
 
-    fn run(&mut self, Recorded { graph, profile }: &Recorded) -> Result<(), wit::Error> {
-        self.take(graph.cost())?;
+    fn run(&mut self, call: &str, Recorded { graph, profile }: &Recorded) -> Answer<()> {
+        if let Err(refused) = self.take(graph.cost()) {
+            return Ok(Err(refused));
+        }
         for line in profile {
             *self.profile.entry(line.name).or_default() += line.cost;
         }
@@ -97,7 +99,17 @@ impl State {
         let start = Instant::now();
         let done = self.device.run(graph);
         self.kernel_time += start.elapsed();
-        done.map_err(error)
+        match done {
+            // The guest must not learn this: by asking for it again and again
+            // it could spell out held-out tokens.
+            Err(e) if e.code() == kernels::ErrorCode::IndexRange && self.held_out_in_play() => {
+                self.end(Outcome::HostDenied {
+                    call: call.into(),
+                    reason: "an index was out of range while held-out data is in play".into(),
+                })
+            }
+            done => Ok(done.map_err(error)),
+        }
     }
 
     fn graph(&self, handle: u64) -> Result<Arc<Recorded>, wit::Error> {
@@ -195,7 +207,10 @@ impl wit::Host for State {
 
     fn submit(&mut self, ops: Vec<wit::Op>) -> Answer<()> {
         self.count_call()?;
-        Ok(self.prepare(ops).and_then(|graph| self.run(&graph)))
+        match self.prepare(ops) {
+            Ok(graph) => self.run("submit", &graph),
+            Err(e) => Ok(Err(e)),
+        }
     }
 
     fn record_graph(&mut self, ops: Vec<wit::Op>) -> Answer<u64> {
@@ -219,7 +234,10 @@ impl wit::Host for State {
 
     fn replay(&mut self, graph: u64) -> Answer<()> {
         self.count_call()?;
-        Ok(self.graph(graph).and_then(|g| self.run(&g)))
+        match self.graph(graph) {
+            Ok(graph) => self.run("replay", &graph),
+            Err(e) => Ok(Err(e)),
+        }
     }
 
     fn free_graph(&mut self, graph: u64) -> Answer<()> {

@@ -82,6 +82,11 @@ impl Runner {
             Ok(product) => (Outcome::Finished, Some(product)),
             Err(outcome) => (outcome, None),
         };
+        // A guest that trapped cannot be asked; one that ran out used it all.
+        let fuel = match outcome {
+            Outcome::OutOfFuel { .. } => Some(evaluation.limits.fuel),
+            _ => fuel,
+        };
         let mut profile: Vec<_> = std::mem::take(&mut state.profile).into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
         profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         timing.kernel_us = micros(state.kernel_time);
