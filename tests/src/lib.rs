@@ -4,7 +4,7 @@
 //! tests and benches only.
 
 pub mod command;
-pub mod json_schema;
 pub mod glass;
+pub mod json_schema;
 pub mod native;
 pub mod processes;

@@ -56,8 +56,11 @@ fn circles_with(change: impl FnOnce(String) -> String) -> TempDir {
     let text = fs::read_to_string(template("circles").join("task.toml")).expect("the template");
     fs::write(folder.path().join("task.toml"), change(text)).expect("written");
     fs::create_dir(folder.path().join("candidate")).expect("made");
-    fs::copy(template("circles").join("candidate/candidate.rs"), folder.path().join("candidate/candidate.rs"))
-        .expect("copied");
+    fs::copy(
+        template("circles").join("candidate/candidate.rs"),
+        folder.path().join("candidate/candidate.rs"),
+    )
+    .expect("copied");
     folder
 }
 
@@ -126,7 +129,11 @@ fn unknown_knobs_limits_and_values_are_told() {
     is_refused(&["eval", "circles", "--limit", "wall_ms=1"], USAGE, &["out of range", "ms"]);
     is_refused(&["eval", "circles", "--knob", "starts=NaN"], USAGE, &["NaN"]);
     is_refused(&["eval", "circles", "--knob", "no_such_knob=3"], USAGE, &["no_such_knob", "starts"]);
-    is_refused(&["run", "circles", "--proposer", "oracle", "--out", "/nowhere/at/all"], USAGE, &["oracle", "mutate"]);
+    is_refused(
+        &["run", "circles", "--proposer", "oracle", "--out", "/nowhere/at/all"],
+        USAGE,
+        &["oracle", "mutate"],
+    );
 }
 
 #[test]
@@ -170,7 +177,10 @@ fn a_machine_without_the_target_is_told_so_in_one_line() {
     let shown = String::from_utf8_lossy(&doctor.stdout);
     assert_eq!(shown.lines().filter(|l| l.starts_with("not ready: ")).count(), 1, "{shown}");
     let said = stderr(&doctor);
-    assert!(said.starts_with("hint: ") && said.lines().count() == 1 && said.contains("terrarium setup"), "{said}");
+    assert!(
+        said.starts_with("hint: ") && said.lines().count() == 1 && said.contains("terrarium setup"),
+        "{said}"
+    );
     let doctor = command(&["doctor", "--json"], set);
     assert_eq!(doctor.status.code(), Some(UNAVAILABLE));
     let object: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
@@ -187,7 +197,8 @@ fn a_bad_candidate_is_a_result_with_exit_code_three() {
         ("reverse", "invalid-output"),
     ];
     for (name, code) in cases {
-        let output = run(&["eval", "circles", "--json", "--limit", "fuel=200000000", "--source", &guest(name)]);
+        let output =
+            run(&["eval", "circles", "--json", "--limit", "fuel=200000000", "--source", &guest(name)]);
         assert_eq!(output.status.code(), Some(CANDIDATE_FAILED), "{name}: {}", stderr(&output));
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
         assert_eq!(object["outcome"]["code"], code, "{name}: {object}");
@@ -204,7 +215,8 @@ fn a_bad_candidate_is_a_result_with_exit_code_three() {
 
 #[test]
 fn circles_that_are_no_packing_are_invalid_output() {
-    let source = fs::read_to_string(template("circles").join("candidate/candidate.rs")).expect("the template");
+    let source =
+        fs::read_to_string(template("circles").join("candidate/candidate.rs")).expect("the template");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let line = source.lines().find(|l| l.contains("let circles = pack(")).expect("the frame");
     for (name, change, reason) in [
@@ -226,7 +238,11 @@ fn circles_that_are_no_packing_are_invalid_output() {
         let output = run(&["check", "circles", "--json", "--source", text_of(&file)]);
         assert_eq!(output.status.code(), Some(CANDIDATE_FAILED), "{}", stderr(&output));
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!((&object["ok"], &object["outcome"]["code"]), (&false.into(), &"rejected".into()), "{object}");
+        assert_eq!(
+            (&object["ok"], &object["outcome"]["code"]),
+            (&false.into(), &"rejected".into()),
+            "{object}"
+        );
     }
 }
 
@@ -242,7 +258,17 @@ fn damaged(damage: impl FnOnce(&Path)) -> TempDir {
                 .replace("race_seeds = 8", "race_seeds = 3")
                 .replace("final_seeds = 8", "final_seeds = 3")
         });
-        let args = ["run", text_of(task.path()), "--out", text_of(&out), "--generations", "1", "--proposer", "knobs", "--json"];
+        let args = [
+            "run",
+            text_of(task.path()),
+            "--out",
+            text_of(&out),
+            "--generations",
+            "1",
+            "--proposer",
+            "knobs",
+            "--json",
+        ];
         let output = run(&args);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         folder
@@ -291,8 +317,11 @@ fn a_run_of_another_version_or_a_damaged_one_is_told() {
     let other = damaged(|f| edit(f, "schema = 1", "schema = 99"));
     let broken = damaged(|f| edit(f, "schema = 1", "schema = "));
     let no_archive = damaged(|f| {
-        fs::write(f.join("terrarium.db"), "this is no database, and longer than a header of one is.".repeat(10))
-            .expect("written");
+        fs::write(
+            f.join("terrarium.db"),
+            "this is no database, and longer than a header of one is.".repeat(10),
+        )
+        .expect("written");
     });
     for word in ["resume", "verify", "report"] {
         is_refused(&[word, text_of(other.path())], FAILED, &["version 99", "version 1"]);

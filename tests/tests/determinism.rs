@@ -58,9 +58,8 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
     assert_eq!(head, run("four", "2", "4", "2"));
     assert_ne!(head, run("other", "3", "4", "1"), "the seed changes nothing");
 
-    let verify = |exit: i32, all: &[&str]| {
-        home.json(exit, &[&["verify", "one", "--json"], all].concat()).remove(0)
-    };
+    let verify =
+        |exit: i32, all: &[&str]| home.json(exit, &[&["verify", "one", "--json"], all].concat()).remove(0);
     let sound = verify(0, &["--all"]);
     assert_eq!(sound["sound"], true);
     let repetitions = sound["found"]["repetitions"].as_array().unwrap();
@@ -70,7 +69,10 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
     let named = |found: &Value, what: &str| {
         let faults = found["found"]["faults"].as_array().unwrap();
         assert_eq!(found["sound"], false);
-        assert!(faults.iter().any(|f| f.as_str().is_some_and(|f| f.contains(what))), "{faults:?} without {what}");
+        assert!(
+            faults.iter().any(|f| f.as_str().is_some_and(|f| f.contains(what))),
+            "{faults:?} without {what}"
+        );
     };
     // A score, better by a little than what was measured.
     let database = rusqlite::Connection::open(home.path("one/terrarium.db")).unwrap();
@@ -80,7 +82,8 @@ fn the_ledger_does_not_depend_on_workers_and_verify_notices_what_was_altered() {
         })
         .unwrap();
     let alter = |change: &str| {
-        let sql = format!("UPDATE evaluations SET score = score {change} 0.25 WHERE candidate = ?1 AND seed = ?2");
+        let sql =
+            format!("UPDATE evaluations SET score = score {change} 0.25 WHERE candidate = ?1 AND seed = ?2");
         assert_eq!(database.execute(&sql, rusqlite::params![candidate, seed]).unwrap(), 1);
     };
     alter("-");

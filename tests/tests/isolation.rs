@@ -65,7 +65,10 @@ fn a_guest_sees_nothing_of_the_environment() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("candidate.rs");
     let unique = format!("// {:?}\n{}", folder.path(), source("reads_the_environment"));
-    let told = unique.replace("Ok(seen.iter()", "terrarium_sdk::report::log(&format!(\"{seen:?}\"));\n        Ok(seen.iter()");
+    let told = unique.replace(
+        "Ok(seen.iter()",
+        "terrarium_sdk::report::log(&format!(\"{seen:?}\"));\n        Ok(seen.iter()",
+    );
     std::fs::write(&file, told).expect("written");
     let output = terrarium_tests::glass::command(
         &["eval", "circles", "--json", "--source", file.to_str().expect("UTF-8")],
@@ -79,15 +82,26 @@ fn a_guest_sees_nothing_of_the_environment() {
 fn job_folders() -> Vec<PathBuf> {
     let mine = format!("terrarium-job-{}-", std::process::id());
     let entries = std::fs::read_dir(std::env::temp_dir()).expect("the temporary folder").flatten();
-    entries.map(|e| e.path()).filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&mine))).collect()
+    entries
+        .map(|e| e.path())
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&mine)))
+        .collect()
 }
 
 #[test]
 fn two_hundred_hostile_and_good_evaluations_in_a_row() {
-    let functions = ["endless_loop", "endless_allocation", "endless_recursion", "panics", "returns_an_error", "hostile_text"]
-        .map(|name| guest(name, World::Function));
-    let trainers = ["predicts_nan", "frees_the_hosts_tensor", "downloads_while_predicting", "hoards_device_memory"]
-        .map(|name| guest(name, World::Trainer));
+    let functions = [
+        "endless_loop",
+        "endless_allocation",
+        "endless_recursion",
+        "panics",
+        "returns_an_error",
+        "hostile_text",
+    ]
+    .map(|name| guest(name, World::Function));
+    let trainers =
+        ["predicts_nan", "frees_the_hosts_tensor", "downloads_while_predicting", "hoards_device_memory"]
+            .map(|name| guest(name, World::Trainer));
     let (good, uniform) = (guest("reverse", World::Function), guest("uniform", World::Trainer));
     let limits = Limits { fuel: 20_000_000, memory_bytes: 8 << 20, device_bytes: 8 << 20, ..small_limits() };
     for n in 0..100usize {

@@ -65,7 +65,9 @@ fn rejection(result: Result<Component, Outcome>) -> String {
 #[test]
 fn an_error_of_the_guest_is_told_without_its_escapes() {
     let report = function("returns_an_error", b"", small_limits());
-    let Outcome::GuestError { phase: Phase::Call, message } = &report.outcome else { panic!("{:?}", report.outcome) };
+    let Outcome::GuestError { phase: Phase::Call, message } = &report.outcome else {
+        panic!("{:?}", report.outcome)
+    };
     assert!(message.starts_with("no packing today") && !message.contains('\u{1b}'), "{message:?}");
 }
 
@@ -130,11 +132,16 @@ fn endless_recursion_is_a_stack_overflow() {
 
 #[test]
 fn panics_and_wrong_instructions_are_traps_and_the_panic_is_in_the_log() {
-    for (input, said) in
-        [([0, 0], "the glass is broken"), ([1, 0], "index out of bounds"), ([2, 0], "divide by zero"), ([3, 0], "nothing")]
-    {
+    for (input, said) in [
+        ([0, 0], "the glass is broken"),
+        ([1, 0], "index out of bounds"),
+        ([2, 0], "divide by zero"),
+        ([3, 0], "nothing"),
+    ] {
         let report = function("panics", &input, small_limits());
-        let Outcome::Trap { phase: Phase::Call, .. } = &report.outcome else { panic!("{:?}", report.outcome) };
+        let Outcome::Trap { phase: Phase::Call, .. } = &report.outcome else {
+            panic!("{:?}", report.outcome)
+        };
         assert!(report.log.contains(said), "{:?}", report.log);
     }
     for (body, kind) in [
@@ -156,7 +163,10 @@ fn what_a_guest_returns_is_checked_before_it_is_read() {
     // leaves it.
     for (body, data) in [
         ("(i32.const -8)", ""),
-        ("(i32.const 64)", "(data (memory 0) (i32.const 64) \"\\00\\00\\00\\00\\00\\00\\00\\ff\\ff\\ff\\ff\\7f\")"),
+        (
+            "(i32.const 64)",
+            "(data (memory 0) (i32.const 64) \"\\00\\00\\00\\00\\00\\00\\00\\ff\\ff\\ff\\ff\\7f\")",
+        ),
         ("(i32.const 64)", "(data (memory 0) (i32.const 64) \"\\07\\00\\00\\00\")"),
     ] {
         let report = call(&function_wat(body, data).expect("builds"), b"x");
@@ -175,11 +185,15 @@ fn a_start_function_is_metered() {
 
 #[test]
 fn held_out_data_cannot_be_read_and_the_hosts_tensors_not_freed() {
-    for (name, call) in
-        [("downloads_while_predicting", "download-ints"), ("frees_the_hosts_tensor", "free"), ("declares_a_knob_late", "knobs")]
-    {
+    for (name, call) in [
+        ("downloads_while_predicting", "download-ints"),
+        ("frees_the_hosts_tensor", "free"),
+        ("declares_a_knob_late", "knobs"),
+    ] {
         let report = trainer(name, small_limits());
-        let Outcome::HostDenied { call: denied, .. } = &report.outcome else { panic!("{name}: {:?}", report.outcome) };
+        let Outcome::HostDenied { call: denied, .. } = &report.outcome else {
+            panic!("{name}: {:?}", report.outcome)
+        };
         assert_eq!(denied, call, "{name}");
     }
 }
@@ -214,7 +228,8 @@ fn logits_that_are_no_numbers_or_were_never_written_are_not_finite() {
 
 #[test]
 fn modules_that_ask_for_what_they_may_not_have_are_rejected() {
-    let import = rejection(function_wat("(i32.const 0)", "(import \"wasi_snapshot_preview1\" \"fd_write\" (func))"));
+    let import =
+        rejection(function_wat("(i32.const 0)", "(import \"wasi_snapshot_preview1\" \"fd_write\" (func))"));
     assert!(import.contains("fd_write"), "{import}");
     let memory = rejection(function_wat("(i32.const 0)", "(memory 1)"));
     assert!(memory.contains("memor"), "{memory}");
@@ -235,20 +250,24 @@ fn modules_that_ask_for_what_they_may_not_have_are_rejected() {
 
 #[test]
 fn what_does_not_compile_says_where() {
-    let Err(Outcome::CompileError { diagnostics }) = build(&source("does_not_compile"), World::Function) else {
+    let Err(Outcome::CompileError { diagnostics }) = build(&source("does_not_compile"), World::Function)
+    else {
         panic!("it compiled");
     };
     let first = &diagnostics[0];
     assert_eq!((first.level.as_str(), first.line, first.code.as_deref()), ("error", 9, Some("E0308")));
     assert!(first.column > 0 && first.rendered.contains("seven"), "{first:?}");
-    let Err(Outcome::CompileError { diagnostics }) = build("fn broken( {", World::Function) else { panic!("it compiled") };
+    let Err(Outcome::CompileError { diagnostics }) = build("fn broken( {", World::Function) else {
+        panic!("it compiled")
+    };
     assert_eq!(diagnostics[0].line, 1);
     good_call();
 }
 
 #[test]
 fn the_compiler_reads_no_file_of_the_host() {
-    let Err(Outcome::CompileError { diagnostics }) = build(&source("reads_a_host_file"), World::Function) else {
+    let Err(Outcome::CompileError { diagnostics }) = build(&source("reads_a_host_file"), World::Function)
+    else {
         panic!("it compiled");
     };
     assert!(diagnostics[0].message.contains("/etc/passwd"), "{:?}", diagnostics[0]);

@@ -24,7 +24,9 @@ fn a_worker_that_dies_is_reported_and_one_that_is_killed_is_tried_again() {
                 std::thread::sleep(Duration::from_millis(20));
                 for id in children("worker").into_iter().filter(|id| !before.contains(id)) {
                     // Past start-up: it burns processor time in its guest.
-                    if busy(id) && let Some(pid) = Pid::from_raw(id) {
+                    if busy(id)
+                        && let Some(pid) = Pid::from_raw(id)
+                    {
                         kill_process(pid, signal).expect("it is our child");
                         if signal == Signal::SEGV {
                             // The first one is taken for a fault of the guest's
@@ -53,7 +55,8 @@ fn a_worker_that_dies_is_reported_and_one_that_is_killed_is_tried_again() {
 /// Whether a process has used a tenth of a second and is running now.
 fn busy(id: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
     ticks(11) + ticks(12) >= 10
 }

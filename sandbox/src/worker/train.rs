@@ -131,7 +131,9 @@ fn predict(
         });
     }
     let window = |index: usize| {
-        let start = window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64) as usize;
+        let start =
+            window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64)
+                as usize;
         &shards.held_out[start..start + context + 1]
     };
     let device = &mut store.data_mut().device;
@@ -160,7 +162,10 @@ fn predict(
             _ => {
                 for row in 0..rows {
                     let index = visit.batch * rows + row;
-                    window_nats[index] = nats(&out[row * context * VOCABULARY..][..context * VOCABULARY], &window(index)[1..])?;
+                    window_nats[index] = nats(
+                        &out[row * context * VOCABULARY..][..context * VOCABULARY],
+                        &window(index)[1..],
+                    )?;
                 }
                 if probed.contains(&visit.batch) {
                     kept[visit.batch] = Some(out.clone());
@@ -247,7 +252,14 @@ impl Change {
     }
 }
 
-fn check(probe: Probe, change: &Change, original: &[f32], now: &[f32], rows: usize, context: usize) -> Result<(), Outcome> {
+fn check(
+    probe: Probe,
+    change: &Change,
+    original: &[f32],
+    now: &[f32],
+    rows: usize,
+    context: usize,
+) -> Result<(), Outcome> {
     let line = context * VOCABULARY;
     let upto = (change.keep + 1).min(context) * VOCABULARY;
     for row in (0..rows).filter(|&row| !change.replaced[row]) {
@@ -255,16 +267,19 @@ fn check(probe: Probe, change: &Change, original: &[f32], now: &[f32], rows: usi
         let after = &now[row * line..][..upto];
         let moved = match probe {
             Probe::Idempotence => before.iter().zip(after).any(|(a, b)| a.to_bits() != b.to_bits()),
-            Probe::Causality | Probe::Rows => {
-                before.chunks_exact(VOCABULARY).zip(after.chunks_exact(VOCABULARY)).any(|(a, b)| prediction_moved(a, b))
-            }
+            Probe::Causality | Probe::Rows => before
+                .chunks_exact(VOCABULARY)
+                .zip(after.chunks_exact(VOCABULARY))
+                .any(|(a, b)| prediction_moved(a, b)),
         };
         if moved {
             // The position is about held-out data: it is not told.
             let (name, detail) = match probe {
                 Probe::Idempotence => ("idempotence", "the same batch gave other logits later"),
                 Probe::Causality => ("causality", "a prediction moved when only later tokens were altered"),
-                Probe::Rows => ("rows", "a row's prediction changed with its place in the batch or with other rows"),
+                Probe::Rows => {
+                    ("rows", "a row's prediction changed with its place in the batch or with other rows")
+                }
             };
             return Err(Outcome::ProbeFailed { probe: name.into(), detail: detail.into() });
         }
