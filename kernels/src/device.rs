@@ -26,11 +26,7 @@ pub struct CpuConfig {
 impl Default for CpuConfig {
     /// All threads, 1 GiB, 65,536 tensors.
     fn default() -> Self {
-        CpuConfig {
-            threads: 0,
-            max_bytes: 1 << 30,
-            max_tensors: 1 << 16,
-        }
+        CpuConfig { threads: 0, max_bytes: 1 << 30, max_tensors: 1 << 16 }
     }
 }
 
@@ -158,11 +154,7 @@ impl Device {
     }
 
     fn window(&self, id: TensorId, dtype: DType, offset: u64, count: usize) -> Result<Span, Error> {
-        let Tensor {
-            dtype: actual,
-            span,
-            ..
-        } = self.table.get(id)?;
+        let Tensor { dtype: actual, span, .. } = self.table.get(id)?;
         if *actual != dtype {
             return fail!(ShapeMismatch, "the tensor holds {actual:?}, not {dtype:?}");
         }
@@ -175,11 +167,7 @@ impl Device {
             );
         }
         // `offset` is at most `span.len` here, so it fits.
-        Ok(Span {
-            offset: span.offset + offset as usize,
-            len: count,
-            ..*span
-        })
+        Ok(Span { offset: span.offset + offset as usize, len: count, ..*span })
     }
 
     /// Validates and costs a list of operations: the only way to a [`Graph`].
@@ -203,7 +191,32 @@ impl Device {
         for &id in &graph.handles {
             self.table.get(id)?;
         }
+        if self.table.has_secrets() {
+            for flow in &graph.flows {
+                if flow.reads.iter().any(|&storage| self.table.is_secret(storage)) {
+                    flow.writes.iter().for_each(|&storage| self.table.mark_secret(storage));
+                }
+            }
+        }
         self.cpu.run(&self.table, graph)
+    }
+
+    /// Declares that a tensor's storage holds a secret. It spreads: whatever
+    /// an operation writes that reads something secret is secret too (whole
+    /// storages, views included), until [`Device::forget_secrets`].
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn mark_secret(&mut self, id: TensorId) -> Result<(), Error> {
+        let storage = self.table.get(id)?.span.storage;
+        self.table.mark_secret(storage);
+        Ok(())
+    }
+
+    /// Zeroes every secret storage, so that nothing remains on the device that
+    /// was computed from a secret. Handles and graphs stay valid.
+    pub fn forget_secrets(&mut self) {
+        self.table.forget_secrets();
     }
 
     /// What the device holds now.

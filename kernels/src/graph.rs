@@ -12,6 +12,15 @@ pub struct Graph {
     /// Fuel of each of the steps.
     pub(crate) fuels: Vec<u64>,
     pub(crate) handles: Vec<TensorId>,
+    /// Storages that each of the steps reads and writes.
+    pub(crate) flows: Vec<Flow>,
+}
+
+/// Which storages a step reads and writes, by their numbers in the table.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub reads: Box<[u32]>,
+    pub writes: Box<[u32]>,
 }
 
 /// One line of [`Graph::profile`].
@@ -28,9 +37,7 @@ pub struct ProfileLine {
 impl Graph {
     /// Device fuel of one run; see [`mod@crate::cost`].
     pub fn cost(&self) -> u64 {
-        self.fuels
-            .iter()
-            .fold(0, |sum, fuel| sum.saturating_add(*fuel))
+        self.fuels.iter().fold(0, |sum, fuel| sum.saturating_add(*fuel))
     }
 
     /// Number of operations.
@@ -53,11 +60,7 @@ impl Graph {
                     line.count += 1;
                     line.cost = line.cost.saturating_add(cost);
                 }
-                None => lines.push(ProfileLine {
-                    name,
-                    count: 1,
-                    cost,
-                }),
+                None => lines.push(ProfileLine { name, count: 1, cost }),
             }
         }
         lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));

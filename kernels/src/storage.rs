@@ -38,6 +38,13 @@ impl Storage {
         self.layout.size() / 4
     }
 
+    /// Sets every element to zero.
+    pub fn clear(&mut self) {
+        // SAFETY: `base` is the start of `len` initialised elements, and `&mut
+        // self` means that nobody else uses them; a test reads them back.
+        unsafe { std::ptr::write_bytes(self.base.as_ptr(), 0, self.len()) }
+    }
+
     /// Address of the first element.
     pub fn base(&self) -> *mut u32 {
         self.base.as_ptr()

@@ -55,6 +55,8 @@ struct Slot {
 struct Shared {
     storage: Storage,
     references: u32,
+    /// Holds, or may hold, something computed from a secret tensor.
+    secret: bool,
 }
 
 /// All tensors of a device.
@@ -125,17 +127,11 @@ impl Table {
             );
         };
         let Some(storage) = Storage::zeroed(len) else {
-            return fail!(
-                OutOfMemory,
-                "the machine has no {bytes} bytes for shape {shape:?}"
-            );
+            return fail!(OutOfMemory, "the machine has no {bytes} bytes for shape {shape:?}");
         };
         self.bytes += bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
-        let shared = Shared {
-            storage,
-            references: 0,
-        };
+        let shared = Shared { storage, references: 0, secret: false };
         let index = match self.free_storages.pop() {
             Some(index) => {
                 self.storages[index as usize] = Some(shared);
@@ -146,16 +142,8 @@ impl Table {
                 (self.storages.len() - 1) as u32
             }
         };
-        let span = Span {
-            storage: index,
-            offset: 0,
-            len,
-        };
-        Ok(self.insert(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            span,
-        }))
+        let span = Span { storage: index, offset: 0, len };
+        Ok(self.insert(Tensor { dtype, shape: shape.to_vec(), span }))
     }
 
     pub fn view(&mut self, of: TensorId, offset: u64, shape: &[u32]) -> Result<TensorId, Error> {
@@ -172,25 +160,14 @@ impl Table {
         }
         self.check_count()?;
         // Both are below `base.len`, so they fit.
-        let span = Span {
-            storage: base.storage,
-            offset: base.offset + offset as usize,
-            len: elements as usize,
-        };
-        Ok(self.insert(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            span,
-        }))
+        let span =
+            Span { storage: base.storage, offset: base.offset + offset as usize, len: elements as usize };
+        Ok(self.insert(Tensor { dtype, shape: shape.to_vec(), span }))
     }
 
     fn check_count(&self) -> Result<(), Error> {
         if self.live >= self.max_tensors {
-            return fail!(
-                Quota,
-                "{} tensors are live, the most allowed; free some",
-                self.live
-            );
+            return fail!(Quota, "{} tensors are live, the most allowed; free some", self.live);
         }
         Ok(())
     }
@@ -203,10 +180,7 @@ impl Table {
         let slot = match self.free_slots.pop() {
             Some(slot) => slot,
             None => {
-                self.slots.push(Slot {
-                    generation: 1,
-                    tensor: None,
-                });
+                self.slots.push(Slot { generation: 1, tensor: None });
                 (self.slots.len() - 1) as u32
             }
         };
@@ -218,15 +192,8 @@ impl Table {
     pub fn get(&self, id: TensorId) -> Result<&Tensor, Error> {
         let (slot, generation) = (id.to_bits() as u32, (id.to_bits() >> 32) as u32);
         match self.slots.get(slot as usize) {
-            Some(Slot {
-                generation: g,
-                tensor: Some(tensor),
-            }) if *g == generation => Ok(tensor),
-            _ => fail!(
-                BadHandle,
-                "{:#x} is no live tensor; it was freed or never allocated",
-                id.to_bits()
-            ),
+            Some(Slot { generation: g, tensor: Some(tensor) }) if *g == generation => Ok(tensor),
+            _ => fail!(BadHandle, "{:#x} is no live tensor; it was freed or never allocated", id.to_bits()),
         }
     }
 
@@ -263,6 +230,29 @@ impl Table {
     /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
         *self = Self::new(self.max_bytes, self.max_tensors);
+    }
+
+    /// Whether any storage is secret.
+    pub fn has_secrets(&self) -> bool {
+        self.storages.iter().flatten().any(|shared| shared.secret)
+    }
+
+    pub fn is_secret(&self, storage: u32) -> bool {
+        matches!(self.storages.get(storage as usize), Some(Some(shared)) if shared.secret)
+    }
+
+    pub fn mark_secret(&mut self, storage: u32) {
+        if let Some(Some(shared)) = self.storages.get_mut(storage as usize) {
+            shared.secret = true;
+        }
+    }
+
+    /// Zeroes every secret storage; it is not secret any more.
+    pub fn forget_secrets(&mut self) {
+        for shared in self.storages.iter_mut().flatten().filter(|shared| shared.secret) {
+            shared.storage.clear();
+            shared.secret = false;
+        }
     }
 
     fn base(&self, span: Span) -> *mut u32 {

@@ -4,6 +4,7 @@
 //! tests and benches only.
 
 pub mod command;
+pub mod glass;
 pub mod json_schema;
 pub mod native;
 pub mod processes;

@@ -12,9 +12,7 @@ use crate::run::fresh_probe_secret;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::time::Instant;
-use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, World,
-};
+use terrarium_sandbox::{BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, World};
 
 /// Name and version of the object.
 pub const SCHEMA: &str = "terrarium-bench/1";
@@ -89,7 +87,9 @@ pub fn bench(args: &Bench) -> Ended {
     host_calls(&sandbox, args.repeat, &mut figures)?;
     training(&sandbox, args.repeat.min(5), &mut figures)?;
     if args.json {
-        say(serde_json::json!({ "schema": SCHEMA, "bench": args.name, "machine": identity, "figures": figures }));
+        say(
+            serde_json::json!({ "schema": SCHEMA, "bench": args.name, "machine": identity, "figures": figures }),
+        );
     } else {
         say(format_args!("{identity}"));
         say(table(&figures));
@@ -103,7 +103,14 @@ fn table(figures: &[Figure]) -> Table {
     table.set_header(["figure", "median", "min", "max", "unit", "what it is"]);
     for f in figures {
         let number = |v: f64| format!("{v:.4}");
-        table.add_row([f.name.to_owned(), number(f.median), number(f.min), number(f.max), f.unit.to_owned(), f.meaning.to_owned()]);
+        table.add_row([
+            f.name.to_owned(),
+            number(f.median),
+            number(f.min),
+            number(f.max),
+            f.unit.to_owned(),
+            f.meaning.to_owned(),
+        ]);
     }
     for column in 1..=3 {
         if let Some(column) = table.column_mut(column) {
@@ -157,7 +164,10 @@ fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> R
     }
     let rustc = Figure::new("jailed_rustc", "ms", "of it, the compiler in its jail", rustc);
     let peer = rustc.median;
-    figures.push(Figure::new("source_to_score", "ms", "smallest candidate, nothing cached", total).against("jailed_rustc", peer));
+    figures.push(
+        Figure::new("source_to_score", "ms", "smallest candidate, nothing cached", total)
+            .against("jailed_rustc", peer),
+    );
     figures.push(rustc);
     figures.push(Figure::new("source_to_score_ours", "ms", "of it, everything but the compiler", ours));
     Ok(())
@@ -177,7 +187,12 @@ fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) ->
         warm.push(took * 1e6);
         instantiate.push(report.timing.instantiate_us as f64);
     }
-    figures.push(Figure::new("instantiate", "us", "fresh store, instance and fuel set, in the worker", instantiate));
+    figures.push(Figure::new(
+        "instantiate",
+        "us",
+        "fresh store, instance and fuel set, in the worker",
+        instantiate,
+    ));
     figures.push(Figure::new("cold_worker", "ms", "process start, load, lock-down, first answer", cold));
     figures.push(Figure::new("warm_request", "us", "request to answer of a waiting worker", warm));
     Ok(())
@@ -218,6 +233,11 @@ fn training(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Resu
         let (all, kernels) = (result.timing.train_us as f64, result.timing.train_kernel_us as f64);
         shares.push((all - kernels) / all);
     }
-    figures.push(Figure::new("tax", "fraction", "share of the default GPT's training outside kernels", shares));
+    figures.push(Figure::new(
+        "tax",
+        "fraction",
+        "share of the default GPT's training outside kernels",
+        shares,
+    ));
     Ok(())
 }

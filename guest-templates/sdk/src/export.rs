@@ -17,7 +17,9 @@ pub trait Trainer: Sized {
     /// data: downloads, logs, metrics and batches are refused here. The same
     /// tokens must give the same logits, whatever else is in the batch, and
     /// the logits at a position must not depend on later ones: the host tests
-    /// this bit by bit.
+    /// this bit by bit. Nothing computed from the tokens outlives the call:
+    /// the host zeroes every tensor that was written with it (so never write
+    /// to a parameter, or to a view that shares its storage).
     fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()>;
 }
 

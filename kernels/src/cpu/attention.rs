@@ -19,13 +19,7 @@ pub(crate) const QUERIES: usize = 64;
 pub(crate) const KEYS: usize = 256;
 
 /// Where the row of position `t` starts in [B,T,heads,D].
-pub(crate) fn row_start(
-    dims: &AttentionDims,
-    heads: usize,
-    b: usize,
-    t: usize,
-    head: usize,
-) -> usize {
+pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, head: usize) -> usize {
     ((b * dims.time + t) * heads + head) * dims.dim
 }
 
@@ -45,15 +39,7 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let AttentionDims {
-        batch,
-        time,
-        heads,
-        kv_heads,
-        dim,
-        scale,
-        ..
-    } = *dims;
+    let AttentionDims { batch, time, heads, kv_heads, dim, scale, .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let (out, lse) = (Output::new(out), Output::new(lse));
     let (q_stride, k_stride) = (heads * dim, kv_heads * dim);
@@ -80,14 +66,7 @@ pub(crate) fn forward(
                 let v_block = Matrix::strided(&v[kv_at..], keys, dim, k_stride);
                 // SAFETY: `scores` is ours and holds queries × keys.
                 unsafe {
-                    matmul::block(
-                        q_block,
-                        k_block.t(),
-                        scores.as_mut_ptr(),
-                        keys,
-                        scale,
-                        false,
-                    );
+                    matmul::block(q_block, k_block.t(), scores.as_mut_ptr(), keys, scale, false);
                 }
                 let scores = &mut scores[..queries * keys];
                 let block = Block { query, key, keys };
@@ -150,8 +129,7 @@ fn online_softmax_body<const FMA: bool>(
     dims: &AttentionDims,
 ) {
     let states = highest.iter_mut().zip(total).zip(factor);
-    for (i, (row, ((highest, total), factor))) in
-        scores.chunks_exact_mut(block.keys).zip(states).enumerate()
+    for (i, (row, ((highest, total), factor))) in scores.chunks_exact_mut(block.keys).zip(states).enumerate()
     {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
         row[..low].fill(0.0);
@@ -196,9 +174,7 @@ fn probabilities_body<const FMA: bool>(
     block: Block,
     dims: &AttentionDims,
 ) {
-    let rows = scores
-        .chunks_exact_mut(block.keys)
-        .zip(dp.chunks_exact_mut(block.keys));
+    let rows = scores.chunks_exact_mut(block.keys).zip(dp.chunks_exact_mut(block.keys));
     for (i, ((scores, dp), (lse, delta))) in rows.zip(lse.iter().zip(delta)).enumerate() {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
         for outside in [0..low, high..block.keys] {

@@ -31,24 +31,12 @@ impl<'a> Matrix<'a> {
     /// A dense `rows` × `cols` matrix, stored transposed if `transposed`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'a> {
         let (row_stride, col_stride) = if transposed { (1, rows) } else { (cols, 1) };
-        Matrix {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride,
-        }
+        Matrix { data, rows, cols, row_stride, col_stride }
     }
 
     /// `rows` × `cols` with rows `stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Matrix<'a> {
-        Matrix {
-            data,
-            rows,
-            cols,
-            row_stride: stride,
-            col_stride: 1,
-        }
+        Matrix { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
     /// The transpose, of the same memory.
@@ -118,9 +106,7 @@ fn partition(m: usize, n: usize, k: usize) -> (usize, usize) {
     let (mut rows, mut cols) = (m.min(BLOCK), n.min(BLOCK));
     loop {
         let blocks = m.div_ceil(rows) * n.div_ceil(cols);
-        let work = (rows as u64)
-            .saturating_mul(cols as u64)
-            .saturating_mul(k as u64);
+        let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(k as u64);
         if blocks >= BLOCKS || work / 2 < BLOCK_WORK {
             return (rows, cols);
         }
@@ -149,10 +135,7 @@ pub(crate) fn batched(
     let (rows, cols) = partition(m, n, k);
     let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
     // Small members of a batch are grouped, so that a task is worth it.
-    let work = (rows as u64)
-        .saturating_mul(cols as u64)
-        .saturating_mul(k as u64)
-        .max(1);
+    let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(k as u64).max(1);
     let group = usize::try_from((BLOCK_WORK / work).max(1)).unwrap_or(1);
     let blocks = batch * down * across;
     let out = Output::new(out);
@@ -160,27 +143,14 @@ pub(crate) fn batched(
         for index in task * group..((task + 1) * group).min(blocks) {
             let (member, rest) = (index / (down * across), index % (down * across));
             let (row, col) = (rest / across * rows, rest % across * cols);
-            let a_block = Matrix {
-                data: &a.data[member * m * k + row * a.row_stride..],
-                rows: rows.min(m - row),
-                ..a
-            };
-            let b_block = Matrix {
-                data: &b.data[member * k * n + col * b.col_stride..],
-                cols: cols.min(n - col),
-                ..b
-            };
+            let a_block =
+                Matrix { data: &a.data[member * m * k + row * a.row_stride..], rows: rows.min(m - row), ..a };
+            let b_block =
+                Matrix { data: &b.data[member * k * n + col * b.col_stride..], cols: cols.min(n - col), ..b };
             // SAFETY: blocks tile the output without overlap, each is written
             // by this task alone, and row `row + rows − 1` ends inside it.
             unsafe {
-                block(
-                    a_block,
-                    b_block,
-                    out.at(member * m * n + row * n + col),
-                    n,
-                    alpha,
-                    accumulate,
-                );
+                block(a_block, b_block, out.at(member * m * n + row * n + col), n, alpha, accumulate);
             }
         }
     });
@@ -192,13 +162,7 @@ mod tests {
 
     #[test]
     fn partitions_cover_and_stay_in_range() {
-        for (m, n, k) in [
-            (1, 1, 1),
-            (2048, 1536, 384),
-            (64, 256, 2048),
-            (1, 100_000, 64),
-            (7, 3, 9),
-        ] {
+        for (m, n, k) in [(1, 1, 1), (2048, 1536, 384), (64, 256, 2048), (1, 100_000, 64), (7, 3, 9)] {
             let (rows, cols) = partition(m, n, k);
             assert!(rows >= 1 && cols >= 1 && rows <= BLOCK && cols <= BLOCK);
         }

@@ -8,4 +8,5 @@ mod matrices;
 mod models;
 mod refusals;
 mod rows;
+mod secrets;
 mod threads;

@@ -88,8 +88,10 @@ impl State {
         Ok(Recorded { profile: graph.profile(), graph })
     }
 
-    fn run(&mut self, Recorded { graph, profile }: &Recorded) -> Result<(), wit::Error> {
-        self.take(graph.cost())?;
+    fn run(&mut self, call: &str, Recorded { graph, profile }: &Recorded) -> Answer<()> {
+        if let Err(refused) = self.take(graph.cost()) {
+            return Ok(Err(refused));
+        }
         for line in profile {
             *self.profile.entry(line.name).or_default() += line.cost;
         }
@@ -97,7 +99,17 @@ impl State {
         let start = Instant::now();
         let done = self.device.run(graph);
         self.kernel_time += start.elapsed();
-        done.map_err(error)
+        match done {
+            // The guest must not learn this: by asking for it again and again
+            // it could spell out held-out tokens.
+            Err(e) if e.code() == kernels::ErrorCode::IndexRange && self.held_out_in_play() => {
+                self.end(Outcome::HostDenied {
+                    call: call.into(),
+                    reason: "an index was out of range while held-out data is in play".into(),
+                })
+            }
+            done => Ok(done.map_err(error)),
+        }
     }
 
     fn graph(&self, handle: u64) -> Result<Arc<Recorded>, wit::Error> {
@@ -182,7 +194,11 @@ impl wit::Host for State {
         self.no_download("download-floats")?;
         self.transfer(4 * u64::from(count))?;
         let mut out = vec![0f32; count as usize];
-        Ok(self.device.download_f32(TensorId::from_bits(tensor), offset, &mut out).map(|()| out).map_err(error))
+        Ok(self
+            .device
+            .download_f32(TensorId::from_bits(tensor), offset, &mut out)
+            .map(|()| out)
+            .map_err(error))
     }
 
     fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> Answer<Vec<i32>> {
@@ -190,12 +206,19 @@ impl wit::Host for State {
         self.no_download("download-ints")?;
         self.transfer(4 * u64::from(count))?;
         let mut out = vec![0i32; count as usize];
-        Ok(self.device.download_i32(TensorId::from_bits(tensor), offset, &mut out).map(|()| out).map_err(error))
+        Ok(self
+            .device
+            .download_i32(TensorId::from_bits(tensor), offset, &mut out)
+            .map(|()| out)
+            .map_err(error))
     }
 
     fn submit(&mut self, ops: Vec<wit::Op>) -> Answer<()> {
         self.count_call()?;
-        Ok(self.prepare(ops).and_then(|graph| self.run(&graph)))
+        match self.prepare(ops) {
+            Ok(graph) => self.run("submit", &graph),
+            Err(e) => Ok(Err(e)),
+        }
     }
 
     fn record_graph(&mut self, ops: Vec<wit::Op>) -> Answer<u64> {
@@ -219,7 +242,10 @@ impl wit::Host for State {
 
     fn replay(&mut self, graph: u64) -> Answer<()> {
         self.count_call()?;
-        Ok(self.graph(graph).and_then(|g| self.run(&g)))
+        match self.graph(graph) {
+            Ok(graph) => self.run("replay", &graph),
+            Err(e) => Ok(Err(e)),
+        }
     }
 
     fn free_graph(&mut self, graph: u64) -> Answer<()> {
@@ -300,7 +326,9 @@ fn op(op: wit::Op) -> kernels::Op {
             accumulate: o.accumulate,
         }
         .into(),
-        G::RmsNorm(o) => kernels::RmsNorm { x: t(o.x), out: t(o.out), inv_rms: t(o.inv_rms), eps: o.eps }.into(),
+        G::RmsNorm(o) => {
+            kernels::RmsNorm { x: t(o.x), out: t(o.out), inv_rms: t(o.inv_rms), eps: o.eps }.into()
+        }
         G::RmsNormBackward(o) => kernels::RmsNormBackward {
             x: t(o.x),
             inv_rms: t(o.inv_rms),
@@ -335,10 +363,13 @@ fn op(op: wit::Op) -> kernels::Op {
         }
         .into(),
         G::Gather(o) => kernels::Gather { table: t(o.table), indices: t(o.indices), out: t(o.out) }.into(),
-        G::ScatterAdd(o) => {
-            kernels::ScatterAdd { src: t(o.src), indices: t(o.indices), table: t(o.table), accumulate: o.accumulate }
-                .into()
+        G::ScatterAdd(o) => kernels::ScatterAdd {
+            src: t(o.src),
+            indices: t(o.indices),
+            table: t(o.table),
+            accumulate: o.accumulate,
         }
+        .into(),
         G::LinearCrossEntropy(o) => kernels::LinearCrossEntropy {
             x: t(o.x),
             weight: t(o.weight),
@@ -361,7 +392,8 @@ fn op(op: wit::Op) -> kernels::Op {
         }
         .into(),
         G::Adamw(o) => {
-            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }.into()
+            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }
+                .into()
         }
     }
 }

@@ -9,22 +9,29 @@
 //! depend on a key which the guest never sees:
 //! * *idempotence*: no change; the logits must be the same to the bit, so
 //!   nothing may be learnt from held-out data;
-//! * *causality*: tokens after a position are altered; logits up to it must
-//!   not move;
-//! * *rows*: the rows are permuted; the logits must be permuted alike.
+//! * *causality*: tokens after a position are altered; log-probabilities up
+//!   to it must not move;
+//! * *rows*: the rows are shuffled and a quarter of them holds other text; the
+//!   log-probabilities of the others must be shuffled alike.
+//!
+//! A guest with a memory could answer a probe with what it said before. It has
+//! none: after each call the device zeroes everything that was computed from
+//! the tokens, and the guest's own memory cannot learn anything of them.
 
 use super::evaluate::{Runner, micros};
 use super::shards::{below, stream, window_start};
 use super::state::{State, trainer};
 use crate::{HeldOut, HeldOutScore, Outcome, Phase, Timing};
 use std::time::Instant;
-use terrarium_kernels::{DType, TensorId};
+use terrarium_kernels::{DType, ErrorCode, TensorId};
 use wasmtime::Store;
 
-/// How far a logit may move in the causality and row probes, relative to
-/// max(1, |logit|): room for a kernel whose rounding depends on where in the
-/// batch a row lies, far below what a leak would need to pay.
-const TOLERANCE: f32 = 1.0 / 1024.0;
+/// How far a log-probability may move in the causality and row probes,
+/// relative to max(1, |log-probability|): room for a kernel whose rounding
+/// depends on where in the batch a row lies, far below what a leak would need
+/// to pay. Logits are not compared: a constant added to all of them changes no
+/// probability, but would widen a relative tolerance at will.
+const TOLERANCE: f64 = 1.0 / 1024.0;
 
 const VOCABULARY: usize = 256;
 
@@ -66,6 +73,8 @@ pub(super) fn run(
     timing.train_kernel_us = micros(store.data().kernel_time - before);
     runner.flatten(result, store, Phase::Train)?;
     store.data_mut().budget_refused = false;
+    // From here on `budget` is no clock.
+    store.data_mut().train_started = None;
 
     enter(store, Phase::Forward, entered);
     let start = Instant::now();
@@ -99,7 +108,13 @@ fn predict(
     store: &mut Store<State>,
     held_out: &HeldOut,
 ) -> Result<HeldOutScore, Outcome> {
-    let host = |e: terrarium_kernels::Error| Outcome::DeviceLost { reason: e.to_string() };
+    let limits = store.data().evaluation.limits.clone();
+    // The candidate left no room for one batch and its logits.
+    let full = |e: terrarium_kernels::Error| match e.code() {
+        ErrorCode::OutOfMemory => Outcome::Quota { which: "device_bytes".into(), limit: limits.device_bytes },
+        ErrorCode::Quota => Outcome::Quota { which: "tensors".into(), limit: limits.tensors },
+        _ => Outcome::DeviceLost { reason: e.to_string() },
+    };
     let (rows, context) = (held_out.rows as usize, held_out.context as usize);
     let batches = (held_out.windows as usize).div_ceil(rows.max(1));
     let windows = batches * rows;
@@ -116,13 +131,15 @@ fn predict(
         });
     }
     let window = |index: usize| {
-        let start = window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64) as usize;
+        let start =
+            window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64)
+                as usize;
         &shards.held_out[start..start + context + 1]
     };
     let device = &mut store.data_mut().device;
     let shape = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let tokens = device.alloc(DType::I32, &[held_out.rows, held_out.context]).map_err(host)?;
-    let logits = device.alloc(DType::F32, &[shape(rows * context), VOCABULARY as u32]).map_err(host)?;
+    let tokens = device.alloc(DType::I32, &[held_out.rows, held_out.context]).map_err(full)?;
+    let logits = device.alloc(DType::F32, &[shape(rows * context), VOCABULARY as u32]).map_err(full)?;
 
     let key = store.data().evaluation.probe_key;
     let mut window_nats = vec![0.0f64; windows];
@@ -136,7 +153,7 @@ fn predict(
             .flat_map(|row| {
                 let from = window(visit.batch * rows + change.source_row(row));
                 let change = &change;
-                (0..context).map(move |t| change.token(i32::from(from[t]), t))
+                (0..context).map(move |t| change.token(i32::from(from[t]), row, t))
             })
             .collect();
         forward(runner, guest, store, (tokens, &batch), (logits, &mut out))?;
@@ -145,7 +162,10 @@ fn predict(
             _ => {
                 for row in 0..rows {
                     let index = visit.batch * rows + row;
-                    window_nats[index] = nats(&out[row * context * VOCABULARY..][..context * VOCABULARY], &window(index)[1..])?;
+                    window_nats[index] = nats(
+                        &out[row * context * VOCABULARY..][..context * VOCABULARY],
+                        &window(index)[1..],
+                    )?;
                 }
                 if probed.contains(&visit.batch) {
                     kept[visit.batch] = Some(out.clone());
@@ -174,9 +194,12 @@ fn forward(
     let device = &mut store.data_mut().device;
     device.upload_i32(tokens, 0, batch).map_err(gone)?;
     device.upload_f32(logits, 0, out).map_err(gone)?;
+    device.mark_secret(tokens).map_err(gone)?;
     let result = guest.call_forward(&mut *store, tokens.to_bits(), logits.to_bits());
     runner.flatten(result, store, Phase::Forward)?;
-    store.data_mut().device.download_f32(logits, 0, out).map_err(gone)?;
+    let device = &mut store.data_mut().device;
+    device.download_f32(logits, 0, out).map_err(gone)?;
+    device.forget_secrets();
     match out.iter().position(|z| !z.is_finite()) {
         None => Ok(()),
         Some(at) => Err(Outcome::NotFinite { what: format!("logit {at} of {} in `forward`", out.len()) }),
@@ -189,53 +212,95 @@ struct Change {
     keep: usize,
     /// Added to altered tokens, modulo the vocabulary; never 0.
     add: i32,
-    /// The rows are rotated by this.
-    rotate: usize,
-    rows: usize,
+    /// The row of the original batch that each row is.
+    source: Vec<usize>,
+    /// Whether a row holds other text, all of it altered.
+    replaced: Vec<bool>,
 }
 
 impl Change {
     fn new(probe: Option<Probe>, key: u64, n: u64, rows: usize, context: usize) -> Self {
-        let draw = |k: u64, bound: usize| below(stream(key ^ 0x5bd1_e995, 3 * n + k), bound as u64) as usize;
-        Self {
+        let draw = |k: usize, bound: usize| {
+            let place = n.wrapping_mul(1 << 20).wrapping_add(k as u64);
+            below(stream(key ^ 0x5bd1_e995, place), bound as u64) as usize
+        };
+        let mut change = Self {
             keep: if probe == Some(Probe::Causality) { draw(0, context - 1) } else { context },
             add: 1 + draw(1, VOCABULARY - 1) as i32,
-            rotate: if probe == Some(Probe::Rows) { 1 + draw(2, rows - 1) } else { 0 },
-            rows,
+            source: (0..rows).collect(),
+            replaced: vec![false; rows],
+        };
+        if probe == Some(Probe::Rows) {
+            // Sattolo's algorithm: one random cycle, so that no row stays.
+            for last in (1..rows).rev() {
+                change.source.swap(last, draw(2 + last, last));
+            }
+            let first = draw(2, rows);
+            for row in first..first + (rows / 4).max(1) {
+                change.replaced[row % rows] = true;
+            }
         }
+        change
     }
 
     fn source_row(&self, row: usize) -> usize {
-        (row + self.rotate) % self.rows
+        self.source[row]
     }
 
-    fn token(&self, token: i32, t: usize) -> i32 {
-        if t <= self.keep { token } else { (token + self.add) % VOCABULARY as i32 }
+    fn token(&self, token: i32, row: usize, t: usize) -> i32 {
+        if t <= self.keep && !self.replaced[row] { token } else { (token + self.add) % VOCABULARY as i32 }
     }
 }
 
-fn check(probe: Probe, change: &Change, original: &[f32], now: &[f32], rows: usize, context: usize) -> Result<(), Outcome> {
+fn check(
+    probe: Probe,
+    change: &Change,
+    original: &[f32],
+    now: &[f32],
+    rows: usize,
+    context: usize,
+) -> Result<(), Outcome> {
     let line = context * VOCABULARY;
     let upto = (change.keep + 1).min(context) * VOCABULARY;
-    for row in 0..rows {
+    for row in (0..rows).filter(|&row| !change.replaced[row]) {
         let before = &original[change.source_row(row) * line..][..upto];
         let after = &now[row * line..][..upto];
-        let moved = before.iter().zip(after).position(|(a, b)| match probe {
-            Probe::Idempotence => a.to_bits() != b.to_bits(),
-            Probe::Causality | Probe::Rows => (a - b).abs() > TOLERANCE * a.abs().max(1.0),
-        });
-        if let Some(at) = moved {
+        let moved = match probe {
+            Probe::Idempotence => before.iter().zip(after).any(|(a, b)| a.to_bits() != b.to_bits()),
+            Probe::Causality | Probe::Rows => before
+                .chunks_exact(VOCABULARY)
+                .zip(after.chunks_exact(VOCABULARY))
+                .any(|(a, b)| prediction_moved(a, b)),
+        };
+        if moved {
+            // The position is about held-out data: it is not told.
             let (name, detail) = match probe {
                 Probe::Idempotence => ("idempotence", "the same batch gave other logits later"),
-                Probe::Causality => ("causality", "a logit moved when only later tokens were altered"),
-                Probe::Rows => ("rows", "a row's logits changed with its place in the batch"),
+                Probe::Causality => ("causality", "a prediction moved when only later tokens were altered"),
+                Probe::Rows => {
+                    ("rows", "a row's prediction changed with its place in the batch or with other rows")
+                }
             };
-            // The position is about held-out data: it is not told.
-            let _ = at;
             return Err(Outcome::ProbeFailed { probe: name.into(), detail: detail.into() });
         }
     }
     Ok(())
+}
+
+/// Whether two predictions for one position differ by more than [`TOLERANCE`]
+/// in any log-probability.
+fn prediction_moved(before: &[f32], after: &[f32]) -> bool {
+    let (a0, b0) = (log_sum_exp(before), log_sum_exp(after));
+    before.iter().zip(after).any(|(&a, &b)| {
+        let (a, b) = (f64::from(a) - a0, f64::from(b) - b0);
+        (a - b).abs() > TOLERANCE * a.abs().max(1.0)
+    })
+}
+
+/// ln Σ exp(z), in f64 with the largest logit taken out first.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    max + logits.iter().map(|&z| (f64::from(z) - max).exp()).sum::<f64>().ln()
 }
 
 /// Σ −ln p(target) over the positions of one window, in f64 with the largest
@@ -278,10 +343,33 @@ mod tests {
     fn a_causality_change_alters_later_tokens_only() {
         for n in 0..50 {
             let change = Change::new(Some(Probe::Causality), 9, n, 4, 16);
-            assert!((0..16).all(|t| (change.token(3, t) == 3) == (t <= change.keep)));
+            assert!((0..16).all(|t| (change.token(3, 1, t) == 3) == (t <= change.keep)));
             assert!(change.keep < 15, "at least one token is altered");
-            let rows = Change::new(Some(Probe::Rows), 9, n, 4, 16);
-            assert!((0..4).all(|r| rows.source_row(r) != r));
         }
+    }
+
+    #[test]
+    fn a_change_of_rows_moves_every_row_and_replaces_a_quarter() {
+        for (n, rows) in (0..50).flat_map(|n| [2, 3, 4, 16].map(|rows| (n, rows))) {
+            let change = Change::new(Some(Probe::Rows), 9, n, rows, 16);
+            assert!((0..rows).all(|r| change.source_row(r) != r));
+            let mut sources = change.source.clone();
+            sources.sort_unstable();
+            assert!(sources.into_iter().eq(0..rows), "a permutation");
+            assert_eq!(change.replaced.iter().filter(|r| **r).count(), (rows / 4).max(1));
+        }
+    }
+
+    #[test]
+    fn a_constant_hides_no_change_of_a_prediction() {
+        let (mut a, mut b) = (vec![1e5f32; VOCABULARY], vec![1e5f32; VOCABULARY]);
+        assert!(!prediction_moved(&a, &b));
+        b[7] += 50.0;
+        assert!(prediction_moved(&a, &b));
+        a[7] += 50.0;
+        assert!(!prediction_moved(&a, &b));
+        // The same prediction, told with another constant.
+        let c: Vec<f32> = b.iter().map(|z| z - 1e5).collect();
+        assert!(!prediction_moved(&b, &c));
     }
 }
