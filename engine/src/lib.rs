@@ -21,6 +21,7 @@ pub mod ids;
 pub mod ledger;
 pub mod observer;
 pub mod proposer;
+pub mod report;
 pub mod run;
 pub mod scoring;
 pub mod search;

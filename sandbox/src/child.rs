@@ -6,7 +6,7 @@
 
 use crate::{codegen, jail, wire, worker};
 use serde::{Serialize, de::DeserializeOwned};
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -72,7 +72,7 @@ pub(crate) enum ChildError {
 /// A running child. Killed and reaped when dropped.
 pub(crate) struct Child {
     process: std::process::Child,
-    channel: UnixStream,
+    channel: BufReader<Timed>,
 }
 
 impl Child {
@@ -117,6 +117,7 @@ impl Child {
             .stderr(stderr)
             .process_group(0)
             .spawn()?;
+        let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
         Ok(Self { process, channel })
     }
 
@@ -129,7 +130,7 @@ impl Child {
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), ChildError> {
-        match wire::send(&mut self.channel, message) {
+        match wire::send(&mut self.channel.get_mut().socket, message) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(self.post_mortem()),
             Err(e) => Err(e.into()),
@@ -142,8 +143,8 @@ impl Child {
         limit: usize,
         timeout: Duration,
     ) -> Result<T, ChildError> {
-        let reader = DeadlineReader { channel: &self.channel, end: Instant::now() + timeout };
-        match wire::receive(&mut { reader }, limit) {
+        self.channel.get_mut().end = Instant::now() + timeout;
+        match wire::receive(&mut self.channel, limit) {
             Ok(message) => Ok(message),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
                 self.kill();
@@ -196,19 +197,19 @@ impl Drop for Child {
 }
 
 /// Reads from a socket until a point in time, then fails with `TimedOut`.
-struct DeadlineReader<'a> {
-    channel: &'a UnixStream,
+struct Timed {
+    socket: UnixStream,
     end: Instant,
 }
 
-impl io::Read for DeadlineReader<'_> {
+impl io::Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.channel.set_read_timeout(Some(left))?;
-        match (&mut &*self.channel).read(buffer) {
+        self.socket.set_read_timeout(Some(left))?;
+        match self.socket.read(buffer) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
             other => other,
         }

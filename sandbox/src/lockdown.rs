@@ -43,6 +43,7 @@ pub fn process(role: Role) -> Result<(), LockdownError> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|e| fail(e.to_string()))?;
     close_inherited().map_err(|e| fail(e.to_string()))?;
+    one_heap().map_err(|e| fail(e.to_string()))?;
     let limit = |resource, value| {
         setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
             .map_err(|e| fail(format!("{resource:?}: {e}")))
@@ -64,6 +65,19 @@ fn close_inherited() -> std::io::Result<()> {
     // a descriptor above 2 yet (this runs first in `main` of a child).
     let r = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) };
     if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// All threads allocate from one heap. The others that glibc makes for threads
+/// read a file of /proc when they shrink, which the lock-down kills for.
+fn one_heap() -> std::io::Result<()> {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: mallopt takes plain integers; no other thread exists yet.
+        if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
+            return Err(std::io::Error::other("mallopt refused M_ARENA_MAX"));
+        }
+    }
+    Ok(())
 }
 
 /// No file can be opened, created, executed or changed any more, no TCP port
@@ -110,6 +124,7 @@ pub fn calls(role: Role) -> Result<(), LockdownError> {
 fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = [
         libc::SYS_read,
+        libc::SYS_close,
         libc::SYS_write,
         libc::SYS_readv,
         libc::SYS_writev,

@@ -49,8 +49,8 @@ pub fn runner(memory_bytes: u64, table_elements: u64) -> wasmtime::Result<Engine
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(4 << 20)
         .max_unused_warm_slots(2)
-        .linear_memory_keep_resident(1 << 20)
-        .table_keep_resident(1 << 16);
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(1 << 14);
     let mut config = base();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)

@@ -3,5 +3,8 @@
 //! The library part holds what several of those tests share. It is used by
 //! tests and benches only.
 
+pub mod command;
 pub mod glass;
+pub mod json_schema;
 pub mod native;
+pub mod processes;

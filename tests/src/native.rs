@@ -75,7 +75,7 @@ impl NativeSession {
         })?;
         let record = Rc::new(RefCell::new(NativeRecord::default()));
         let held_out = Rc::new(Cell::new(false));
-        let state = config.seed.wrapping_mul(2).wrapping_add(1);
+        let state = config.seed;
         install(Box::new(Host {
             config,
             device,
@@ -268,6 +268,7 @@ impl NativeHost for Host {
         let shape = self.shape(tokens)?;
         let time = shape.last().copied().unwrap_or(1) as usize;
         let rows = shape.iter().product::<u32>() as usize / time.max(1);
+        self.charge(8 * (rows * time) as u64)?;
         let text = &self.config.text;
         let Some(starts) = text.len().checked_sub(time).filter(|&s| s > 0) else {
             return Err(compute::Error {
@@ -283,7 +284,9 @@ impl NativeHost for Host {
             let mut z = self.random;
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let at = ((z ^ (z >> 31)) % starts as u64) as usize;
+            // As the sandbox draws them, so that a run can be compared with one inside it.
+            let bits = z ^ (z >> 31);
+            let at = ((u128::from(bits) * starts as u128) >> 64) as usize;
             xs.extend(text[at..at + time].iter().map(|&b| i32::from(b)));
             ys.extend(text[at + 1..at + time + 1].iter().map(|&b| i32::from(b)));
         }

@@ -1,9 +1,223 @@
-//! `terrarium bench`.
+//! `terrarium bench sandbox`: what the glass costs.
+//!
+//! All figures of one call are taken in one process on one machine. Slow ones
+//! are medians of `--repeat` runs, fast ones of hundreds.
 
 use super::args::Bench;
-use super::{Ended, exit};
+use super::failure::Failure;
+use super::{Ended, exit, say, workshop};
+use crate::EngineError;
+use crate::evaluate::{Evaluate, Sandboxed, Split};
+use crate::run::fresh_probe_secret;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use std::time::Instant;
+use terrarium_sandbox::{
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, World,
+};
+
+/// Name and version of the object.
+pub const SCHEMA: &str = "terrarium-bench/1";
+
+/// The smallest candidate: it returns its input.
+const ECHO: &str = "\
+use terrarium_sdk::{Function, Result, export_function};
+#[derive(Default)]
+struct Echo;
+impl Function for Echo {
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> { Ok(input.to_vec()) }
+}
+export_function!(Echo);
+";
+
+/// Calls the host as often as its input says.
+const CALLER: &str = "\
+use terrarium_sdk::{Function, Result, export_function, report};
+#[derive(Default)]
+struct Caller;
+impl Function for Caller {
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
+        let n = u64::from_le_bytes(input.try_into().unwrap_or_default());
+        for step in 0..n { report::metric(\"m\", step, 0.0); }
+        Ok(Vec::new())
+    }
+}
+export_function!(Caller);
+";
+
+/// One measured figure.
+#[derive(Serialize)]
+struct Figure {
+    name: &'static str,
+    median: f64,
+    min: f64,
+    max: f64,
+    unit: &'static str,
+    /// What it is compared with, measured in the same call.
+    peer: Option<&'static str>,
+    /// This by the peer's median.
+    ratio: Option<f64>,
+    #[serde(skip)]
+    meaning: &'static str,
+}
+
+impl Figure {
+    fn new(name: &'static str, unit: &'static str, meaning: &'static str, mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let (n, last) = (values.len(), values.len().saturating_sub(1));
+        let median = if n % 2 == 1 { at(n / 2) } else { (at(n / 2) + at((n / 2).saturating_sub(1))) / 2.0 };
+        Self { name, median, min: at(0), max: at(last), unit, peer: None, ratio: None, meaning }
+    }
+
+    fn against(mut self, peer: &'static str, median: f64) -> Self {
+        (self.peer, self.ratio) = (Some(peer), Some(self.median / median));
+        self
+    }
+}
 
 /// Measures.
-pub fn bench(_args: &Bench) -> Ended {
-    Ok(exit::FAILED)
+pub fn bench(args: &Bench) -> Ended {
+    if args.repeat == 0 || args.repeat > 10_000 {
+        return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 10000"));
+    }
+    let sandbox = workshop::sandbox(false)?;
+    let identity = sandbox.identity()?;
+    let mut figures = Vec::new();
+    from_source(&sandbox, args.repeat, &mut figures)?;
+    warm_and_cold(&sandbox, args.repeat, &mut figures)?;
+    host_calls(&sandbox, args.repeat, &mut figures)?;
+    training(&sandbox, args.repeat.min(5), &mut figures)?;
+    if args.json {
+        say(serde_json::json!({ "schema": SCHEMA, "bench": args.name, "machine": identity, "figures": figures }));
+    } else {
+        say(format_args!("{identity}"));
+        say(table(&figures));
+    }
+    Ok(exit::OK)
+}
+
+fn table(figures: &[Figure]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["figure", "median", "min", "max", "unit", "what it is"]);
+    for f in figures {
+        let number = |v: f64| format!("{v:.4}");
+        table.add_row([f.name.to_owned(), number(f.median), number(f.min), number(f.max), f.unit.to_owned(), f.meaning.to_owned()]);
+    }
+    for column in 1..=3 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn build(sandbox: &Sandbox, source: &str) -> Result<Component, Failure> {
+    sandbox.build(source, World::Function).map_err(|e| match e {
+        BuildError::Host(e) => e.into(),
+        BuildError::Candidate(outcome) => {
+            Failure::new(format!("the benchmark's own candidate: {outcome}"), "run `terrarium setup` again")
+        }
+    })
+}
+
+fn call(sandbox: &Sandbox, component: &Component, input: &[u8]) -> Result<(Report, f64), Failure> {
+    let evaluation = Evaluation {
+        seed: 0,
+        probe_key: 0,
+        knobs: Knobs::new(),
+        job: Job::Call { input: input.to_vec() },
+        limits: Limits { host_calls: 1 << 40, fuel: 1 << 50, ..Limits::default() },
+    };
+    let start = Instant::now();
+    let report = sandbox.evaluate(component, &evaluation)?;
+    let took = start.elapsed().as_secs_f64();
+    if !report.outcome.is_finished() {
+        return Err(Failure::new(format!("the benchmark's own candidate: {}", report.outcome), ""));
+    }
+    Ok((report, took))
+}
+
+/// Source → score of the smallest candidate, nothing cached.
+fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    let nonce = fresh_probe_secret()?;
+    let (mut total, mut rustc, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..repeat {
+        sandbox.drain();
+        let source = format!("{ECHO}// {nonce:x} {i}\n");
+        let start = Instant::now();
+        let component = build(sandbox, &source)?;
+        call(sandbox, &component, b"echo")?;
+        let all = start.elapsed().as_secs_f64() * 1e3;
+        let compiler = component.timing.rustc_us as f64 / 1e3;
+        total.push(all);
+        rustc.push(compiler);
+        ours.push(all - compiler);
+    }
+    let rustc = Figure::new("jailed_rustc", "ms", "of it, the compiler in its jail", rustc);
+    let peer = rustc.median;
+    figures.push(Figure::new("source_to_score", "ms", "smallest candidate, nothing cached", total).against("jailed_rustc", peer));
+    figures.push(rustc);
+    figures.push(Figure::new("source_to_score_ours", "ms", "of it, everything but the compiler", ours));
+    Ok(())
+}
+
+/// A worker's cold start, a warm request, and an instantiation.
+fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    let echo = build(sandbox, ECHO)?;
+    let mut cold = Vec::new();
+    for _ in 0..repeat * 5 {
+        sandbox.drain();
+        cold.push(call(sandbox, &echo, b"echo")?.1 * 1e3);
+    }
+    let (mut warm, mut instantiate) = (Vec::new(), Vec::new());
+    for _ in 0..repeat * 200 {
+        let (report, took) = call(sandbox, &echo, b"echo")?;
+        warm.push(took * 1e6);
+        instantiate.push(report.timing.instantiate_us as f64);
+    }
+    figures.push(Figure::new("instantiate", "us", "fresh store, instance and fuel set, in the worker", instantiate));
+    figures.push(Figure::new("cold_worker", "ms", "process start, load, lock-down, first answer", cold));
+    figures.push(Figure::new("warm_request", "us", "request to answer of a waiting worker", warm));
+    Ok(())
+}
+
+/// One call into the host, with a string argument.
+fn host_calls(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    const CALLS: u64 = 200_000;
+    let caller = build(sandbox, CALLER)?;
+    let mut each = Vec::new();
+    for _ in 0..repeat {
+        let (none, _) = call(sandbox, &caller, &0u64.to_le_bytes())?;
+        let (many, _) = call(sandbox, &caller, &CALLS.to_le_bytes())?;
+        let spent = many.timing.train_us.saturating_sub(none.timing.train_us);
+        each.push(spent as f64 * 1e3 / CALLS as f64);
+    }
+    figures.push(Figure::new("host_call", "ns", "one call into the host with a string argument", each));
+    Ok(())
+}
+
+/// Share of the default GPT's training that is not spent in kernels.
+fn training(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    let loaded = workshop::load("gpt", None)?;
+    let corpus = workshop::data(&loaded.task, None)?;
+    let data = workshop::snapshot(corpus.as_ref())?;
+    let evaluator = Sandboxed::new(sandbox, &loaded.task, data.as_ref(), fresh_probe_secret()?)?;
+    let host = |e: crate::evaluate::HostError| Failure::from(EngineError::from(e));
+    let built = match evaluator.build(&loaded.source) {
+        Ok(built) => built,
+        Err(crate::evaluate::BuildFailure::Host(e)) => return Err(host(e)),
+        Err(crate::evaluate::BuildFailure::Candidate(outcome)) => {
+            return Err(Failure::new(format!("the template gpt: {outcome}"), "run `terrarium setup` again"));
+        }
+    };
+    let mut shares = Vec::new();
+    for seed in 0..repeat as u64 {
+        let result = evaluator.evaluate(&built, &Knobs::new(), seed, Split::Selection).map_err(host)?;
+        let (all, kernels) = (result.timing.train_us as f64, result.timing.train_kernel_us as f64);
+        shares.push((all - kernels) / all);
+    }
+    figures.push(Figure::new("tax", "fraction", "share of the default GPT's training outside kernels", shares));
+    Ok(())
 }

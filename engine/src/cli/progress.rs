@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: a bar on a terminal, quiet lines
 //! elsewhere. All of it on standard error.
 
+use crate::ledger::Ruling;
 use crate::observer::{RunEvent, RunObserver};
 use crate::task::{Direction, Task};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,6 +27,10 @@ struct State {
     best: Option<f64>,
     evaluations: u64,
     failed: u64,
+    /// Of the generation that goes on.
+    tried: u32,
+    kept: u32,
+    broken: u32,
 }
 
 impl Progress {
@@ -62,6 +67,18 @@ impl Progress {
         }
     }
 
+    /// One line about the generation that ended, if one did.
+    fn sum_up(&self, state: &mut State) {
+        if state.tried > 0 {
+            let best = state.best.map_or(String::new(), |b| format!("; {} about {b:.4}", self.metric));
+            self.line(&format!(
+                "generation {}/{}: {} tried, {} failed, {} kept{best}",
+                state.generation, state.generations, state.tried, state.broken, state.kept
+            ));
+        }
+        (state.tried, state.broken, state.kept) = (0, 0, 0);
+    }
+
     fn message(&self, state: &State) {
         let best = state.best.map_or(String::new(), |b| format!(", best {b:.4}"));
         self.bar.set_message(format!("{}{best}", state.phase));
@@ -92,6 +109,7 @@ impl RunObserver for Progress {
                 ));
             }
             RunEvent::Generation { generation, .. } => {
+                self.sum_up(&mut state);
                 state.generation = *generation;
                 state.phase = format!("generation {generation}/{}", state.generations);
             }
@@ -104,36 +122,34 @@ impl RunObserver for Progress {
                 self.bar.inc(1);
             }
             RunEvent::Decided { decision } => {
-                if let Some(gain) = decision.gain.as_ref().filter(|g| g.mean > 0.0) {
-                    let word = match self.direction {
-                        Direction::Minimize => "lower",
-                        Direction::Maximize => "higher",
-                    };
+                state.tried += 1;
+                state.broken += u32::from(decision.ruling == Ruling::Failed);
+                if let (Ruling::Kept, Some(gain)) = (decision.ruling, &decision.gain) {
                     self.line(&format!(
-                        "  {}: {:?}, {:.4} {word} ({} pairs, 95 % {:+.4} to {:+.4})",
+                        "  kept {}: {:.4} {} than the incumbent ({} pairs, 95 % interval {:+.4} to {:+.4})",
                         decision.candidate.short(),
-                        decision.ruling,
                         gain.mean,
+                        match self.direction {
+                            Direction::Minimize => "lower",
+                            Direction::Maximize => "higher",
+                        },
                         gain.pairs,
                         gain.low,
                         gain.high
                     ));
-                    if decision.ruling == crate::ledger::Ruling::Kept {
-                        state.best = state.best.map(|best| match self.direction {
-                            Direction::Minimize => best - gain.mean,
-                            Direction::Maximize => best + gain.mean,
-                        });
-                    }
+                    state.best = state.best.map(|best| match self.direction {
+                        Direction::Minimize => best - gain.mean,
+                        Direction::Maximize => best + gain.mean,
+                    });
+                    state.kept += 1;
                 }
-            }
-            RunEvent::Crowned { generation, candidate } => {
-                self.line(&format!("  kept {} in generation {generation}", candidate.short()));
             }
             RunEvent::Stopped { reason } => self.line(&format!("stopped early: {reason:?}")),
             RunEvent::Final { .. } => {
+                self.sum_up(&mut state);
                 self.line(&format!("{} evaluations, {} of them failed", state.evaluations, state.failed));
             }
-            RunEvent::Proposed { .. } | RunEvent::EvaluationStarted { .. } => {}
+            RunEvent::Proposed { .. } | RunEvent::EvaluationStarted { .. } | RunEvent::Crowned { .. } => {}
         }
         self.message(&state);
     }

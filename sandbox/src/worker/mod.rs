@@ -83,19 +83,20 @@ fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
     evaluate::Runner::new(engine, hello, shards)
 }
 
-fn serve(mut runner: evaluate::Runner, mut channel: UnixStream) -> Result<(), String> {
+fn serve(mut runner: evaluate::Runner, channel: UnixStream) -> Result<(), String> {
     lockdown::calls(Role::Worker).map_err(|e| e.to_string())?;
-    wire::send(&mut channel, &Reply::Ready).map_err(|e| e.to_string())?;
+    let (mut requests, mut replies) = (std::io::BufReader::new(&channel), &channel);
+    wire::send(&mut replies, &Reply::Ready).map_err(|e| e.to_string())?;
     loop {
-        let evaluation: Evaluation = match wire::receive(&mut channel, MAX_REQUEST) {
+        let evaluation: Evaluation = match wire::receive(&mut requests, MAX_REQUEST) {
             Ok(evaluation) => evaluation,
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e.to_string()),
         };
         // A phase that cannot be reported ends the worker with the next write.
         let report = runner.evaluate(&evaluation, &mut |phase| {
-            let _ = wire::send(&mut channel, &Reply::Entered(phase));
+            let _ = wire::send(&mut replies, &Reply::Entered(phase));
         });
-        wire::send(&mut channel, &Reply::Done(Box::new(report))).map_err(|e| e.to_string())?;
+        wire::send(&mut replies, &Reply::Done(Box::new(report))).map_err(|e| e.to_string())?;
     }
 }

@@ -1,0 +1,77 @@
+//! The table of all candidates.
+
+use super::figures::Decimals;
+use super::page::minus;
+use super::{Point, ReportData, Status};
+use crate::diff::cleaned;
+use maud::{Markup, html};
+
+/// A longer table is folded up until it is asked for.
+const OPEN_UP_TO: usize = 60;
+
+pub fn candidates(data: &ReportData, decimals: Decimals) -> Markup {
+    let metric = cleaned(&data.metric.name);
+    html! {
+        section aria-labelledby="candidates" {
+            h2 id="candidates" { "All candidates" }
+            p class="aside" {
+                (data.points.len()) " in order of proposal: "
+                (data.count(Status::Kept)) " kept, "
+                (data.count(Status::Discarded)) " discarded, "
+                (data.count(Status::Failed)) " failed"
+                @if data.count(Status::Pending) > 0 { ", " (data.count(Status::Pending)) " not decided yet" }
+                ". Gains are paired differences to the incumbent of the time, positive is better, with half their 95 % interval."
+            }
+            details open[data.points.len() <= OPEN_UP_TO] {
+                summary { "Table" }
+                div class="scroll" role="region" aria-labelledby="candidates" tabindex="0" {
+                    table class="candidates" {
+                        thead {
+                            tr {
+                                th scope="col" class="number" { "#" }
+                                th scope="col" { "candidate" }
+                                th scope="col" { "proposer" }
+                                th scope="col" { "change" }
+                                th scope="col" class="number" { (metric) }
+                                th scope="col" class="number" { "seeds" }
+                                th scope="col" class="number" { "gain" }
+                                th scope="col" { "result" }
+                            }
+                        }
+                        tbody { @for point in &data.points { (row(point, decimals)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row(point: &Point, decimals: Decimals) -> Markup {
+    let parents: Vec<String> = point.parents.iter().map(|parent| format!("#{parent}")).collect();
+    html! {
+        tr class=(point.status.word()) {
+            td class="number" { (point.index) }
+            th scope="row" {
+                code { (point.id) }
+                @if !parents.is_empty() { span class="under" { "from " (parents.join(", ")) } }
+            }
+            td { (cleaned(&point.proposer)) @if !point.operator.is_empty() { span class="under" { (cleaned(&point.operator)) } } }
+            td class="note" { bdi { (cleaned(&point.note)) } }
+            td class="number" { (minus(&decimals.optional(point.score))) }
+            td class="number" { (point.seeds) }
+            td class="number" { @if let Some(gain) = &point.gain { (minus(&decimals.gain(gain))) } }
+            td class="result" {
+                span class="word" { (cleaned(result_word(point))) }
+                @if !point.reason.is_empty() { span class="under" { bdi { (cleaned(&point.reason)) } } }
+            }
+        }
+    }
+}
+
+/// The status; for failures, how they failed.
+pub fn result_word(point: &Point) -> &str {
+    match point.status {
+        Status::Failed if !point.outcome.is_empty() => &point.outcome,
+        status => status.word(),
+    }
+}

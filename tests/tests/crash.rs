@@ -1,0 +1,204 @@
+//! What was acknowledged survives `kill -9` at any moment, of any process of
+//! a run, and the run ends with the record of one that nobody disturbed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use terrarium_engine::candidate::Candidate;
+use terrarium_engine::evaluate::EvaluationKey;
+use terrarium_engine::ledger::{Decision, LedgerEntry};
+use terrarium_engine::run::RunFolder;
+use terrarium_engine::seeds::SplitMix64;
+use terrarium_tests::command::{Home, TinyTask, finish};
+use terrarium_tests::processes::{Process, Role, descendants, signal};
+
+/// How often the run is disturbed.
+const KILLS: u64 = 20;
+
+/// A process gets so many tries before it is the candidate's fault, so no
+/// more than this many children die between two deaths of the engine.
+const CHILDREN_IN_A_ROW: u64 = 3;
+
+/// Everything that must not depend on interruptions.
+#[derive(PartialEq)]
+struct Record {
+    candidates: Vec<Candidate>,
+    /// With the digest of all deterministic fields.
+    evaluations: Vec<(EvaluationKey, String)>,
+    decisions: Vec<Decision>,
+    ledger: Vec<LedgerEntry>,
+}
+
+fn record(run: &Path) -> Record {
+    let folder = RunFolder::open_to_read(run).unwrap();
+    let archive = folder.archive();
+    let evaluations = archive.evaluations().unwrap();
+    Record {
+        candidates: archive.candidates().unwrap(),
+        evaluations: evaluations.iter().map(|e| (e.key.clone(), e.digest().to_string())).collect(),
+        decisions: archive.decisions().unwrap(),
+        ledger: archive.ledger().unwrap(),
+    }
+}
+
+fn assert_same(found: &Record, expected: &Record) {
+    assert!(found.candidates == expected.candidates, "other candidates");
+    assert_eq!(found.evaluations, expected.evaluations);
+    assert!(found.decisions == expected.decisions, "other decisions");
+    assert!(found.ledger == expected.ledger, "another ledger");
+}
+
+fn evaluations(run: &Path) -> u64 {
+    // Before the folder is complete there are none.
+    RunFolder::open_to_read(run).ok().and_then(|folder| folder.archive().evaluation_count().ok()).unwrap_or(0)
+}
+
+/// A run in `home` under way, which is begun again whenever it is killed.
+struct Run<'a> {
+    home: &'a Home,
+    name: &'a str,
+    engine: Child,
+}
+
+const RUN: [&str; 8] = ["run", "./task", "--data", "text", "--seed", "3", "--workers", "2"];
+
+impl<'a> Run<'a> {
+    fn begin(home: &'a Home, name: &'a str) -> Self {
+        Self { home, name, engine: Self::start(home, name) }
+    }
+
+    /// `run` until the folder is complete, then `resume`.
+    fn start(home: &Home, name: &str) -> Child {
+        let mut command = match home.path(name).join("run.toml").exists() {
+            false => home.command(&[&RUN[..], &["--out", name]].concat()),
+            true => home.command(&["resume", name, "--workers", "2"]),
+        };
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.home.path(self.name)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.engine.try_wait().unwrap().is_some()
+    }
+
+    /// Waits until so many evaluations are recorded, or it has ended.
+    fn wait_for(&mut self, count: u64) {
+        let end = Instant::now() + Duration::from_secs(120);
+        while evaluations(&self.folder()) < count && !self.has_ended() {
+            assert!(Instant::now() < end, "no {count} evaluations in two minutes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The engine's children that do something, rarest role first.
+    fn children(&self) -> BTreeMap<Role, Process> {
+        let mut all = descendants(self.engine.id());
+        all.retain(|process| process.role().is_some());
+        all.into_iter().filter_map(|process| Some((process.role()?, process))).collect()
+    }
+
+    fn kill_engine(&mut self) {
+        // Stopped first, so that nothing is born between the count and the kill.
+        assert!(signal(self.engine.id(), Signal::STOP));
+        let family = descendants(self.engine.id());
+        assert!(signal(self.engine.id(), Signal::KILL));
+        self.engine.wait().unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left: Vec<String> = family.iter().filter(|p| p.is_alive()).map(Process::describe).collect();
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "these outlived their engine: {left:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.engine = Self::start(self.home, self.name);
+    }
+
+    fn finish(self) {
+        let output = self.engine.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn twenty_kills_change_nothing_that_is_recorded() {
+    let home = Home::with_empty_cache(&TinyTask {
+        search: "generation_size = 3\ngenerations = 3\nnoise_seeds = 3\nrace_seeds = 3\nfinal_seeds = 4\n\
+                 proposers = { knobs = 1.0, mutate = 3.0 }"
+            .into(),
+        device_fuel: 2_000_000_000,
+        ..TinyTask::default()
+    });
+    finish(home.command(&[&RUN[..], &["--out", "calm"]].concat()), 0);
+    let calm = record(&home.path("calm"));
+    let total = calm.evaluations.len() as u64;
+    // Compiling is to be disturbed as well.
+    home.forget_components();
+
+    let mut random = SplitMix64::new(7);
+    let mut run = Run::begin(&home, "storm");
+    let mut killed: BTreeMap<Role, u64> = BTreeMap::new();
+    let (mut engines, mut in_a_row) = (0, 0);
+    for n in 0..KILLS {
+        // Spread over the first four fifths, so that there is always something left to kill.
+        run.wait_for(n * total * 4 / (5 * KILLS));
+        std::thread::sleep(Duration::from_millis(random.below(300) as u64));
+        assert!(!run.has_ended(), "the run was over after {n} kills");
+        let rarest = run.children().into_iter().min_by_key(|(role, _)| killed.get(role).copied());
+        let child = rarest.filter(|_| in_a_row < CHILDREN_IN_A_ROW && random.below(4) > 0);
+        match child {
+            Some((role, process)) if process.kill() => {
+                *killed.entry(role).or_default() += 1;
+                in_a_row += 1;
+            }
+            _ => {
+                run.kill_engine();
+                engines += 1;
+                in_a_row = 0;
+            }
+        }
+    }
+    println!("killed: the engine {engines} times, {killed:?}");
+    assert!(engines >= 4 && killed.len() == 3, "some were never killed: engine {engines}, {killed:?}");
+    run.finish();
+    assert_same(&record(&home.path("storm")), &calm);
+    // A finished run that is resumed has nothing to do and says the same.
+    home.run(0, &["resume", "storm"]);
+    assert_same(&record(&home.path("storm")), &calm);
+}
+
+#[test]
+fn an_interrupt_drains_and_resume_finishes_the_same_run() {
+    let home = Home::new(&TinyTask {
+        search: "generation_size = 4\ngenerations = 2\nnoise_seeds = 4\nrace_seeds = 3\nfinal_seeds = 3\n\
+                 proposers = { knobs = 1.0 }"
+            .into(),
+        ..TinyTask::default()
+    });
+    finish(home.command(&[&RUN[..], &["--out", "calm"]].concat()), 0);
+    let calm = record(&home.path("calm"));
+
+    let mut run = Run::begin(&home, "drained");
+    run.wait_for(2);
+    let family = descendants(run.engine.id());
+    assert!(signal(run.engine.id(), Signal::INT));
+    let folder = run.folder();
+    let output = run.engine.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("terrarium resume"), "{told}");
+    let left: Vec<String> = family.iter().filter(|p| p.is_alive()).map(Process::describe).collect();
+    assert_eq!(left, Vec::<String>::new(), "these outlived their engine");
+    let kept = evaluations(&folder);
+    assert!((2..calm.evaluations.len() as u64).contains(&kept), "{kept} evaluations were kept");
+
+    home.run(0, &["resume", "drained"]);
+    assert_same(&record(&folder), &calm);
+}
