@@ -12,6 +12,8 @@ use terrarium_sandbox::{
     Sandbox, SandboxConfig, Shards, World,
 };
 
+use crate::command::terrarium;
+
 /// The one sandbox of this test executable.
 pub fn sandbox() -> &'static Sandbox {
     static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
