@@ -149,8 +149,8 @@ fn code_shift(module: &[u8], component: &[u8]) -> Option<u32> {
     let code = code_section(module, 0)?;
     for payload in wasmparser::Parser::new(0).parse_all(component) {
         if let Ok(wasmparser::Payload::ModuleSection { unchecked_range, .. }) = payload {
-            let inner = component.get(unchecked_range.start as usize..unchecked_range.end as usize)?;
-            if let Some(moved) = code_section(inner, unchecked_range.start as usize)
+            let inner = component.get(unchecked_range.start..unchecked_range.end)?;
+            if let Some(moved) = code_section(inner, unchecked_range.start)
                 && component.get(moved.clone()) == module.get(code.clone())
             {
                 return u32::try_from(moved.start).ok()?.checked_sub(u32::try_from(code.start).ok()?);
@@ -162,9 +162,7 @@ fn code_shift(module: &[u8], component: &[u8]) -> Option<u32> {
 
 fn code_section(module: &[u8], base: usize) -> Option<std::ops::Range<usize>> {
     wasmparser::Parser::new(0).parse_all(module).find_map(|payload| match payload {
-        Ok(wasmparser::Payload::CodeSectionStart { range, .. }) => {
-            Some(base + range.start as usize..base + range.end as usize)
-        }
+        Ok(wasmparser::Payload::CodeSectionStart { range, .. }) => Some(base + range.start..base + range.end),
         _ => None,
     })
 }

@@ -2,7 +2,7 @@
 //! executable, guests by the name of their file, and small made-up data.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -12,21 +12,7 @@ use terrarium_sandbox::{
     Sandbox, SandboxConfig, Shards, World,
 };
 
-/// The `terrarium` command of this build: children are started from it.
-pub fn terrarium() -> &'static Path {
-    static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let test = std::env::current_exe().expect("the path of this test");
-        let folders = test.ancestors().skip(1).take(2);
-        let found = folders.map(|folder| folder.join("terrarium")).find(|path| path.is_file());
-        found.unwrap_or_else(|| {
-            panic!(
-                "there is no `terrarium` beside {}: build it with `cargo build --release --workspace`",
-                test.display()
-            )
-        })
-    })
-}
+use crate::command::terrarium;
 
 /// The one sandbox of this test executable.
 pub fn sandbox() -> &'static Sandbox {
@@ -36,7 +22,7 @@ pub fn sandbox() -> &'static Sandbox {
         toolchain::install(&dirs, &mut |line| eprintln!("{line}"))
             .unwrap_or_else(|e| panic!("{e}; {}", e.hint()));
         let mut config = SandboxConfig::new(dirs);
-        config.exe = terrarium().to_owned();
+        config.exe = terrarium();
         Sandbox::open(config).unwrap_or_else(|e| panic!("{e}; {}", e.hint()))
     })
 }

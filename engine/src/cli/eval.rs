@@ -51,6 +51,9 @@ pub fn eval(args: &Eval) -> Ended {
         Err(BuildFailure::Host(error)) => return Err(crate::EngineError::from(error).into()),
     };
     let result = result.normalised();
+    if result.outcome.is_finished() {
+        values::check_declared(&knobs, &result.knobs)?;
+    }
     let total_us = micros(start);
     if args.json {
         say(object(&loaded.task, &content, &knobs, args.seed, split, &result, (build_us, total_us)));

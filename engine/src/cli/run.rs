@@ -30,6 +30,14 @@ pub fn run(args: &Run) -> Ended {
     if !args.proposer.is_empty() {
         search.proposers = args.proposer.iter().map(|name| (name.clone(), 1.0)).collect();
     }
+    // Known before anything is made on disk.
+    let known = [Tpe.name(), Mutate::default().name(), Crossover.name()];
+    if let Some(name) = search.proposers.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(Failure::usage(
+            format!("there is no proposer `{name}`"),
+            format!("the proposers are: {}", known.join(", ")),
+        ));
+    }
     evolve_block::parse(&loaded.source).map_err(|e| {
         Failure::new(
             format!("the task's own candidate: {e}"),

@@ -1,7 +1,7 @@
 //! Values on the command line.
 
 use std::time::Duration;
-use terrarium_sandbox::{KnobValue, Knobs, Limits};
+use terrarium_sandbox::{KnobRange, KnobValue, Knobs, Limits};
 
 use super::failure::Failure;
 
@@ -56,14 +56,60 @@ pub fn knobs(pairs: &[(String, String)]) -> Result<Knobs, Failure> {
     Ok(knobs)
 }
 
+/// Refuses values for knobs that the candidate did not declare, or not like
+/// that: the sandbox would quietly take the default, or the nearest in range.
+pub fn check_declared(knobs: &Knobs, declared: &[(String, KnobRange)]) -> Result<(), Failure> {
+    for (name, value) in knobs {
+        let Some((_, range)) = declared.iter().find(|(known, _)| known == name) else {
+            let known: Vec<&str> = declared.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(Failure::usage(
+                format!("--knob {name}: the candidate declares no knob of that name"),
+                if known.is_empty() {
+                    "it declares none".into()
+                } else {
+                    format!("it declares {}", known.join(", "))
+                },
+            ));
+        };
+        let fits = match (range, value) {
+            (KnobRange::Number { low, high, .. }, KnobValue::Number(v)) => (low..=high).contains(&v),
+            (KnobRange::Number { low, high, .. }, KnobValue::Integer(v)) => {
+                (*low..=*high).contains(&(*v as f64))
+            }
+            (KnobRange::Integer { low, high, .. }, KnobValue::Integer(v)) => (low..=high).contains(&v),
+            (KnobRange::Choice { options, .. }, KnobValue::Choice(v)) => (*v as usize) < options.len(),
+            _ => false,
+        };
+        if !fits {
+            let hint = match range {
+                KnobRange::Number { low, high, .. } => format!("give a number from {low} to {high}"),
+                KnobRange::Integer { low, high, .. } => format!("give a whole number from {low} to {high}"),
+                KnobRange::Choice { options, .. } => {
+                    let list = options.iter().enumerate().map(|(k, option)| format!("#{k} ({option})"));
+                    format!("give one of {}", list.collect::<Vec<_>>().join(", "))
+                }
+            };
+            return Err(Failure::usage(
+                format!("--knob {name}: the value is outside of what the candidate declares"),
+                hint,
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Sets limits by name.
 pub fn limits(limits: &mut Limits, pairs: &[(String, String)]) -> Result<(), Failure> {
     for (name, text) in pairs {
-        let value = text
-            .replace('_', "")
-            .parse()
-            .map_err(|_| Failure::usage(format!("--limit {name}={text}: `{text}` is no whole number"), ""))?;
-        limits.set(name, value).map_err(|e| Failure::usage(format!("--limit {name}={text}: {e}"), ""))?;
+        let value = text.replace('_', "").parse().map_err(|_| {
+            Failure::usage(
+                format!("--limit {name}={text}: `{text}` is no whole number"),
+                "such as --limit fuel=1_000_000",
+            )
+        })?;
+        limits.set(name, value).map_err(|e| {
+            Failure::usage(format!("--limit {name}={text}: {e}"), "the task's own [budget] is a good start")
+        })?;
     }
     Ok(())
 }

@@ -115,15 +115,7 @@ fn graphs_are_bound_to_their_device_and_tensors() {
     let (mut d, mut other) = (open(1 << 20, 4), open(1 << 20, 4));
     let id = d.alloc(DType::F32, &[2]).unwrap();
     assert_eq!(other.alloc(DType::F32, &[1]).unwrap(), id);
-    let graph = d
-        .prepare(vec![
-            Fill {
-                dst: id,
-                value: 2.0,
-            }
-            .into(),
-        ])
-        .unwrap();
+    let graph = d.prepare(vec![Fill { dst: id, value: 2.0 }.into()]).unwrap();
     assert_eq!(graph.ops(), 1);
     assert_eq!(graph.profile()[0].name, "Fill");
     assert_eq!(graph.profile()[0].cost, graph.cost());

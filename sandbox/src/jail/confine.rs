@@ -210,7 +210,7 @@ fn allow_list() -> Result<BpfProgram, String> {
             SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?;
         Ok([
             (libc::SYS_clone, vec![SeccompRule::new(vec![plain_clone])?]),
-            (libc::SYS_ioctl, one_of(&[libc::TCGETS as u64, libc::FIOCLEX as u64, libc::FIONBIO as u64])?),
+            (libc::SYS_ioctl, one_of(&[libc::TCGETS, libc::FIOCLEX, libc::FIONBIO])?),
             (libc::SYS_prctl, vec![SeccompRule::new(vec![set_name])?]),
         ])
     };
