@@ -19,9 +19,7 @@ impl Blobs {
     /// Opens the folder, creating it if needed.
     pub fn open(folder: &Path) -> Result<Self, EngineError> {
         std::fs::create_dir_all(folder).map_err(|e| EngineError::io("create", folder, e))?;
-        Ok(Self {
-            folder: folder.to_path_buf(),
-        })
+        Ok(Self { folder: folder.to_path_buf() })
     }
 
     /// Where a blob lies, whether it is there or not.
@@ -38,10 +36,8 @@ impl Blobs {
         }
         let path = self.path(&id);
         let failed = |e| EngineError::io("write", &path, e);
-        let mut file = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(&self.folder)
-            .map_err(failed)?;
+        let mut file =
+            tempfile::Builder::new().prefix(".partial-").tempfile_in(&self.folder).map_err(failed)?;
         file.write_all(bytes).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(&path).map_err(|e| failed(e.error))?;
@@ -53,30 +49,18 @@ impl Blobs {
     pub fn get(&self, id: &BlobId) -> Result<Vec<u8>, EngineError> {
         let path = self.path(id);
         let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => EngineError::BlobMissing {
-                id: id.clone(),
-                path: path.clone(),
-            },
+            std::io::ErrorKind::NotFound => EngineError::BlobMissing { id: id.clone(), path: path.clone() },
             _ => EngineError::io("read", &path, error),
         })?;
         let found = BlobId::of(&bytes);
-        if found == *id {
-            Ok(bytes)
-        } else {
-            Err(EngineError::BlobCorrupt {
-                id: id.clone(),
-                path,
-                found,
-            })
-        }
+        if found == *id { Ok(bytes) } else { Err(EngineError::BlobCorrupt { id: id.clone(), path, found }) }
     }
 
     /// Reads a blob that is text.
     pub fn text(&self, id: &BlobId) -> Result<String, EngineError> {
         // Sources were text when they were stored and the hash still fits, so
         // nothing is replaced here in practice.
-        self.get(id)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.get(id).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Removes what a killed process left half written.
@@ -113,19 +97,13 @@ mod tests {
         assert_eq!(blobs.get(&id).unwrap(), b"source text");
         std::fs::write(blobs.path(&id), b"source tex!").unwrap();
         let error = blobs.get(&id).unwrap_err();
-        assert!(
-            matches!(&error, EngineError::BlobCorrupt { id: named, .. } if *named == id),
-            "{error}"
-        );
+        assert!(matches!(&error, EngineError::BlobCorrupt { id: named, .. } if *named == id), "{error}");
         assert!(error.to_string().contains(id.short()));
         // Storing it again repairs it.
         blobs.put(b"source text").unwrap();
         assert_eq!(blobs.text(&id).unwrap(), "source text");
         let other = BlobId::of(b"never stored");
-        assert!(matches!(
-            blobs.get(&other),
-            Err(EngineError::BlobMissing { .. })
-        ));
+        assert!(matches!(blobs.get(&other), Err(EngineError::BlobMissing { .. })));
     }
 
     #[test]

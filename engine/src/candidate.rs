@@ -18,11 +18,7 @@ pub struct Origin {
 impl Origin {
     /// Of the program that the task came with.
     pub fn baseline() -> Self {
-        Self {
-            proposer: "baseline".into(),
-            operator: String::new(),
-            note: String::new(),
-        }
+        Self { proposer: "baseline".into(), operator: String::new(), note: String::new() }
     }
 }
 

@@ -155,17 +155,11 @@ impl CorpusError {
 /// ones. `progress` gets one line for each step.
 pub fn default_corpus(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Corpus, CorpusError> {
     let id = crates::id();
-    prepare(dirs, &id, progress, |progress| {
-        crates::collect(dirs, progress)
-    })
+    prepare(dirs, &id, progress, |progress| crates::collect(dirs, progress))
 }
 
 /// A corpus of the text files below a folder.
-pub fn from_dir(
-    path: &Path,
-    dirs: &Dirs,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Corpus, CorpusError> {
+pub fn from_dir(path: &Path, dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Corpus, CorpusError> {
     let collected = folder::collect(path)?;
     prepare(dirs, &collected.id(), progress, |_| Ok(collected))
 }
@@ -186,12 +180,8 @@ fn prepare(
         return Ok(found);
     }
     let collected = collect(progress)?;
-    progress(&format!(
-        "writing the corpus ({} documents)",
-        collected.documents.len()
-    ));
+    progress(&format!("writing the corpus ({} documents)", collected.documents.len()));
     shards::write(&folder, id, &collected)?;
-    shards::find(&folder).ok_or_else(|| {
-        CorpusError::Default(format!("{} is not what was written", folder.display()))
-    })
+    shards::find(&folder)
+        .ok_or_else(|| CorpusError::Default(format!("{} is not what was written", folder.display())))
 }

@@ -45,20 +45,14 @@ pub fn unified(old: &str, new: &str) -> Vec<DiffLine> {
     let diff = TextDiff::from_lines(old, new);
     let mut lines = Vec::new();
     for hunk in diff.unified_diff().context_radius(CONTEXT).iter_hunks() {
-        lines.push(DiffLine {
-            kind: LineKind::Hunk,
-            text: hunk.header().to_string().trim_end().to_owned(),
-        });
+        lines.push(DiffLine { kind: LineKind::Hunk, text: hunk.header().to_string().trim_end().to_owned() });
         for change in hunk.iter_changes() {
             let kind = match change.tag() {
                 ChangeTag::Equal => LineKind::Context,
                 ChangeTag::Delete => LineKind::Removed,
                 ChangeTag::Insert => LineKind::Added,
             };
-            lines.push(DiffLine {
-                kind,
-                text: change.value().trim_end_matches('\n').to_owned(),
-            });
+            lines.push(DiffLine { kind, text: change.value().trim_end_matches('\n').to_owned() });
         }
     }
     lines
@@ -80,24 +74,16 @@ pub fn knob_changes(old: &Knobs, new: &Knobs, space: &[(String, KnobRange)]) -> 
             (None, _) => "default".to_owned(),
             (Some(KnobValue::Number(x)), _) => x.to_string(),
             (Some(KnobValue::Integer(x)), _) => x.to_string(),
-            (Some(KnobValue::Choice(k)), Some(KnobRange::Choice { options, .. })) => options
-                .get(k as usize)
-                .cloned()
-                .unwrap_or_else(|| k.to_string()),
+            (Some(KnobValue::Choice(k)), Some(KnobRange::Choice { options, .. })) => {
+                options.get(k as usize).cloned().unwrap_or_else(|| k.to_string())
+            }
             (Some(KnobValue::Choice(k)), _) => k.to_string(),
         }
     };
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let change = |name: &String| KnobChange {
-        name: name.clone(),
-        old: show(old, name),
-        new: show(new, name),
-    };
-    names
-        .into_iter()
-        .map(change)
-        .filter(|c| c.old != c.new)
-        .collect()
+    let change =
+        |name: &String| KnobChange { name: name.clone(), old: show(old, name), new: show(new, name) };
+    names.into_iter().map(change).filter(|c| c.old != c.new).collect()
 }
 
 /// `text` fit for a terminal or a page: control characters and those that
@@ -145,10 +131,7 @@ mod tests {
     fn changed_lines_come_with_their_surroundings() {
         let old = "a\nb\nc\nd\ne\nf\ng\nh\n";
         let lines = unified(old, &old.replace("e\n", "E\n"));
-        assert_eq!(
-            terminal(&lines, false),
-            "@@ -2,7 +2,7 @@\n b\n c\n d\n-e\n+E\n f\n g\n h\n"
-        );
+        assert_eq!(terminal(&lines, false), "@@ -2,7 +2,7 @@\n b\n c\n d\n-e\n+E\n f\n g\n h\n");
         assert!(terminal(&lines, true).contains("\x1b[31m-e\x1b[0m\n\x1b[32m+E\x1b[0m"));
         assert_eq!(unified(old, old), []);
     }
@@ -163,25 +146,10 @@ mod tests {
     fn knobs_are_compared_by_their_effect() {
         let knob = |x| Knobs::from([("lr".to_owned(), KnobValue::Number(x))]);
         let scale = terrarium_sandbox::KnobScale::Linear;
-        let space = [(
-            "lr".to_owned(),
-            KnobRange::Number {
-                default: 0.5,
-                low: 0.0,
-                high: 1.0,
-                scale,
-            },
-        )];
+        let space = [("lr".to_owned(), KnobRange::Number { default: 0.5, low: 0.0, high: 1.0, scale })];
         assert_eq!(knob_changes(&Knobs::new(), &knob(0.5), &space), []);
-        let change = KnobChange {
-            name: "lr".into(),
-            old: "0.5".into(),
-            new: "0.25".into(),
-        };
+        let change = KnobChange { name: "lr".into(), old: "0.5".into(), new: "0.25".into() };
         assert_eq!(knob_changes(&Knobs::new(), &knob(0.25), &space), [change]);
-        assert_eq!(
-            knob_changes(&knob(0.25), &Knobs::new(), &[])[0].new,
-            "default"
-        );
+        assert_eq!(knob_changes(&knob(0.25), &Knobs::new(), &[])[0].new, "default");
     }
 }

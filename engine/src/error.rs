@@ -176,10 +176,7 @@ pub enum EngineError {
 
 impl From<HostError> for EngineError {
     fn from(error: HostError) -> Self {
-        Self::Host {
-            message: error.message,
-            hint: error.hint,
-        }
+        Self::Host { message: error.message, hint: error.hint }
     }
 }
 
@@ -230,14 +227,10 @@ impl EngineError {
     pub(crate) fn io(what: &'static str, path: &Path, source: std::io::Error) -> Self {
         use std::io::ErrorKind as K;
         match source.kind() {
-            K::StorageFull | K::QuotaExceeded | K::FileTooLarge => Self::DiskFull {
-                path: path.to_path_buf(),
-            },
-            _ => Self::Io {
-                what,
-                path: path.to_path_buf(),
-                source,
-            },
+            K::StorageFull | K::QuotaExceeded | K::FileTooLarge => {
+                Self::DiskFull { path: path.to_path_buf() }
+            }
+            _ => Self::Io { what, path: path.to_path_buf(), source },
         }
     }
 
@@ -247,20 +240,12 @@ impl EngineError {
             // A write that fails on the way to the disk is, in practice, a
             // full disk or a quota (SQLITE_IOERR_WRITE = 778).
             if failure.code == C::DiskFull || failure.extended_code == 778 {
-                return Self::DiskFull {
-                    path: path.to_path_buf(),
-                };
+                return Self::DiskFull { path: path.to_path_buf() };
             }
             if matches!(failure.code, C::NotADatabase | C::DatabaseCorrupt) {
-                return Self::DamagedArchive {
-                    path: path.to_path_buf(),
-                    what: source.to_string(),
-                };
+                return Self::DamagedArchive { path: path.to_path_buf(), what: source.to_string() };
             }
         }
-        Self::Database {
-            path: path.to_path_buf(),
-            source,
-        }
+        Self::Database { path: path.to_path_buf(), source }
     }
 }

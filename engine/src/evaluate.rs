@@ -116,9 +116,7 @@ impl Evaluated {
                 // Adding zero turns -0.0 into 0.0 and changes nothing else.
                 Some(score) if score.is_finite() => self.score = Some(score + 0.0),
                 other => {
-                    let what = other.map_or("there is no score".to_owned(), |s| {
-                        format!("the score is {s}")
-                    });
+                    let what = other.map_or("there is no score".to_owned(), |s| format!("the score is {s}"));
                     self.outcome = Outcome::NotFinite { what };
                     self.score = None;
                 }
@@ -127,9 +125,9 @@ impl Evaluated {
             self.score = None;
         }
         self.knobs.retain(|(_, range)| match range {
-            KnobRange::Number {
-                default, low, high, ..
-            } => default.is_finite() && low.is_finite() && high.is_finite(),
+            KnobRange::Number { default, low, high, .. } => {
+                default.is_finite() && low.is_finite() && high.is_finite()
+            }
             KnobRange::Integer { .. } | KnobRange::Choice { .. } => true,
         });
         self
@@ -175,13 +173,7 @@ pub struct EvaluationKey {
 
 impl fmt::Display for EvaluationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} on seed {} ({})",
-            self.candidate.short(),
-            self.seed,
-            self.split.name()
-        )
+        write!(f, "{} on seed {} ({})", self.candidate.short(), self.seed, self.split.name())
     }
 }
 
@@ -203,11 +195,7 @@ impl EvaluationRecord {
     /// to the last bit.
     pub fn digest(&self) -> BlobId {
         let result = &self.result;
-        let metrics: Vec<_> = result
-            .metrics
-            .iter()
-            .map(|m| (&m.name, m.step, m.value.to_bits()))
-            .collect();
+        let metrics: Vec<_> = result.metrics.iter().map(|m| (&m.name, m.step, m.value.to_bits())).collect();
         let text = serde_json::to_vec(&(
             (&self.key.candidate, self.key.split, self.key.seed),
             &result.outcome,
@@ -226,11 +214,7 @@ mod tests {
     use super::*;
 
     fn finished(score: Option<f64>) -> Evaluated {
-        Evaluated {
-            score,
-            ..Evaluated::failed(Outcome::Finished)
-        }
-        .normalised()
+        Evaluated { score, ..Evaluated::failed(Outcome::Finished) }.normalised()
     }
 
     #[test]
@@ -240,15 +224,8 @@ mod tests {
             let result = finished(bad);
             assert_eq!((result.score, result.outcome.code()), (None, "not-finite"));
         }
-        assert!(
-            finished(Some(-0.0))
-                .score
-                .is_some_and(|s| s.is_sign_positive())
-        );
-        let failed = Evaluated {
-            score: Some(1.0),
-            ..Evaluated::failed(Outcome::TableLimit { limit: 1 })
-        };
+        assert!(finished(Some(-0.0)).score.is_some_and(|s| s.is_sign_positive()));
+        let failed = Evaluated { score: Some(1.0), ..Evaluated::failed(Outcome::TableLimit { limit: 1 }) };
         assert_eq!(failed.normalised().score, None);
     }
 }

@@ -38,9 +38,7 @@ pub struct EvolveBlock {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MarkerError {
     /// There is no marker at all.
-    #[error(
-        "no evolve block: put `// {START}` and `// {END}` on lines of their own around what may change"
-    )]
+    #[error("no evolve block: put `// {START}` and `// {END}` on lines of their own around what may change")]
     None,
     /// A start without an end.
     #[error("line {line}: this {START} is never closed: add `// {END}`")]
@@ -71,9 +69,7 @@ pub enum MarkerError {
         name: String,
     },
     /// Marker text that is not a comment line of its own.
-    #[error(
-        "line {line}: a marker must be a line comment alone on its line, as in `// {START} name`"
-    )]
+    #[error("line {line}: a marker must be a line comment alone on its line, as in `// {START} name`")]
     Misplaced {
         /// Where.
         line: usize,
@@ -142,31 +138,20 @@ fn marker(line: &str) -> Result<Option<Marker>, ()> {
         return Ok(None);
     }
     let comment = line.trim();
-    let text = comment
-        .strip_prefix("//")
-        .or_else(|| comment.strip_prefix('#'))
-        .ok_or(())?
-        .trim();
-    if !text
-        .trim_start_matches(['/', '!', ' '])
-        .starts_with("EVOLVE-BLOCK-")
-    {
+    let text = comment.strip_prefix("//").or_else(|| comment.strip_prefix('#')).ok_or(())?.trim();
+    if !text.trim_start_matches(['/', '!', ' ']).starts_with("EVOLVE-BLOCK-") {
         return Ok(None); // a comment that speaks of markers
     }
     if text == END {
         return Ok(Some(Marker::End));
     }
     let rest = text.strip_prefix(START).ok_or(())?;
-    if rest.contains(START)
-        || rest.contains(END)
-        || !(rest.is_empty() || rest.starts_with([' ', '\t', ':']))
+    if rest.contains(START) || rest.contains(END) || !(rest.is_empty() || rest.starts_with([' ', '\t', ':']))
     {
         return Err(());
     }
     let name = rest.trim_start_matches([' ', '\t', ':']).trim();
-    Ok(Some(Marker::Start(
-        (!name.is_empty()).then(|| name.to_owned()),
-    )))
+    Ok(Some(Marker::Start((!name.is_empty()).then(|| name.to_owned()))))
 }
 
 /// The evolve blocks of `source`, in order.
@@ -182,33 +167,22 @@ pub fn parse(source: &str) -> Result<Vec<EvolveBlock>, MarkerError> {
         let line = index + 1;
         let begin = offset;
         offset += text.len();
-        match (
-            marker(text).map_err(|()| MarkerError::Misplaced { line })?,
-            open.take(),
-        ) {
+        match (marker(text).map_err(|()| MarkerError::Misplaced { line })?, open.take()) {
             (None, still) => open = still,
             (Some(Marker::Start(_)), Some((_, outer, _))) => {
                 return Err(MarkerError::Nested { line, outer });
             }
             (Some(Marker::Start(name)), None) => {
-                if let Some(name) = name
-                    .as_ref()
-                    .filter(|n| blocks.iter().any(|b| b.name.as_ref() == Some(n)))
+                if let Some(name) =
+                    name.as_ref().filter(|n| blocks.iter().any(|b| b.name.as_ref() == Some(n)))
                 {
-                    return Err(MarkerError::Duplicate {
-                        line,
-                        name: name.clone(),
-                    });
+                    return Err(MarkerError::Duplicate { line, name: name.clone() });
                 }
                 open = Some((name, line, offset));
             }
             (Some(Marker::End), None) => return Err(MarkerError::Unopened { line }),
             (Some(Marker::End), Some((name, line, start))) => {
-                blocks.push(EvolveBlock {
-                    name,
-                    body: start..begin,
-                    line,
-                });
+                blocks.push(EvolveBlock { name, body: start..begin, line });
             }
         }
     }
@@ -231,22 +205,14 @@ pub fn check_edit(parent: &str, child: &str) -> Result<(), EditRefused> {
     for (a, b) in old.iter().zip(&new) {
         let same = compare(parent, last.0..a.body.start, child, last.1..b.body.start);
         if old.len() != new.len() && same.is_err() {
-            return Err(EditRefused::Count {
-                parent: old.len(),
-                child: new.len(),
-                line: b.line,
-            });
+            return Err(EditRefused::Count { parent: old.len(), child: new.len(), line: b.line });
         }
         same?;
         last = (a.body.end, b.body.end);
     }
     if old.len() != new.len() {
         let line = new.get(old.len()).map_or(child.lines().count(), |b| b.line);
-        return Err(EditRefused::Count {
-            parent: old.len(),
-            child: new.len(),
-            line,
-        });
+        return Err(EditRefused::Count { parent: old.len(), child: new.len(), line });
     }
     compare(parent, last.0..parent.len(), child, last.1..child.len())?;
     for (a, b) in old.iter().zip(&new) {
@@ -256,9 +222,7 @@ pub fn check_edit(parent: &str, child: &str) -> Result<(), EditRefused> {
         }
         if let Ok(tokens) = before.parse::<TokenStream>() {
             let dangling = ends_with_attribute(tokens);
-            let tokens = after
-                .parse::<TokenStream>()
-                .map_err(|_| EditRefused::IllFormed { line: b.line })?;
+            let tokens = after.parse::<TokenStream>().map_err(|_| EditRefused::IllFormed { line: b.line })?;
             if !dangling && ends_with_attribute(tokens) {
                 return Err(EditRefused::DanglingAttribute { line: b.line });
             }
@@ -284,22 +248,10 @@ fn compare(parent: &str, a: Range<usize>, child: &str, b: Range<usize>) -> Resul
         return Ok(());
     }
     let same = old.iter().zip(new).take_while(|(x, y)| x == y).count();
-    let line_at = |text: &str, at: usize| {
-        1 + text.as_bytes()[..at]
-            .iter()
-            .filter(|c| **c == b'\n')
-            .count()
-    };
+    let line_at = |text: &str, at: usize| 1 + text.as_bytes()[..at].iter().filter(|c| **c == b'\n').count();
     let rest = |bytes: &[u8]| -> Vec<u8> {
-        let from = bytes[..same]
-            .iter()
-            .rposition(|c| *c == b'\n')
-            .map_or(0, |p| p + 1);
-        bytes[from..]
-            .split(|c| *c == b'\n')
-            .next()
-            .unwrap_or_default()
-            .to_vec()
+        let from = bytes[..same].iter().rposition(|c| *c == b'\n').map_or(0, |p| p + 1);
+        bytes[from..].split(|c| *c == b'\n').next().unwrap_or_default().to_vec()
     };
     let (x, y) = (rest(old), rest(new));
     let what = if x.trim_ascii_end() == y.trim_ascii_end() {
@@ -338,13 +290,7 @@ pub fn replace_block(source: &str, index: usize, body: &str) -> Result<String, E
         true => "\r\n",
         false => "\n",
     };
-    let child = [
-        &source[..block.body.start],
-        body,
-        ending,
-        &source[block.body.end..],
-    ]
-    .concat();
+    let child = [&source[..block.body.start], body, ending, &source[block.body.end..]].concat();
     check_edit(source, &child)?;
     Ok(child)
 }
@@ -369,97 +315,43 @@ mod tests {
     fn wrong_markers_are_named_with_their_line() {
         let error = |text: &str| parse(text).unwrap_err();
         assert_eq!(error("fn main() {}"), MarkerError::None);
-        assert_eq!(
-            error("a\n// EVOLVE-BLOCK-START\nb"),
-            MarkerError::Unclosed { line: 2 }
-        );
-        assert_eq!(
-            error("// EVOLVE-BLOCK-END"),
-            MarkerError::Unopened { line: 1 }
-        );
+        assert_eq!(error("a\n// EVOLVE-BLOCK-START\nb"), MarkerError::Unclosed { line: 2 });
+        assert_eq!(error("// EVOLVE-BLOCK-END"), MarkerError::Unopened { line: 1 });
         assert_eq!(
             error("// EVOLVE-BLOCK-START\n// EVOLVE-BLOCK-START\n"),
             MarkerError::Nested { line: 2, outer: 1 }
         );
-        assert_eq!(
-            error("f(); // EVOLVE-BLOCK-START"),
-            MarkerError::Misplaced { line: 1 }
-        );
-        assert_eq!(
-            error("/// EVOLVE-BLOCK-START"),
-            MarkerError::Misplaced { line: 1 }
-        );
-        assert_eq!(
-            error("// EVOLVE-BLOCK-STARTED"),
-            MarkerError::Misplaced { line: 1 }
-        );
+        assert_eq!(error("f(); // EVOLVE-BLOCK-START"), MarkerError::Misplaced { line: 1 });
+        assert_eq!(error("/// EVOLVE-BLOCK-START"), MarkerError::Misplaced { line: 1 });
+        assert_eq!(error("// EVOLVE-BLOCK-STARTED"), MarkerError::Misplaced { line: 1 });
         let twice = "// EVOLVE-BLOCK-START a\n// EVOLVE-BLOCK-END\n".repeat(2);
-        assert!(matches!(
-            error(&twice),
-            MarkerError::Duplicate { line: 3, .. }
-        ));
+        assert!(matches!(error(&twice), MarkerError::Duplicate { line: 3, .. }));
     }
 
     #[test]
     fn edits_inside_pass_and_edits_outside_are_refused_with_their_line() {
-        assert_eq!(
-            check_edit(TWO, &TWO.replace("a = 1", "a = 100;\nlet c = 5")),
-            Ok(())
-        );
+        assert_eq!(check_edit(TWO, &TWO.replace("a = 1", "a = 100;\nlet c = 5")), Ok(()));
         let refused = |child: &str| check_edit(TWO, child).unwrap_err();
-        let outside = refused(
-            &TWO.replace("a = 1;", "a = 1;\n")
-                .replace("fixed();", "broken();"),
-        );
-        assert!(
-            matches!(
-                outside,
-                EditRefused::Outside {
-                    line: 7,
-                    parent_line: 6,
-                    ..
-                }
-            ),
-            "{outside}"
-        );
+        let outside = refused(&TWO.replace("a = 1;", "a = 1;\n").replace("fixed();", "broken();"));
+        assert!(matches!(outside, EditRefused::Outside { line: 7, parent_line: 6, .. }), "{outside}");
         let blanks = refused(&TWO.replace("fixed();  ", "fixed();"));
         assert!(blanks.to_string().contains("blanks"), "{blanks}");
         let ending = refused(&TWO.replace("fixed();  \n", "fixed();  \r\n"));
         assert!(ending.to_string().contains("CRLF"), "{ending}");
-        assert!(matches!(
-            refused(TWO.trim_end()),
-            EditRefused::Outside { line: 10, .. }
-        ));
-        assert!(matches!(
-            refused("nothing"),
-            EditRefused::Child(MarkerError::None)
-        ));
+        assert!(matches!(refused(TWO.trim_end()), EditRefused::Outside { line: 10, .. }));
+        assert!(matches!(refused("nothing"), EditRefused::Child(MarkerError::None)));
     }
 
     #[test]
     fn a_block_cannot_bring_markers_or_swallow_what_follows() {
         let refused = |body: &str| check_edit(TWO, &TWO.replace("let a = 1;", body)).unwrap_err();
         let markers = refused("// EVOLVE-BLOCK-END\nevil\n// EVOLVE-BLOCK-START");
-        assert!(
-            matches!(
-                markers,
-                EditRefused::Count {
-                    parent: 2,
-                    child: 3,
-                    ..
-                }
-            ),
-            "{markers}"
-        );
+        assert!(matches!(markers, EditRefused::Count { parent: 2, child: 3, .. }), "{markers}");
         for body in ["/*", "r#\"", "mod m {", "}"] {
             assert_eq!(refused(body), EditRefused::IllFormed { line: 3 }, "{body}");
         }
         for body in ["x; #[cfg(any())]", "x; /// doc"] {
-            assert_eq!(
-                refused(body),
-                EditRefused::DanglingAttribute { line: 3 },
-                "{body}"
-            );
+            assert_eq!(refused(body), EditRefused::DanglingAttribute { line: 3 }, "{body}");
         }
         let deep = "(".repeat(300_000) + &")".repeat(300_000);
         assert_eq!(check_edit(TWO, &TWO.replace("let a = 1;", &deep)), Ok(()));
@@ -471,18 +363,9 @@ mod tests {
         assert_eq!(parse(&crlf).unwrap()[0].name.as_deref(), Some("a"));
         let child = replace_block(&crlf, 0, "let z = 3;").unwrap();
         assert!(child.contains("let z = 3;\r\n// EVOLVE-BLOCK-END\r\n"));
-        assert_eq!(
-            replace_block(TWO, 1, "").unwrap(),
-            TWO.replace("let b = 2;\n", "")
-        );
-        assert!(matches!(
-            replace_block(TWO, 2, ""),
-            Err(EditRefused::Count { .. })
-        ));
-        assert!(matches!(
-            check_edit(&crlf, TWO),
-            Err(EditRefused::Outside { line: 1, .. })
-        ));
+        assert_eq!(replace_block(TWO, 1, "").unwrap(), TWO.replace("let b = 2;\n", ""));
+        assert!(matches!(replace_block(TWO, 2, ""), Err(EditRefused::Count { .. })));
+        assert!(matches!(check_edit(&crlf, TWO), Err(EditRefused::Outside { line: 1, .. })));
     }
 
     proptest! {

@@ -47,13 +47,7 @@ pub fn small_search() -> SearchConfig {
 
 pub fn new_run(path: &Path, search: SearchConfig, seed: u64) -> RunFolder {
     let task = task(search);
-    let new = NewRun {
-        task: &task,
-        source: "bias = 0.5\n",
-        seed,
-        identity: "fake",
-        data: None,
-    };
+    let new = NewRun { task: &task, source: "bias = 0.5\n", seed, identity: "fake", data: None };
     RunFolder::create(path, &new).unwrap()
 }
 
@@ -103,24 +97,14 @@ impl Evaluate for Quadratic {
     fn build(&self, source: &str) -> Result<Program, BuildFailure> {
         self.builds.fetch_add(1, Ordering::Relaxed);
         if source.contains("broken") {
-            return Err(BuildFailure::Candidate(Outcome::CompileError {
-                diagnostics: Vec::new(),
-            }));
+            return Err(BuildFailure::Candidate(Outcome::CompileError { diagnostics: Vec::new() }));
         }
-        let bias = source
-            .lines()
-            .filter_map(|line| line.strip_prefix("bias = ")?.parse::<f64>().ok());
-        Ok(Program {
-            bias: bias.sum(),
-            text: source.to_owned(),
-        })
+        let bias = source.lines().filter_map(|line| line.strip_prefix("bias = ")?.parse::<f64>().ok());
+        Ok(Program { bias: bias.sum(), text: source.to_owned() })
     }
 
     fn facts(&self, built: &Program) -> BuildFacts {
-        BuildFacts {
-            component: built.text.clone(),
-            ..BuildFacts::default()
-        }
+        BuildFacts { component: built.text.clone(), ..BuildFacts::default() }
     }
 
     fn evaluate(
@@ -131,33 +115,15 @@ impl Evaluate for Quadratic {
         split: Split,
     ) -> Result<Evaluated, HostError> {
         if self.evaluations.fetch_add(1, Ordering::SeqCst) >= self.fail_at {
-            return Err(HostError {
-                message: "the fake host fell over".into(),
-                hint: "stand it up".into(),
-            });
+            return Err(HostError { message: "the fake host fell over".into(), hint: "stand it up".into() });
         }
         let json = serde_json::to_vec(knobs).unwrap();
-        let mut rng = hashed(&[
-            built.text.as_bytes(),
-            &json,
-            &seed.to_le_bytes(),
-            split.name().as_bytes(),
-        ]);
+        let mut rng = hashed(&[built.text.as_bytes(), &json, &seed.to_le_bytes(), split.name().as_bytes()]);
         if self.jitter_ms > 0 {
-            let mut jitter = hashed(&[
-                &json,
-                &seed.to_le_bytes(),
-                &std::process::id().to_le_bytes(),
-            ]);
-            std::thread::sleep(Duration::from_millis(
-                jitter.below(self.jitter_ms as usize) as u64
-            ));
+            let mut jitter = hashed(&[&json, &seed.to_le_bytes(), &std::process::id().to_le_bytes()]);
+            std::thread::sleep(Duration::from_millis(jitter.below(self.jitter_ms as usize) as u64));
         }
-        let x = if let Some(KnobValue::Number(x)) = knobs.get("x") {
-            *x
-        } else {
-            0.0
-        };
+        let x = if let Some(KnobValue::Number(x)) = knobs.get("x") { *x } else { 0.0 };
         if x > 0.95 {
             return Ok(Evaluated::failed(Outcome::Trap {
                 phase: Phase::Train,
@@ -167,32 +133,16 @@ impl Evaluate for Quadratic {
         }
         let radius = (-2.0 * (1.0 - rng.unit()).ln()).sqrt();
         let normal = radius * (std::f64::consts::TAU * rng.unit()).cos();
-        let signal = if self.null {
-            1.0
-        } else {
-            (x - 0.7).powi(2) + built.bias
-        };
-        let range = KnobRange::Number {
-            default: 0.0,
-            low: -1.0,
-            high: 1.0,
-            scale: KnobScale::Linear,
-        };
+        let signal = if self.null { 1.0 } else { (x - 0.7).powi(2) + built.bias };
+        let range = KnobRange::Number { default: 0.0, low: -1.0, high: 1.0, scale: KnobScale::Linear };
         Ok(Evaluated {
             score: Some(signal + self.noise * normal),
-            usage: Usage {
-                fuel: Some(rng.next_u64() >> 30),
-                ..Usage::default()
-            },
+            usage: Usage { fuel: Some(rng.next_u64() >> 30), ..Usage::default() },
             knobs: vec![("x".into(), range)],
             metrics: vec![Metric {
                 name: "loss".into(),
                 step: 1,
-                value: if seed.is_multiple_of(2) {
-                    f64::NAN
-                } else {
-                    0.1
-                },
+                value: if seed.is_multiple_of(2) { f64::NAN } else { 0.1 },
             }],
             log: format!("x is {x}"),
             ..Evaluated::failed(Outcome::Finished)
@@ -205,11 +155,7 @@ impl Evaluate for Quadratic {
 }
 
 fn origin(proposer: &str, operator: &str) -> Origin {
-    Origin {
-        proposer: proposer.into(),
-        operator: operator.into(),
-        note: String::new(),
-    }
+    Origin { proposer: proposer.into(), operator: operator.into(), note: String::new() }
 }
 
 /// Moves the knob at random.
@@ -243,12 +189,7 @@ impl Proposer for Edit {
         "edit"
     }
 
-    fn propose(
-        &self,
-        _history: &History<'_>,
-        parent: &HistoryEntry,
-        seed: u64,
-    ) -> Option<Proposal> {
+    fn propose(&self, _history: &History<'_>, parent: &HistoryEntry, seed: u64) -> Option<Proposal> {
         let mut rng = SplitMix64::new(seed);
         let line = match rng.below(4) {
             0 => "broken\n".to_owned(),
@@ -267,11 +208,7 @@ impl Proposer for Edit {
 
 /// Refuses edits that contain `forbidden`.
 pub fn admit(_parent: &str, child: &str) -> Result<(), String> {
-    if child.contains("forbidden") {
-        Err("the edit is forbidden".into())
-    } else {
-        Ok(())
-    }
+    if child.contains("forbidden") { Err("the edit is forbidden".into()) } else { Ok(()) }
 }
 
 /// Calls a closure on every event.
@@ -290,14 +227,7 @@ pub fn run(
     workers: usize,
     observer: &dyn RunObserver,
 ) -> Result<RunEnd, crate::EngineError> {
-    run_until(
-        folder,
-        evaluator,
-        workers,
-        observer,
-        &AtomicBool::new(false),
-        None,
-    )
+    run_until(folder, evaluator, workers, observer, &AtomicBool::new(false), None)
 }
 
 pub fn run_until(

@@ -61,26 +61,12 @@ impl Gain {
         let pairs = gains.len() as u32;
         if sd == 0.0 {
             let p_value = if mean > 0.0 { 0.0 } else { 1.0 };
-            return Some(Self {
-                mean,
-                low: mean,
-                high: mean,
-                sd,
-                pairs,
-                p_value,
-            });
+            return Some(Self { mean, low: mean, high: mean, sd, pairs, p_value });
         }
         let error = sd / n.sqrt();
         let half = student::upper_quantile((1.0 - CONFIDENCE) / 2.0, n - 1.0) * error;
         let p_value = student::tail(mean / error, n - 1.0);
-        Some(Self {
-            mean,
-            low: mean - half,
-            high: mean + half,
-            sd,
-            pairs,
-            p_value,
-        })
+        Some(Self { mean, low: mean - half, high: mean + half, sd, pairs, p_value })
     }
 
     /// Whether the interval lies above zero.
@@ -131,12 +117,7 @@ impl Gate {
     pub fn new(max_pairs: u32, alpha: f64, challengers: u64, drop_below: f64, noise: f64) -> Self {
         let looks = looks(max_pairs as usize);
         let threshold = alpha / (looks.len() as f64 * challengers.max(1) as f64);
-        Self {
-            looks,
-            threshold,
-            drop_below,
-            noise,
-        }
+        Self { looks, threshold, drop_below, noise }
     }
 
     /// After how many pairs the gate looks, ascending.

@@ -11,11 +11,7 @@ pub struct IdError(String);
 
 fn checked(text: String) -> Result<String, IdError> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if text.len() == 64 && text.bytes().all(hex) {
-        Ok(text)
-    } else {
-        Err(IdError(text))
-    }
+    if text.len() == 64 && text.bytes().all(hex) { Ok(text) } else { Err(IdError(text)) }
 }
 
 macro_rules! id {
@@ -59,10 +55,7 @@ macro_rules! id {
 }
 
 id!(BlobId, "BLAKE3 of a blob's bytes, in hexadecimal.");
-id!(
-    CandidateId,
-    "BLAKE3 of a candidate's source id and the canonical JSON of its knobs, in hexadecimal."
-);
+id!(CandidateId, "BLAKE3 of a candidate's source id and the canonical JSON of its knobs, in hexadecimal.");
 
 impl BlobId {
     /// The address of these bytes.

@@ -80,13 +80,7 @@ impl ScoreSummary {
     pub fn new(candidate: CandidateId, seeds: Vec<u64>, scores: Vec<Option<f64>>) -> Self {
         let present: Vec<f64> = scores.iter().flatten().copied().collect();
         let (mean, sd) = crate::gate::mean_and_sd(&present);
-        Self {
-            candidate,
-            seeds,
-            scores,
-            mean: (!present.is_empty()).then_some(mean),
-            sd,
-        }
+        Self { candidate, seeds, scores, mean: (!present.is_empty()).then_some(mean), sd }
     }
 }
 
@@ -240,16 +234,10 @@ pub fn first_break(entries: &[LedgerEntry]) -> Option<(u64, String)> {
     let mut previous = GENESIS;
     for (seq, entry) in (0u64..).zip(entries) {
         if entry.seq != seq {
-            return Some((
-                seq,
-                format!("event {} stands where event {seq} should", entry.seq),
-            ));
+            return Some((seq, format!("event {} stands where event {seq} should", entry.seq)));
         }
         if chain_hash(previous, seq, &entry.text) != entry.hash {
-            return Some((
-                seq,
-                "its hash does not follow from its text and its predecessor".into(),
-            ));
+            return Some((seq, "its hash does not follow from its text and its predecessor".into()));
         }
         if let Err(error) = serde_json::from_str::<Event>(&entry.text) {
             return Some((seq, format!("it is not an event of this version: {error}")));
@@ -267,17 +255,9 @@ mod tests {
         let mut previous = GENESIS.to_owned();
         (0..n)
             .map(|seq| {
-                let text = Event::Started {
-                    config: BlobId::of(&seq.to_le_bytes()),
-                    seed: seq,
-                }
-                .text();
+                let text = Event::Started { config: BlobId::of(&seq.to_le_bytes()), seed: seq }.text();
                 previous = chain_hash(&previous, seq, &text);
-                LedgerEntry {
-                    seq,
-                    text,
-                    hash: previous.clone(),
-                }
+                LedgerEntry { seq, text, hash: previous.clone() }
             })
             .collect()
     }

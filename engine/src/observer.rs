@@ -96,11 +96,7 @@ pub enum RunEvent {
 
 impl RunEvent {
     pub(crate) fn evaluation_started(key: &EvaluationKey) -> Self {
-        Self::EvaluationStarted {
-            candidate: key.candidate.clone(),
-            seed: key.seed,
-            split: key.split.name(),
-        }
+        Self::EvaluationStarted { candidate: key.candidate.clone(), seed: key.seed, split: key.split.name() }
     }
 }
 

@@ -83,9 +83,7 @@ impl RunFolder {
         refuse_foreign_folder(path)?;
         let lock = lock(path)?;
         if path.join("run.toml").exists() {
-            return Err(EngineError::RunExists {
-                path: path.to_path_buf(),
-            });
+            return Err(EngineError::RunExists { path: path.to_path_buf() });
         }
         let blobs = Blobs::open(&path.join("blobs"))?;
         let baseline = blobs.put(new.source.as_bytes())?;
@@ -128,14 +126,7 @@ impl RunFolder {
             _ => Archive::open_read_only(&database)?,
         };
         let blobs = Blobs::open(&path.join("blobs"))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            config,
-            config_digest,
-            archive,
-            blobs,
-            _lock: lock,
-        })
+        Ok(Self { path: path.to_path_buf(), config, config_digest, archive, blobs, _lock: lock })
     }
 
     /// The folder.
@@ -188,10 +179,7 @@ impl RunFolder {
         if self.config.identity == present {
             return Ok(());
         }
-        Err(EngineError::OtherIdentity {
-            recorded: self.config.identity.clone(),
-            present: present.into(),
-        })
+        Err(EngineError::OtherIdentity { recorded: self.config.identity.clone(), present: present.into() })
     }
 }
 
@@ -199,9 +187,7 @@ fn refuse_missing_run(path: &Path) -> Result<(), EngineError> {
     if path.join("run.toml").is_file() {
         Ok(())
     } else {
-        Err(EngineError::NotARun {
-            path: path.to_path_buf(),
-        })
+        Err(EngineError::NotARun { path: path.to_path_buf() })
     }
 }
 
@@ -222,9 +208,7 @@ fn refuse_foreign_folder(path: &Path) -> Result<(), EngineError> {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
         if !OURS.contains(&name.as_ref()) && !name.starts_with(".partial-") {
-            return Err(EngineError::FolderNotEmpty {
-                path: path.to_path_buf(),
-            });
+            return Err(EngineError::FolderNotEmpty { path: path.to_path_buf() });
         }
     }
     Ok(())
@@ -241,9 +225,7 @@ fn lock(path: &Path) -> Result<File, EngineError> {
     // The lock goes with the process, however it ends.
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(EngineError::Locked {
-            path: path.to_path_buf(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(EngineError::Locked { path: path.to_path_buf() }),
         Err(error) => Err(EngineError::io("lock", &name, error.into())),
     }
 }
@@ -251,16 +233,10 @@ fn lock(path: &Path) -> Result<File, EngineError> {
 fn write_config(folder: &Path, config: &RunConfig) -> Result<(), EngineError> {
     let path = folder.join("run.toml");
     let failed = |e| EngineError::io("write", &path, e);
-    let body = toml::to_string(config).map_err(|e| EngineError::BadRunConfig {
-        path: path.clone(),
-        what: e.to_string(),
-    })?;
-    let text =
-        format!("# The frozen configuration of a run. Changing it makes the run unusable.\n{body}");
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let body = toml::to_string(config)
+        .map_err(|e| EngineError::BadRunConfig { path: path.clone(), what: e.to_string() })?;
+    let text = format!("# The frozen configuration of a run. Changing it makes the run unusable.\n{body}");
+    let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(&path).map_err(|e| failed(e.error))?;
@@ -273,19 +249,12 @@ fn read_config(folder: &Path) -> Result<(RunConfig, BlobId), EngineError> {
         schema: i64,
     }
     let path = folder.join("run.toml");
-    let bad = |what: String| EngineError::BadRunConfig {
-        path: path.clone(),
-        what,
-    };
+    let bad = |what: String| EngineError::BadRunConfig { path: path.clone(), what };
     let text = std::fs::read_to_string(&path).map_err(|e| EngineError::io("read", &path, e))?;
     // The version first: another version may have other fields.
     let version: Version = toml::from_str(&text).map_err(|e| bad(e.message().to_owned()))?;
     if version.schema != SCHEMA {
-        return Err(EngineError::OtherVersion {
-            path,
-            found: version.schema,
-            expected: SCHEMA,
-        });
+        return Err(EngineError::OtherVersion { path, found: version.schema, expected: SCHEMA });
     }
     let config: RunConfig = toml::from_str(&text).map_err(|e| bad(e.message().to_owned()))?;
     config.definition.check()?;

@@ -79,11 +79,7 @@ pub struct HeldOutConfig {
 
 impl From<&HeldOutConfig> for HeldOut {
     fn from(config: &HeldOutConfig) -> Self {
-        Self {
-            context: config.context,
-            rows: config.rows,
-            windows: config.windows,
-        }
+        Self { context: config.context, rows: config.rows, windows: config.windows }
     }
 }
 
@@ -173,11 +169,7 @@ impl Task {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if header.name.is_empty() || header.name.len() > 64 || !header.name.chars().all(plain) {
             let what = format!("`{}` is not a task name", header.name);
-            return fault(
-                &["task", "name"],
-                what,
-                "use lower-case letters, digits and `-`, at most 64",
-            );
+            return fault(&["task", "name"], what, "use lower-case letters, digits and `-`, at most 64");
         }
         if header.metric.name.is_empty() || header.metric.name.len() > 64 {
             let what = "the metric needs a name of 1 to 64 characters".to_owned();
@@ -188,33 +180,20 @@ impl Task {
             );
         }
         if !stays_inside(&header.candidate) {
-            let what = format!(
-                "`{}` does not stay inside the task's folder",
-                header.candidate.display()
-            );
-            return fault(
-                &["task", "candidate"],
-                what,
-                "give a path relative to task.toml, without `..`",
-            );
+            let what = format!("`{}` does not stay inside the task's folder", header.candidate.display());
+            return fault(&["task", "candidate"], what, "give a path relative to task.toml, without `..`");
         }
         if let Err(error) = self.budget.check() {
             let name = match &error {
                 terrarium_sandbox::LimitError::Range { name, .. } => name,
                 terrarium_sandbox::LimitError::Unknown { .. } => "",
             };
-            return fault(
-                &["budget", name],
-                error.to_string(),
-                "leave the line out to get the default",
-            );
+            return fault(&["budget", name], error.to_string(), "leave the line out to get the default");
         }
         if let Some(found) = self.world_fault() {
             return Some(found);
         }
-        self.search
-            .fault()
-            .map(|(field, what, hint)| (vec!["search", field], what, hint.to_owned()))
+        self.search.fault().map(|(field, what, hint)| (vec!["search", field], what, hint.to_owned()))
     }
 
     fn world_fault(&self) -> Option<(Vec<&'static str>, String, String)> {
@@ -257,33 +236,19 @@ impl Task {
         if let Some(EvaluatorConfig::Circles { n }) = self.evaluator
             && !(1..=crate::scoring::circles::MAX_CIRCLES).contains(&n)
         {
-            let what = format!(
-                "n = {n} is out of range: 1..={}",
-                crate::scoring::circles::MAX_CIRCLES
-            );
-            return fault(
-                &["evaluator", "n"],
-                what,
-                "26 and 32 have published records",
-            );
+            let what = format!("n = {n} is out of range: 1..={}", crate::scoring::circles::MAX_CIRCLES);
+            return fault(&["evaluator", "n"], what, "26 and 32 have published records");
         }
         None
     }
 }
 
-fn fault(
-    path: &[&'static str],
-    what: String,
-    hint: &str,
-) -> Option<(Vec<&'static str>, String, String)> {
+fn fault(path: &[&'static str], what: String, hint: &str) -> Option<(Vec<&'static str>, String, String)> {
     Some((path.to_vec(), what, hint.to_owned()))
 }
 
 fn stays_inside(path: &Path) -> bool {
-    !path.as_os_str().is_empty()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
+    !path.as_os_str().is_empty() && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Where the task templates lie: `$TERRARIUM_TEMPLATES`, else the folder of
@@ -315,61 +280,35 @@ pub fn templates(root: &Path) -> Vec<String> {
 pub fn load(task: &str, templates_root: &Path) -> Result<LoadedTask, TaskError> {
     let spelled_as_path = task.contains(['/', '\\']) || task.starts_with('.');
     let template = templates_root.join(task);
-    let folder = if !spelled_as_path && template.join("task.toml").is_file() {
-        template
-    } else {
-        PathBuf::from(task)
-    };
-    let folder = if folder.is_file() {
-        folder.parent().map(Path::to_path_buf).unwrap_or_default()
-    } else {
-        folder
-    };
+    let folder =
+        if !spelled_as_path && template.join("task.toml").is_file() { template } else { PathBuf::from(task) };
+    let folder =
+        if folder.is_file() { folder.parent().map(Path::to_path_buf).unwrap_or_default() } else { folder };
     let file = folder.join("task.toml");
     if !file.is_file() {
         let known = templates(templates_root).join(", ");
-        return Err(TaskError::NotFound {
-            task: task.to_owned(),
-            known,
-        });
+        return Err(TaskError::NotFound { task: task.to_owned(), known });
     }
     let text = read_text(&file)?;
     let task = Task::parse(&text, &file.display().to_string())?;
     let source = read_text(&folder.join(&task.header.candidate))?;
     let guide = folder.join("TASK.md");
-    let guide = if guide.is_file() {
-        Some(read_text(&guide)?)
-    } else {
-        None
-    };
-    Ok(LoadedTask {
-        folder,
-        task,
-        source,
-        guide,
-    })
+    let guide = if guide.is_file() { Some(read_text(&guide)?) } else { None };
+    Ok(LoadedTask { folder, task, source, guide })
 }
 
 /// Reads UTF-8 text of at most [`MAX_TEXT_BYTES`] from a regular file.
 pub fn read_text(path: &Path) -> Result<String, TaskError> {
-    let unreadable = |source| TaskError::Unreadable {
-        path: path.to_path_buf(),
-        source,
-    };
+    let unreadable = |source| TaskError::Unreadable { path: path.to_path_buf(), source };
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         let source = std::io::Error::other("not a regular file");
         return Err(unreadable(source));
     }
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = String::new();
-    file.take(MAX_TEXT_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
+    file.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > MAX_TEXT_BYTES {
-        return Err(TaskError::TooLarge {
-            path: path.to_path_buf(),
-            limit: MAX_TEXT_BYTES,
-        });
+        return Err(TaskError::TooLarge { path: path.to_path_buf(), limit: MAX_TEXT_BYTES });
     }
     Ok(text)
 }

@@ -98,10 +98,7 @@ pub fn verify<E: Evaluate>(
         Which::All => true,
     };
     let by_id: HashMap<_, _> = candidates.iter().map(|c| (&c.id, c)).collect();
-    for record in records
-        .iter()
-        .filter(|record| chosen(&record.key.candidate))
-    {
+    for record in records.iter().filter(|record| chosen(&record.key.candidate)) {
         if let Some(candidate) = by_id.get(&record.key.candidate) {
             repeat(folder, evaluator, candidate, record, &mut found, tell)?;
         }
@@ -113,32 +110,20 @@ fn check_ledger(folder: &RunFolder, found: &mut Verification) -> Result<(), Engi
     let entries = folder.archive().ledger()?;
     found.events = entries.len() as u64;
     if let Some((seq, what)) = first_break(&entries) {
-        found
-            .faults
-            .push(format!("the ledger is broken at event {seq}: {what}"));
+        found.faults.push(format!("the ledger is broken at event {seq}: {what}"));
     }
-    let first = entries
-        .first()
-        .and_then(|entry| serde_json::from_str(&entry.text).ok());
+    let first = entries.first().and_then(|entry| serde_json::from_str(&entry.text).ok());
     if let Some(Event::Started { config, .. }) = first
         && config != *folder.config_digest()
     {
-        found
-            .faults
-            .push("run.toml is not the one that the run started with".into());
+        found.faults.push("run.toml is not the one that the run started with".into());
     }
     Ok(())
 }
 
-fn check_blobs(
-    folder: &RunFolder,
-    found: &mut Verification,
-) -> Result<Vec<Candidate>, EngineError> {
+fn check_blobs(folder: &RunFolder, found: &mut Verification) -> Result<Vec<Candidate>, EngineError> {
     let candidates = folder.archive().candidates()?;
-    let mut sources: Vec<&BlobId> = candidates
-        .iter()
-        .map(|candidate| &candidate.source)
-        .collect();
+    let mut sources: Vec<&BlobId> = candidates.iter().map(|candidate| &candidate.source).collect();
     sources.sort();
     sources.dedup();
     for id in sources {
@@ -151,40 +136,20 @@ fn check_blobs(
 }
 
 /// Whether the evaluations' rows are those that the ledger speaks of.
-fn check_records(
-    folder: &RunFolder,
-    found: &mut Verification,
-) -> Result<Vec<EvaluationRecord>, EngineError> {
+fn check_records(folder: &RunFolder, found: &mut Verification) -> Result<Vec<EvaluationRecord>, EngineError> {
     let records = folder.archive().evaluations()?;
     found.evaluations = records.len() as u64;
-    let by_key: HashMap<&EvaluationKey, &EvaluationRecord> =
-        records.iter().map(|r| (&r.key, r)).collect();
+    let by_key: HashMap<&EvaluationKey, &EvaluationRecord> = records.iter().map(|r| (&r.key, r)).collect();
     for entry in folder.archive().ledger()? {
-        let Ok(Event::Evaluated {
-            candidate,
-            split,
-            seed,
-            digest,
-            ..
-        }) = serde_json::from_str(&entry.text)
+        let Ok(Event::Evaluated { candidate, split, seed, digest, .. }) = serde_json::from_str(&entry.text)
         else {
             continue;
         };
-        let key = EvaluationKey {
-            candidate,
-            split,
-            seed,
-        };
+        let key = EvaluationKey { candidate, split, seed };
         match by_key.get(&key) {
-            None => found.faults.push(format!(
-                "the evaluation of {key} (event {}) is missing",
-                entry.seq
-            )),
+            None => found.faults.push(format!("the evaluation of {key} (event {}) is missing", entry.seq)),
             Some(record) if record.digest() != digest => {
-                found.faults.push(format!(
-                    "the record of {key} is not what event {} says",
-                    entry.seq
-                ));
+                found.faults.push(format!("the record of {key} is not what event {} says", entry.seq));
             }
             Some(_) => {}
         }
@@ -209,9 +174,7 @@ fn repeat<E: Evaluate>(
         return Ok(());
     }
     let result = match evaluator.build(&source) {
-        Ok(built) => {
-            evaluator.evaluate(&built, &candidate.knobs, record.key.seed, record.key.split)?
-        }
+        Ok(built) => evaluator.evaluate(&built, &candidate.knobs, record.key.seed, record.key.split)?,
         Err(BuildFailure::Candidate(outcome)) => Evaluated::failed(outcome),
         Err(BuildFailure::Host(error)) => return Err(error.into()),
     };
@@ -222,10 +185,7 @@ fn repeat<E: Evaluate>(
         finished_unix_ms: 0,
     };
     let by_the_clock = |o: &Outcome| {
-        matches!(
-            o,
-            Outcome::Deadline { .. } | Outcome::WorkerDied { .. } | Outcome::DeviceLost { .. }
-        )
+        matches!(o, Outcome::Deadline { .. } | Outcome::WorkerDied { .. } | Outcome::DeviceLost { .. })
     };
     let agreement = if again.digest() == record.digest() {
         Agreement::Equal
@@ -290,23 +250,12 @@ mod tests {
         let all = check(&folder, &Quadratic::default(), &Which::All);
         assert!(all.is_sound(), "{:?}", all.faults);
         assert!(all.repetitions.len() > winner.repetitions.len());
-        assert!(
-            all.repetitions
-                .iter()
-                .all(|r| r.agreement == Agreement::Equal)
-        );
+        assert!(all.repetitions.iter().all(|r| r.agreement == Agreement::Equal));
         // Another machine, another score.
-        let other = Quadratic {
-            noise: 0.011,
-            ..Quadratic::default()
-        };
+        let other = Quadratic { noise: 0.011, ..Quadratic::default() };
         let different = check(&folder, &other, &Which::Winner);
         assert_eq!(different.faults.len(), different.repetitions.len());
-        assert!(
-            different.faults[0].contains("scored"),
-            "{:?}",
-            different.faults
-        );
+        assert!(different.faults[0].contains("scored"), "{:?}", different.faults);
     }
 
     #[test]
@@ -322,20 +271,13 @@ mod tests {
             "UPDATE evaluations SET score = 0.0 WHERE split = 'final' AND seed = (SELECT max(seed) FROM evaluations WHERE split = 'final')",
         );
         let told = faults();
-        assert!(
-            !told.is_empty() && told.iter().all(|f| f.contains("is not what event")),
-            "{told:?}"
-        );
+        assert!(!told.is_empty() && told.iter().all(|f| f.contains("is not what event")), "{told:?}");
         alter("DELETE FROM evaluations WHERE split = 'final'");
         assert!(faults().iter().all(|f| f.contains("is missing")));
         alter("UPDATE ledger SET event = replace(event, 'kept', 'lost') WHERE kind = 'decided'");
         assert!(faults()[0].contains("the ledger is broken at event"));
         std::fs::write(folder.blobs().path(&folder.config().baseline), "bias = 9").unwrap();
-        assert!(
-            faults().iter().any(|f| f.contains("is corrupt")),
-            "{:?}",
-            faults()
-        );
+        assert!(faults().iter().any(|f| f.contains("is corrupt")), "{:?}", faults());
         // A repetition that lacks its source is not made, and does not panic.
         let all = check(&folder, &Quadratic::default(), &Which::All);
         assert!(!all.is_sound());

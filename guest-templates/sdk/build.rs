@@ -37,9 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shared = |name: &str| {
         (
             format!("{PACKAGE}/{name}@{VERSION}"),
-            WithOption::Path(format!(
-                "crate::bindings::trainer::terrarium::guest::{name}"
-            )),
+            WithOption::Path(format!("crate::bindings::trainer::terrarium::guest::{name}")),
         )
     };
     generate(
@@ -64,10 +62,8 @@ fn generate(world: &str, opts: Opts, out: &Path) -> Result<(), Box<dyn Error>> {
     let mut files = Files::default();
     let mut generator: Box<dyn wit_bindgen_core::WorldGenerator> = Box::new(opts.build());
     generator.generate(&mut resolve, id, &mut files)?;
-    let (_, contents) = files
-        .iter()
-        .next()
-        .ok_or("the generator produced no file: check the versions of wit-bindgen-*")?;
+    let (_, contents) =
+        files.iter().next().ok_or("the generator produced no file: check the versions of wit-bindgen-*")?;
     std::fs::write(out.join(format!("{world}.rs")), contents)?;
     Ok(())
 }

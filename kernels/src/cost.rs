@@ -33,9 +33,7 @@ pub const fn unary_weight(op: UnaryOp) -> u64 {
         | UnaryOp::Step
         | UnaryOp::Floor => 1,
         UnaryOp::Reciprocal | UnaryOp::SquareRoot | UnaryOp::ReciprocalSquareRoot => 4,
-        UnaryOp::Exponential | UnaryOp::Logarithm | UnaryOp::Tanh | UnaryOp::Sigmoid => {
-            TRANSCENDENTAL
-        }
+        UnaryOp::Exponential | UnaryOp::Logarithm | UnaryOp::Tanh | UnaryOp::Sigmoid => TRANSCENDENTAL,
         UnaryOp::Sine | UnaryOp::Cosine => 64,
     }
 }
@@ -50,22 +48,15 @@ pub const fn binary_weight(op: BinaryOp) -> u64 {
 }
 
 fn product(factors: &[usize]) -> u64 {
-    factors
-        .iter()
-        .fold(1u64, |n, &f| n.saturating_mul(f as u64))
+    factors.iter().fold(1u64, |n, &f| n.saturating_mul(f as u64))
 }
 
 fn elements(spans: &[&Span]) -> u64 {
-    spans
-        .iter()
-        .fold(0u64, |n, s| n.saturating_add(s.len as u64))
+    spans.iter().fold(0u64, |n, s| n.saturating_add(s.len as u64))
 }
 
 fn total(flops: u64, elements: u64) -> u64 {
-    elements
-        .saturating_mul(4 * PER_BYTE)
-        .saturating_add(flops)
-        .saturating_add(LAUNCH)
+    elements.saturating_mul(4 * PER_BYTE).saturating_add(flops).saturating_add(LAUNCH)
 }
 
 /// Pairs (query, key) inside the causal window of one head:
@@ -77,19 +68,13 @@ fn visible_pairs(dims: &AttentionDims) -> u64 {
 }
 
 fn attention_flops(dims: &AttentionDims, products: u64) -> u64 {
-    let per_pair = (2 * products)
-        .saturating_mul(dims.dim as u64)
-        .saturating_add(TRANSCENDENTAL);
-    product(&[dims.batch, dims.heads])
-        .saturating_mul(visible_pairs(dims))
-        .saturating_mul(per_pair)
+    let per_pair = (2 * products).saturating_mul(dims.dim as u64).saturating_add(TRANSCENDENTAL);
+    product(&[dims.batch, dims.heads]).saturating_mul(visible_pairs(dims)).saturating_mul(per_pair)
 }
 
 fn cross_entropy_flops(dims: &CrossEntropyDims, products: u64) -> u64 {
     let transcendental = if dims.softcap == 0.0 { 1 } else { 2 } * TRANSCENDENTAL;
-    let per_logit = (2 * products)
-        .saturating_mul(dims.channels as u64)
-        .saturating_add(transcendental);
+    let per_logit = (2 * products).saturating_mul(dims.channels as u64).saturating_add(transcendental);
     product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit)
 }
 
@@ -99,131 +84,48 @@ pub(crate) fn fuel(step: &Step) -> u64 {
         Step::Fill { dst, .. } => total(0, elements(&[dst])),
         Step::Random { dst, .. } => total(product(&[dst.len, 32]), elements(&[dst])),
         Step::Copy { src, dst, .. } => total(0, elements(&[src, dst])),
-        Step::Columns {
-            rows,
-            width,
-            accumulate,
-            ..
-        } => {
+        Step::Columns { rows, width, accumulate, .. } => {
             let moved = if *accumulate { 3 } else { 2 };
             total(0, product(&[*rows, *width, moved]))
         }
         Step::Transpose { src, dst, .. } => total(0, elements(&[src, dst])),
-        Step::MatMul {
-            a,
-            b,
-            out,
-            batch,
-            m,
-            n,
-            k,
-            accumulate,
-            ..
-        } => {
+        Step::MatMul { a, b, out, batch, m, n, k, accumulate, .. } => {
             let again = if *accumulate { out.len as u64 } else { 0 };
-            total(
-                product(&[2, *batch, *m, *n, *k]),
-                elements(&[a, b, out]).saturating_add(again),
-            )
+            total(product(&[2, *batch, *m, *n, *k]), elements(&[a, b, out]).saturating_add(again))
         }
-        Step::RowMap {
-            program,
-            inputs,
-            stores,
-        } => {
-            let moved = inputs
-                .iter()
-                .chain(stores)
-                .fold(0u64, |n, s| n.saturating_add(s.len as u64));
+        Step::RowMap { program, inputs, stores } => {
+            let moved = inputs.iter().chain(stores).fold(0u64, |n, s| n.saturating_add(s.len as u64));
             total(program.flops, moved)
         }
         Step::Reduce { src, dst, .. } => total(src.len as u64, elements(&[src, dst, dst])),
-        Step::RmsNorm {
-            x, out, inv_rms, ..
-        } => total(product(&[x.len, 3]), elements(&[x, out, inv_rms])),
-        Step::RmsNormBackward {
-            x,
-            inv_rms,
-            dout,
-            dx,
-            accumulate,
-            ..
-        } => {
+        Step::RmsNorm { x, out, inv_rms, .. } => total(product(&[x.len, 3]), elements(&[x, out, inv_rms])),
+        Step::RmsNormBackward { x, inv_rms, dout, dx, accumulate, .. } => {
             let again = if *accumulate { dx.len as u64 } else { 0 };
-            total(
-                product(&[x.len, 6]),
-                elements(&[x, inv_rms, dout, dx]).saturating_add(again),
-            )
+            total(product(&[x.len, 6]), elements(&[x, inv_rms, dout, dx]).saturating_add(again))
         }
-        Step::Rope {
-            x, out, time, dim, ..
-        } => {
+        Step::Rope { x, out, time, dim, .. } => {
             let table = product(&[*time, *dim / 2, 64]);
-            total(
-                product(&[x.len, 3]).saturating_add(table),
-                elements(&[x, out]),
-            )
+            total(product(&[x.len, 3]).saturating_add(table), elements(&[x, out]))
         }
-        Step::Attention {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dims,
-        } => total(attention_flops(dims, 2), elements(&[q, k, v, out, lse])),
-        Step::AttentionBackward {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dout,
-            dq,
-            dk,
-            dv,
-            dims,
-        } => total(
-            attention_flops(dims, 5),
-            elements(&[q, k, v, out, lse, dout, dq, dk, dv]),
-        ),
+        Step::Attention { q, k, v, out, lse, dims } => {
+            total(attention_flops(dims, 2), elements(&[q, k, v, out, lse]))
+        }
+        Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
+            total(attention_flops(dims, 5), elements(&[q, k, v, out, lse, dout, dq, dk, dv]))
+        }
         Step::Gather { indices, out, .. } => total(0, elements(&[indices, out, out])),
-        Step::ScatterAdd {
-            src,
-            indices,
-            table,
-            ..
-        } => total(src.len as u64, elements(&[src, indices, table, table])),
-        Step::LinearCrossEntropy {
-            x,
-            weight,
-            targets,
-            losses,
-            lse,
-            dims,
-        } => total(
-            cross_entropy_flops(dims, 1),
-            elements(&[x, weight, targets, losses, lse]),
-        ),
-        Step::LinearCrossEntropyBackward {
-            x,
-            weight,
-            targets,
-            lse,
-            dx,
-            dweight,
-            dims,
-            ..
-        } => total(
-            cross_entropy_flops(dims, 3),
-            elements(&[x, weight, targets, lse, dx, dweight, dweight]),
-        ),
-        Step::AdamW {
-            param, grad, m, v, ..
-        } => total(
-            product(&[param.len, 20]),
-            elements(&[param, param, grad, m, m, v, v]),
-        ),
+        Step::ScatterAdd { src, indices, table, .. } => {
+            total(src.len as u64, elements(&[src, indices, table, table]))
+        }
+        Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims } => {
+            total(cross_entropy_flops(dims, 1), elements(&[x, weight, targets, losses, lse]))
+        }
+        Step::LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, dims, .. } => {
+            total(cross_entropy_flops(dims, 3), elements(&[x, weight, targets, lse, dx, dweight, dweight]))
+        }
+        Step::AdamW { param, grad, m, v, .. } => {
+            total(product(&[param.len, 20]), elements(&[param, param, grad, m, m, v, v]))
+        }
     }
 }
 
@@ -235,15 +137,8 @@ mod tests {
     fn attention_counts_the_window_only() {
         for time in 1..20 {
             for window in 1..=time {
-                let dims = AttentionDims {
-                    batch: 1,
-                    time,
-                    heads: 1,
-                    kv_heads: 1,
-                    dim: 4,
-                    window,
-                    scale: 1.0,
-                };
+                let dims =
+                    AttentionDims { batch: 1, time, heads: 1, kv_heads: 1, dim: 4, window, scale: 1.0 };
                 let counted: usize = (0..time).map(|t| t + 1 - dims.first(t)).sum();
                 assert_eq!(visible_pairs(&dims), counted as u64);
             }
@@ -252,11 +147,7 @@ mod tests {
 
     #[test]
     fn matmul_costs_its_flops_bytes_and_launch() {
-        let span = |len| Span {
-            storage: 0,
-            offset: 0,
-            len,
-        };
+        let span = |len| Span { storage: 0, offset: 0, len };
         let step = Step::MatMul {
             a: span(6),
             b: span(12),
@@ -275,11 +166,7 @@ mod tests {
 
     #[test]
     fn fuel_saturates() {
-        let huge = Span {
-            storage: 0,
-            offset: 0,
-            len: usize::MAX,
-        };
+        let huge = Span { storage: 0, offset: 0, len: usize::MAX };
         let step = Step::Random {
             dst: huge,
             seed: 0,

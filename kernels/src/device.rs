@@ -26,11 +26,7 @@ pub struct CpuConfig {
 impl Default for CpuConfig {
     /// All threads, 1 GiB, 65,536 tensors.
     fn default() -> Self {
-        CpuConfig {
-            threads: 0,
-            max_bytes: 1 << 30,
-            max_tensors: 1 << 16,
-        }
+        CpuConfig { threads: 0, max_bytes: 1 << 30, max_tensors: 1 << 16 }
     }
 }
 
@@ -158,11 +154,7 @@ impl Device {
     }
 
     fn window(&self, id: TensorId, dtype: DType, offset: u64, count: usize) -> Result<Span, Error> {
-        let Tensor {
-            dtype: actual,
-            span,
-            ..
-        } = self.table.get(id)?;
+        let Tensor { dtype: actual, span, .. } = self.table.get(id)?;
         if *actual != dtype {
             return fail!(ShapeMismatch, "the tensor holds {actual:?}, not {dtype:?}");
         }
@@ -175,11 +167,7 @@ impl Device {
             );
         }
         // `offset` is at most `span.len` here, so it fits.
-        Ok(Span {
-            offset: span.offset + offset as usize,
-            len: count,
-            ..*span
-        })
+        Ok(Span { offset: span.offset + offset as usize, len: count, ..*span })
     }
 
     /// Validates and costs a list of operations: the only way to a [`Graph`].

@@ -28,9 +28,7 @@ pub struct ProfileLine {
 impl Graph {
     /// Device fuel of one run; see [`mod@crate::cost`].
     pub fn cost(&self) -> u64 {
-        self.fuels
-            .iter()
-            .fold(0, |sum, fuel| sum.saturating_add(*fuel))
+        self.fuels.iter().fold(0, |sum, fuel| sum.saturating_add(*fuel))
     }
 
     /// Number of operations.
@@ -53,11 +51,7 @@ impl Graph {
                     line.count += 1;
                     line.cost = line.cost.saturating_add(cost);
                 }
-                None => lines.push(ProfileLine {
-                    name,
-                    count: 1,
-                    cost,
-                }),
+                None => lines.push(ProfileLine { name, count: 1, cost }),
             }
         }
         lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));

@@ -101,22 +101,13 @@ fn operands(node: &Node) -> Vec<u32> {
         Node::Input(_) | Node::Constant(_) | Node::ColIndex => vec![],
         Node::Unary { a, .. } | Node::Reduce { a, .. } => vec![a],
         Node::Binary { a, b, .. } => vec![a, b],
-        Node::Select {
-            condition,
-            then,
-            otherwise,
-        } => vec![condition, then, otherwise],
+        Node::Select { condition, then, otherwise } => vec![condition, then, otherwise],
     }
 }
 
 fn check(op: &RowMap) -> Result<(), Error> {
     if op.rows == 0 || op.cols == 0 {
-        return fail!(
-            InvalidArgument,
-            "rows {} × cols {} is empty",
-            op.rows,
-            op.cols
-        );
+        return fail!(InvalidArgument, "rows {} × cols {} is empty", op.rows, op.cols);
     }
     for (what, count, most) in [
         ("nodes", op.nodes.len(), MAX_NODES),
@@ -124,10 +115,7 @@ fn check(op: &RowMap) -> Result<(), Error> {
         ("stores", op.stores.len(), MAX_STORES),
     ] {
         if count > most {
-            return fail!(
-                InvalidArgument,
-                "{count} {what}, at most {most}; split the kernel"
-            );
+            return fail!(InvalidArgument, "{count} {what}, at most {most}; split the kernel");
         }
     }
     if op.stores.is_empty() {
@@ -137,17 +125,10 @@ fn check(op: &RowMap) -> Result<(), Error> {
         if let Node::Input(k) = node
             && *k as usize >= op.inputs.len()
         {
-            return fail!(
-                InvalidArgument,
-                "node {index} reads input {k} of {}",
-                op.inputs.len()
-            );
+            return fail!(InvalidArgument, "node {index} reads input {k} of {}", op.inputs.len());
         }
         if let Some(a) = operands(node).into_iter().find(|&a| a as usize >= index) {
-            return fail!(
-                InvalidArgument,
-                "node {index} uses node {a}, which is not before it"
-            );
+            return fail!(InvalidArgument, "node {index} uses node {a}, which is not before it");
         }
     }
     Ok(())
@@ -163,13 +144,7 @@ fn rates(op: &RowMap) -> Vec<Rate> {
             },
             Node::ColIndex => Rate::Element,
             Node::Constant(_) | Node::Reduce { .. } => Rate::Row,
-            other
-                if operands(other)
-                    .iter()
-                    .any(|&a| rates[a as usize] == Rate::Element) =>
-            {
-                Rate::Element
-            }
+            other if operands(other).iter().any(|&a| rates[a as usize] == Rate::Element) => Rate::Element,
             _ => Rate::Row,
         };
         rates.push(rate);
@@ -183,12 +158,7 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
     let rates = rates(op);
     for store in &op.stores {
         let Some(&rate) = rates.get(store.node as usize) else {
-            return fail!(
-                InvalidArgument,
-                "a store names node {} of {}",
-                store.node,
-                op.nodes.len()
-            );
+            return fail!(InvalidArgument, "a store names node {} of {}", store.node, op.nodes.len());
         };
         match store.layout {
             Layout::Element => {}
@@ -268,18 +238,9 @@ struct Shape {
 
 impl Shape {
     fn of(op: &RowMap, rates: &[Rate], live: &[bool]) -> Shape {
-        let nodes = || {
-            op.nodes
-                .iter()
-                .zip(live)
-                .filter(|(_, live)| **live)
-                .map(|(node, _)| node)
-        };
+        let nodes = || op.nodes.iter().zip(live).filter(|(_, live)| **live).map(|(node, _)| node);
         let reduces = nodes().any(|n| matches!(n, Node::Reduce { .. }));
-        let element_wise = rates
-            .iter()
-            .zip(live)
-            .any(|(r, live)| *live && *r == Rate::Element)
+        let element_wise = rates.iter().zip(live).any(|(r, live)| *live && *r == Rate::Element)
             || op.stores.iter().any(|s| s.layout == Layout::Element)
             || reduces;
         let needs_rows = reduces
@@ -287,10 +248,7 @@ impl Shape {
             || nodes().any(|n| match n {
                 Node::ColIndex => true,
                 Node::Input(k) => {
-                    matches!(
-                        op.inputs[*k as usize].layout,
-                        Layout::PerRow | Layout::PerCol
-                    )
+                    matches!(op.inputs[*k as usize].layout, Layout::PerRow | Layout::PerCol)
                 }
                 _ => false,
             });
@@ -307,13 +265,7 @@ impl Shape {
         } else {
             ((TILE / cols).min(rows), cols)
         };
-        Shape {
-            rows,
-            cols,
-            tile_rows,
-            tile_cols,
-            reduces,
-        }
+        Shape { rows, cols, tile_rows, tile_cols, reduces }
     }
 }
 
@@ -362,13 +314,7 @@ impl<'a> Emitter<'a> {
         (this.prologue, this.body, stores)
     }
 
-    fn push(
-        &mut self,
-        once: bool,
-        code: Code,
-        rate: Rate,
-        sources: [Option<Source>; 3],
-    ) -> Register {
+    fn push(&mut self, once: bool, code: Code, rate: Rate, sources: [Option<Source>; 3]) -> Register {
         let dst = match rate {
             Rate::Element => {
                 self.elements += 1;
@@ -379,11 +325,7 @@ impl<'a> Emitter<'a> {
                 Register::Row(self.rows - 1)
             }
         };
-        let list = if once {
-            &mut self.prologue
-        } else {
-            &mut self.body
-        };
+        let list = if once { &mut self.prologue } else { &mut self.body };
         list.push(Instruction { code, dst, sources });
         dst
     }
@@ -426,11 +368,7 @@ impl<'a> Emitter<'a> {
         let mut sources = [None; 3];
         for (source, a) in sources.iter_mut().zip(operands(node)) {
             let a = a as usize;
-            *source = Some(if wide {
-                self.element(op, a)
-            } else {
-                self.row(op, a)
-            });
+            *source = Some(if wide { self.element(op, a) } else { self.row(op, a) });
         }
         let register = self.push(false, code, rates[index], sources);
         match register {
@@ -459,12 +397,7 @@ impl<'a> Emitter<'a> {
             Some(code) => self.push(true, code, Rate::Element, [None; 3]),
             None => {
                 let row = self.row(op, index);
-                self.push(
-                    false,
-                    Code::Broadcast,
-                    Rate::Element,
-                    [Some(row), None, None],
-                )
+                self.push(false, Code::Broadcast, Rate::Element, [Some(row), None, None])
             }
         };
         self.as_element[index] = Some(Source::Register(register));
@@ -514,17 +447,16 @@ fn allocate(
     let mut real: HashMap<(bool, usize), usize> = HashMap::new();
     let mut free: [Vec<usize>; 2] = [Vec::new(), Vec::new()];
     let mut counts = [0usize; 2];
-    let mut place = |register: Register,
-                     real: &mut HashMap<(bool, usize), usize>,
-                     free: &mut [Vec<usize>; 2]| {
-        let file = usize::from(key(register).0);
-        let slot = free[file].pop().unwrap_or_else(|| {
-            counts[file] += 1;
-            counts[file] - 1
-        });
-        real.insert(key(register), slot);
-        renamed(register, slot)
-    };
+    let mut place =
+        |register: Register, real: &mut HashMap<(bool, usize), usize>, free: &mut [Vec<usize>; 2]| {
+            let file = usize::from(key(register).0);
+            let slot = free[file].pop().unwrap_or_else(|| {
+                counts[file] += 1;
+                counts[file] - 1
+            });
+            real.insert(key(register), slot);
+            renamed(register, slot)
+        };
     for instruction in prologue.iter_mut() {
         instruction.dst = place(instruction.dst, &mut real, &mut free);
     }

@@ -19,38 +19,20 @@ pub(crate) fn attention_dims(
     same("times of q and k", time, k_time)?;
     same("head sizes of q and k", dim, k_dim)?;
     if heads % kv_heads != 0 {
-        return fail!(
-            ShapeMismatch,
-            "{kv_heads} key heads do not divide {heads} query heads"
-        );
+        return fail!(ShapeMismatch, "{kv_heads} key heads do not divide {heads} query heads");
     }
     if window as usize > time {
-        return fail!(
-            InvalidArgument,
-            "window {window} is longer than the {time} positions; 0 sees all"
-        );
+        return fail!(InvalidArgument, "window {window} is longer than the {time} positions; 0 sees all");
     }
     finite("scale", scale)?;
     let window = if window == 0 { time } else { window as usize };
-    Ok(AttentionDims {
-        batch,
-        time,
-        heads,
-        kv_heads,
-        dim,
-        window,
-        scale,
-    })
+    Ok(AttentionDims { batch, time, heads, kv_heads, dim, window, scale })
 }
 
 pub(crate) fn check_lse(lse: &Tensor, dims: &AttentionDims) -> Result<(), Error> {
     let expected = [dims.batch as u32, dims.heads as u32, dims.time as u32];
     if lse.shape != expected {
-        return fail!(
-            ShapeMismatch,
-            "lse is {:?}, and must be [B,H,T] {expected:?}",
-            lse.shape
-        );
+        return fail!(ShapeMismatch, "lse is {:?}, and must be [B,H,T] {expected:?}", lse.shape);
     }
     Ok(())
 }
@@ -65,11 +47,7 @@ pub(crate) fn cross_entropy_dims(
     let [vocabulary, channels] = match weight.shape[..] {
         [v, c] => [v as usize, c as usize],
         _ => {
-            return fail!(
-                ShapeMismatch,
-                "weight is {:?}, and must be [V,C]",
-                weight.shape
-            );
+            return fail!(ShapeMismatch, "weight is {:?}, and must be [V,C]", weight.shape);
         }
     };
     same("cols of x and weight", x.cols(), channels)?;
@@ -78,38 +56,22 @@ pub(crate) fn cross_entropy_dims(
     same("elements of lse and rows of x", lse.span.len, rows)?;
     non_negative("softcap", softcap)?;
     if softcap != 0.0 && !softcap.is_normal() {
-        return fail!(
-            InvalidArgument,
-            "softcap {softcap:e} is subnormal; use 0 for none"
-        );
+        return fail!(InvalidArgument, "softcap {softcap:e} is subnormal; use 0 for none");
     }
-    Ok(CrossEntropyDims {
-        rows,
-        channels,
-        vocabulary,
-        softcap,
-    })
+    Ok(CrossEntropyDims { rows, channels, vocabulary, softcap })
 }
 
 pub(crate) fn matrix(name: &str, tensor: &Tensor) -> Result<[usize; 2], Error> {
     match tensor.shape[..] {
         [.., rows, cols] => Ok([rows as usize, cols as usize]),
-        _ => fail!(
-            ShapeMismatch,
-            "{name} is {:?}, and needs a rank of 2 or more",
-            tensor.shape
-        ),
+        _ => fail!(ShapeMismatch, "{name} is {:?}, and needs a rank of 2 or more", tensor.shape),
     }
 }
 
 pub(crate) fn rank4(name: &str, tensor: &Tensor) -> Result<[usize; 4], Error> {
     match tensor.shape[..] {
         [a, b, c, d] => Ok([a as usize, b as usize, c as usize, d as usize]),
-        _ => fail!(
-            ShapeMismatch,
-            "{name} is {:?}, and must be [B,T,H,D]",
-            tensor.shape
-        ),
+        _ => fail!(ShapeMismatch, "{name} is {:?}, and must be [B,T,H,D]", tensor.shape),
     }
 }
 
@@ -142,10 +104,7 @@ pub(crate) fn finite(name: &str, value: f32) -> Result<(), Error> {
 pub(crate) fn non_negative(name: &str, value: f32) -> Result<(), Error> {
     finite(name, value)?;
     if value < 0.0 {
-        return fail!(
-            InvalidArgument,
-            "{name} is {value}, and must not be negative"
-        );
+        return fail!(InvalidArgument, "{name} is {value}, and must not be negative");
     }
     Ok(())
 }

@@ -125,17 +125,11 @@ impl Table {
             );
         };
         let Some(storage) = Storage::zeroed(len) else {
-            return fail!(
-                OutOfMemory,
-                "the machine has no {bytes} bytes for shape {shape:?}"
-            );
+            return fail!(OutOfMemory, "the machine has no {bytes} bytes for shape {shape:?}");
         };
         self.bytes += bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
-        let shared = Shared {
-            storage,
-            references: 0,
-        };
+        let shared = Shared { storage, references: 0 };
         let index = match self.free_storages.pop() {
             Some(index) => {
                 self.storages[index as usize] = Some(shared);
@@ -146,16 +140,8 @@ impl Table {
                 (self.storages.len() - 1) as u32
             }
         };
-        let span = Span {
-            storage: index,
-            offset: 0,
-            len,
-        };
-        Ok(self.insert(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            span,
-        }))
+        let span = Span { storage: index, offset: 0, len };
+        Ok(self.insert(Tensor { dtype, shape: shape.to_vec(), span }))
     }
 
     pub fn view(&mut self, of: TensorId, offset: u64, shape: &[u32]) -> Result<TensorId, Error> {
@@ -172,25 +158,14 @@ impl Table {
         }
         self.check_count()?;
         // Both are below `base.len`, so they fit.
-        let span = Span {
-            storage: base.storage,
-            offset: base.offset + offset as usize,
-            len: elements as usize,
-        };
-        Ok(self.insert(Tensor {
-            dtype,
-            shape: shape.to_vec(),
-            span,
-        }))
+        let span =
+            Span { storage: base.storage, offset: base.offset + offset as usize, len: elements as usize };
+        Ok(self.insert(Tensor { dtype, shape: shape.to_vec(), span }))
     }
 
     fn check_count(&self) -> Result<(), Error> {
         if self.live >= self.max_tensors {
-            return fail!(
-                Quota,
-                "{} tensors are live, the most allowed; free some",
-                self.live
-            );
+            return fail!(Quota, "{} tensors are live, the most allowed; free some", self.live);
         }
         Ok(())
     }
@@ -203,10 +178,7 @@ impl Table {
         let slot = match self.free_slots.pop() {
             Some(slot) => slot,
             None => {
-                self.slots.push(Slot {
-                    generation: 1,
-                    tensor: None,
-                });
+                self.slots.push(Slot { generation: 1, tensor: None });
                 (self.slots.len() - 1) as u32
             }
         };
@@ -218,15 +190,8 @@ impl Table {
     pub fn get(&self, id: TensorId) -> Result<&Tensor, Error> {
         let (slot, generation) = (id.to_bits() as u32, (id.to_bits() >> 32) as u32);
         match self.slots.get(slot as usize) {
-            Some(Slot {
-                generation: g,
-                tensor: Some(tensor),
-            }) if *g == generation => Ok(tensor),
-            _ => fail!(
-                BadHandle,
-                "{:#x} is no live tensor; it was freed or never allocated",
-                id.to_bits()
-            ),
+            Some(Slot { generation: g, tensor: Some(tensor) }) if *g == generation => Ok(tensor),
+            _ => fail!(BadHandle, "{:#x} is no live tensor; it was freed or never allocated", id.to_bits()),
         }
     }
 

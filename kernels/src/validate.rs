@@ -27,11 +27,7 @@ pub const MAX_GRAPH_NODES: usize = 1 << 18;
 
 pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, Error> {
     if ops.len() > MAX_OPS {
-        return fail!(
-            Quota,
-            "{} operations in one list, at most {MAX_OPS}; split it",
-            ops.len()
-        );
+        return fail!(Quota, "{} operations in one list, at most {MAX_OPS}; split it", ops.len());
     }
     let mut steps = Vec::with_capacity(ops.len());
     let mut handles = Vec::new();
@@ -41,18 +37,12 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
         if let Op::RowMap(kernel) = op {
             nodes = nodes.saturating_add(kernel.nodes.len());
             if nodes > MAX_GRAPH_NODES {
-                let error = fail!(
-                    Quota,
-                    "the list has more than {MAX_GRAPH_NODES} row-kernel nodes; split it"
-                );
+                let error =
+                    fail!(Quota, "the list has more than {MAX_GRAPH_NODES} row-kernel nodes; split it");
                 return error.map_err(|error: Error| error.at(index as u32, op.name()));
             }
         }
-        let mut check = Check {
-            table,
-            operands: Vec::with_capacity(8),
-            handles: &mut handles,
-        };
+        let mut check = Check { table, operands: Vec::with_capacity(8), handles: &mut handles };
         let step = check
             .op(op)
             .and_then(|step| check.alias(op).map(|()| step))
@@ -62,12 +52,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
     }
     handles.sort_unstable();
     handles.dedup();
-    Ok(Graph {
-        device,
-        steps,
-        fuels,
-        handles,
-    })
+    Ok(Graph { device, steps, fuels, handles })
 }
 
 /// One operand of the operation at hand.
@@ -107,19 +92,10 @@ impl<'a> Check<'a> {
         if let Some(dtype) = dtype
             && tensor.dtype != dtype
         {
-            return fail!(
-                ShapeMismatch,
-                "{name} must be {dtype:?}, and is {:?}",
-                tensor.dtype
-            );
+            return fail!(ShapeMismatch, "{name} must be {dtype:?}, and is {:?}", tensor.dtype);
         }
         self.handles.push(id);
-        self.operands.push(Operand {
-            name,
-            span: tensor.span,
-            written,
-            in_place,
-        });
+        self.operands.push(Operand { name, span: tensor.span, written, in_place });
         Ok(tensor)
     }
 
@@ -164,34 +140,20 @@ impl<'a> Check<'a> {
                     // Rust's cast: towards zero, saturating, NaN to 0.
                     DType::I32 => o.value as i32 as u32,
                 };
-                Ok(Step::Fill {
-                    dst: dst.span,
-                    bits,
-                })
+                Ok(Step::Fill { dst: dst.span, bits })
             }
             Op::Random(o) => {
                 let dst = self.write("dst", o.dst)?;
                 non_negative("scale", o.scale)?;
                 let (seed, stream) = (o.seed, o.stream);
                 let (distribution, scale) = (o.distribution, o.scale);
-                Ok(Step::Random {
-                    dst: dst.span,
-                    seed,
-                    stream,
-                    distribution,
-                    scale,
-                })
+                Ok(Step::Random { dst: dst.span, seed, stream, distribution, scale })
             }
             Op::Copy(o) => {
                 let src = self.operand("src", o.src, None, false, false)?;
                 let dst = self.operand("dst", o.dst, None, true, false)?;
                 same("elements of src and dst", src.span.len, dst.span.len)?;
-                Ok(Step::Copy {
-                    src: src.span,
-                    dst: dst.span,
-                    from: src.dtype,
-                    to: dst.dtype,
-                })
+                Ok(Step::Copy { src: src.span, dst: dst.span, from: src.dtype, to: dst.dtype })
             }
             Op::Columns(o) => self.columns(o),
             Op::Transpose(o) => self.transpose(o),
@@ -207,21 +169,9 @@ impl<'a> Check<'a> {
                     ReduceAxis::Cols => rows,
                     ReduceAxis::All => 1,
                 };
-                same(
-                    "elements of dst and of the reduction",
-                    dst.span.len,
-                    expected,
-                )?;
+                same("elements of dst and of the reduction", dst.span.len, expected)?;
                 let (axis, scale, accumulate) = (o.axis, o.scale, o.accumulate);
-                Ok(Step::Reduce {
-                    src: src.span,
-                    dst: dst.span,
-                    rows,
-                    cols,
-                    axis,
-                    scale,
-                    accumulate,
-                })
+                Ok(Step::Reduce { src: src.span, dst: dst.span, rows, cols, axis, scale, accumulate })
             }
             Op::RmsNorm(o) => {
                 let x = self.read("x", o.x)?;
@@ -229,11 +179,7 @@ impl<'a> Check<'a> {
                 let inv_rms = self.write("inv_rms", o.inv_rms)?;
                 positive("eps", o.eps)?;
                 same_shape("x", x, "out", out)?;
-                same(
-                    "elements of inv_rms and rows of x",
-                    inv_rms.span.len,
-                    x.rows(),
-                )?;
+                same("elements of inv_rms and rows of x", inv_rms.span.len, x.rows())?;
                 Ok(Step::RmsNorm {
                     x: x.span,
                     out: out.span,
@@ -250,11 +196,7 @@ impl<'a> Check<'a> {
                 let dx = self.write("dx", o.dx)?;
                 same_shape("x", x, "dout", dout)?;
                 same_shape("x", x, "dx", dx)?;
-                same(
-                    "elements of inv_rms and rows of x",
-                    inv_rms.span.len,
-                    x.rows(),
-                )?;
+                same("elements of inv_rms and rows of x", inv_rms.span.len, x.rows())?;
                 Ok(Step::RmsNormBackward {
                     x: x.span,
                     inv_rms: inv_rms.span,
@@ -272,22 +214,10 @@ impl<'a> Check<'a> {
                 same_shape("x", x, "out", out)?;
                 let [batch, time, heads, dim] = rank4("x", x)?;
                 if dim % 2 != 0 {
-                    return fail!(
-                        ShapeMismatch,
-                        "the head size of x is {dim}, and must be even"
-                    );
+                    return fail!(ShapeMismatch, "the head size of x is {dim}, and must be even");
                 }
                 let (x, out) = (x.span, out.span);
-                Ok(Step::Rope {
-                    x,
-                    out,
-                    batch,
-                    time,
-                    heads,
-                    dim,
-                    base: o.base,
-                    inverse: o.inverse,
-                })
+                Ok(Step::Rope { x, out, batch, time, heads, dim, base: o.base, inverse: o.inverse })
             }
             Op::Attention(o) => {
                 let q = self.read("q", o.q)?;
@@ -298,14 +228,7 @@ impl<'a> Check<'a> {
                 let dims = attention_dims(q, k, v, o.window, o.scale)?;
                 same_shape("q", q, "out", out)?;
                 check_lse(lse, &dims)?;
-                Ok(Step::Attention {
-                    q: q.span,
-                    k: k.span,
-                    v: v.span,
-                    out: out.span,
-                    lse: lse.span,
-                    dims,
-                })
+                Ok(Step::Attention { q: q.span, k: k.span, v: v.span, out: out.span, lse: lse.span, dims })
             }
             Op::AttentionBackward(o) => {
                 let q = self.read("q", o.q)?;
@@ -373,11 +296,7 @@ impl<'a> Check<'a> {
                 let losses = self.write("losses", o.losses)?;
                 let lse = self.write("lse", o.lse)?;
                 let dims = cross_entropy_dims(x, weight, targets, lse, o.softcap)?;
-                same(
-                    "elements of losses and rows of x",
-                    losses.span.len,
-                    dims.rows,
-                )?;
+                same("elements of losses and rows of x", losses.span.len, dims.rows)?;
                 Ok(Step::LinearCrossEntropy {
                     x: x.span,
                     weight: weight.span,
@@ -438,10 +357,7 @@ impl<'a> Check<'a> {
         if o.width == 0 {
             return fail!(InvalidArgument, "width is 0");
         }
-        for (name, start, cols) in [
-            ("src_col", o.src_col, src.cols()),
-            ("dst_col", o.dst_col, dst.cols()),
-        ] {
+        for (name, start, cols) in [("src_col", o.src_col, src.cols()), ("dst_col", o.dst_col, dst.cols())] {
             if u64::from(start) + u64::from(o.width) > cols as u64 {
                 return fail!(
                     InvalidArgument,
@@ -472,20 +388,10 @@ impl<'a> Check<'a> {
         let rank = expected.len();
         expected.swap(rank - 1, rank - 2);
         if dst.shape != expected {
-            return fail!(
-                ShapeMismatch,
-                "dst is {:?}, and must be {expected:?}",
-                dst.shape
-            );
+            return fail!(ShapeMismatch, "dst is {:?}, and must be {expected:?}", dst.shape);
         }
         let batch = src.span.len / (rows * cols);
-        Ok(Step::Transpose {
-            src: src.span,
-            dst: dst.span,
-            batch,
-            rows,
-            cols,
-        })
+        Ok(Step::Transpose { src: src.span, dst: dst.span, batch, rows, cols })
     }
 
     fn matmul(&mut self, o: &MatMul) -> Result<Step, Error> {
@@ -528,14 +434,8 @@ impl<'a> Check<'a> {
         let program = row_kernel::compile(o)?;
         let (rows, cols) = (o.rows as u64, o.cols as u64);
         let mut spans = Vec::with_capacity(o.inputs.len() + o.stores.len());
-        let inputs = o
-            .inputs
-            .iter()
-            .map(|i| ("an input", i.tensor, i.layout, false));
-        let stores = o
-            .stores
-            .iter()
-            .map(|s| ("a store", s.tensor, s.layout, true));
+        let inputs = o.inputs.iter().map(|i| ("an input", i.tensor, i.layout, false));
+        let stores = o.stores.iter().map(|s| ("a store", s.tensor, s.layout, true));
         for (name, id, layout, written) in inputs.chain(stores) {
             let in_place = layout == Layout::Element;
             let tensor = self.operand(name, id, Some(DType::F32), written, in_place)?;
@@ -556,11 +456,7 @@ impl<'a> Check<'a> {
             spans.push(tensor.span);
         }
         let stores = spans.split_off(o.inputs.len());
-        Ok(Step::RowMap {
-            program: Box::new(program),
-            inputs: spans,
-            stores,
-        })
+        Ok(Step::RowMap { program: Box::new(program), inputs: spans, stores })
     }
 }
 

@@ -80,9 +80,7 @@ pub fn compile(
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
     let mut child = Child::spawn(exe, "codegen").map_err(|e| host(&e))?;
     let request = Request { world, limits: limits.clone(), module: module.to_vec() };
-    let answer = child
-        .send(&request)
-        .and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
+    let answer = child.send(&request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),
         Ok(Answer::Rejected(reason)) => {

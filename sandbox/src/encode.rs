@@ -53,7 +53,10 @@ pub fn allowed_imports(world: World) -> ImportAllowList {
                 allowed.allow(
                     module.clone(),
                     field.clone(),
-                    Some(Signature { params: core_types(&signature.params), results: core_types(&signature.results) }),
+                    Some(Signature {
+                        params: core_types(&signature.params),
+                        results: core_types(&signature.results),
+                    }),
                 );
             }
         }
@@ -75,10 +78,8 @@ fn core_types(types: &[WasmType]) -> Vec<CoreType> {
 
 /// Encodes a metered module as a component of `metered-<world>`.
 pub fn encode(metered: &[u8], world: World) -> Result<Vec<u8>, EncodeError> {
-    let refuse = |reason: String| EncodeError {
-        world: world.name(),
-        reason: crate::text::clean(&reason, 2_000),
-    };
+    let refuse =
+        |reason: String| EncodeError { world: world.name(), reason: crate::text::clean(&reason, 2_000) };
     let (resolve, _) = resolve();
     let mut module = metered.to_vec();
     let name = format!("metered-{}", world.name());

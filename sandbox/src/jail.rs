@@ -167,10 +167,7 @@ pub enum CompileFailure {
 
 impl CompileFailure {
     fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
-        Self::Io {
-            doing: doing.into(),
-            source,
-        }
+        Self::Io { doing: doing.into(), source }
     }
 
     /// The failure as the outcome of an evaluation, where the candidate is to
@@ -190,26 +187,20 @@ impl CompileFailure {
             Self::SourceTooLarge { .. } => refused(text),
             Self::OutputTooLarge { .. } => refused(text),
             Self::Diagnostics(diagnostics) => Ok(Outcome::CompileError { diagnostics }),
-            Self::MemoryLimit { .. } | Self::Crashed { .. } => Ok(Outcome::CompileError {
-                diagnostics: vec![error(text)],
-            }),
-            Self::Deadline { .. } => Ok(Outcome::Deadline {
-                phase: Phase::Compile,
-            }),
-            Self::Killed => Ok(Outcome::WorkerDied {
-                signal: libc::SIGKILL,
-                phase: Phase::Compile,
-            }),
+            Self::MemoryLimit { .. } | Self::Crashed { .. } => {
+                Ok(Outcome::CompileError { diagnostics: vec![error(text)] })
+            }
+            Self::Deadline { .. } => Ok(Outcome::Deadline { phase: Phase::Compile }),
+            Self::Killed => Ok(Outcome::WorkerDied { signal: libc::SIGKILL, phase: Phase::Compile }),
             Self::Unavailable { .. } => Err((
                 text,
                 "`terrarium doctor` shows which layers this machine has; \
                  `--allow-unjailed` compiles without them, at your own risk"
                     .into(),
             )),
-            Self::Io { .. } => Err((
-                text,
-                "check the rights and the free space of the folder for temporary files".into(),
-            )),
+            Self::Io { .. } => {
+                Err((text, "check the rights and the free space of the folder for temporary files".into()))
+            }
         }
     }
 
@@ -254,10 +245,7 @@ pub fn compile(
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
     if source.len() > limits.source_bytes {
-        return Err(CompileFailure::SourceTooLarge {
-            bytes: source.len(),
-            limit: limits.source_bytes,
-        });
+        return Err(CompileFailure::SourceTooLarge { bytes: source.len(), limit: limits.source_bytes });
     }
     let started = Instant::now();
     let job = new_job()?;
@@ -265,8 +253,7 @@ pub fn compile(
     let root = job.path().join("job");
     for folder in ["in", "out", "tmp"] {
         let path = root.join(folder);
-        fs::create_dir_all(&path)
-            .map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
+        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
     }
     fs::write(root.join(SOURCE), source).map_err(|e| CompileFailure::io("write the source", e))?;
     let plan_path = job.path().join("plan.json");
@@ -274,33 +261,20 @@ pub fn compile(
         .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
     fs::write(&plan_path, plan).map_err(|e| CompileFailure::io("write the plan", e))?;
 
-    let supervisor = Supervisor {
-        launcher,
-        plan: &plan_path,
-        deadline: started + limits.wall,
-        keep: limits.stderr_bytes,
-    };
+    let supervisor =
+        Supervisor { launcher, plan: &plan_path, deadline: started + limits.wall, keep: limits.stderr_bytes };
     let ended = supervisor.run()?;
     let reader = Reader::new(&root, toolchain);
     let read = reader.read(&ended.stderr);
     judge(&ended, &read, limits)?;
     let module = root.join(MODULE);
-    let size = fs::metadata(&module)
-        .map_err(|e| CompileFailure::io("find the module", e))?
-        .len();
+    let size = fs::metadata(&module).map_err(|e| CompileFailure::io("find the module", e))?.len();
     if size > limits.file_size {
-        return Err(CompileFailure::OutputTooLarge {
-            limit: limits.file_size,
-        });
+        return Err(CompileFailure::OutputTooLarge { limit: limits.file_size });
     }
     let wasm = fs::read(&module).map_err(|e| CompileFailure::io("read the module", e))?;
-    job.close()
-        .map_err(|e| CompileFailure::io("remove the job's folder", e))?;
-    Ok(Compiled {
-        wasm,
-        warnings: read.diagnostics,
-        elapsed: started.elapsed(),
-    })
+    job.close().map_err(|e| CompileFailure::io("remove the job's folder", e))?;
+    Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
 }
 
 fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
@@ -349,33 +323,17 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
 }
 
 /// Turns the end of the process, and what it said, into one verdict.
-fn judge(
-    ended: &Ended,
-    read: &diagnostics::Read,
-    limits: &CompileLimits,
-) -> Result<(), CompileFailure> {
-    let cpu = CompileFailure::Deadline {
-        clock: Clock::Cpu,
-        limit: Duration::from_secs(limits.cpu_seconds),
-    };
-    let too_large = CompileFailure::OutputTooLarge {
-        limit: limits.file_size,
-    };
-    let memory = CompileFailure::MemoryLimit {
-        limit: limits.address_space,
-    };
+fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Result<(), CompileFailure> {
+    let cpu = CompileFailure::Deadline { clock: Clock::Cpu, limit: Duration::from_secs(limits.cpu_seconds) };
+    let too_large = CompileFailure::OutputTooLarge { limit: limits.file_size };
+    let memory = CompileFailure::MemoryLimit { limit: limits.address_space };
     if ended.killed_by_us {
-        return Err(CompileFailure::Deadline {
-            clock: Clock::Wall,
-            limit: limits.wall,
-        });
+        return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
     if ended.exit == Some(crate::child::EXIT_FAILED) {
         let text = reason_of(&read.other);
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
-            Some(feature) => CompileFailure::Unavailable {
-                feature: feature.to_owned(),
-            },
+            Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
         });
     }
@@ -384,9 +342,7 @@ fn judge(
         (Some(0), _) => Ok(()),
         (_, Some(libc::SIGXCPU)) => Err(cpu),
         (_, Some(libc::SIGXFSZ)) => Err(too_large),
-        (_, Some(libc::SIGKILL)) if ended.cpu >= Duration::from_secs(limits.cpu_seconds) => {
-            Err(cpu)
-        }
+        (_, Some(libc::SIGKILL)) if ended.cpu >= Duration::from_secs(limits.cpu_seconds) => Err(cpu),
         (_, Some(libc::SIGKILL)) => Err(CompileFailure::Killed),
         _ if linker_died_of(libc::SIGXCPU) => Err(cpu),
         _ if linker_died_of(libc::SIGXFSZ) || read.file_too_large => Err(too_large),
@@ -395,20 +351,14 @@ fn judge(
         (Some(1), _) if !read.diagnostics.is_empty() => {
             Err(CompileFailure::Diagnostics(read.diagnostics.clone()))
         }
-        (_, signal) => Err(CompileFailure::Crashed {
-            signal,
-            detail: read.other.clone(),
-        }),
+        (_, signal) => Err(CompileFailure::Crashed { signal, detail: read.other.clone() }),
     }
 }
 
 /// What a launcher said that could not become the compiler, without the words
 /// that [`crate::child::run_if_child`] puts before it.
 fn reason_of(stderr: &str) -> String {
-    stderr
-        .trim()
-        .trim_start_matches("terrarium child \"jail\": ")
-        .to_owned()
+    stderr.trim().trim_start_matches("terrarium child \"jail\": ").to_owned()
 }
 
 const JOB_PREFIX: &str = "terrarium-job-";
@@ -418,8 +368,8 @@ fn new_job() -> Result<tempfile::TempDir, CompileFailure> {
     static SWEEP: Once = Once::new();
     let parent = std::env::temp_dir();
     SWEEP.call_once(|| sweep(&parent));
-    let parent = fs::canonicalize(&parent)
-        .map_err(|e| CompileFailure::io(format!("find {}", parent.display()), e))?;
+    let parent =
+        fs::canonicalize(&parent).map_err(|e| CompileFailure::io(format!("find {}", parent.display()), e))?;
     tempfile::Builder::new()
         .prefix(&format!("{JOB_PREFIX}{}-", std::process::id()))
         .tempdir_in(&parent)

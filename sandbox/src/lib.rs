@@ -30,8 +30,8 @@ mod worker;
 
 pub use encode::WIT;
 pub use evaluation::{
-    Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product,
-    Report, Shards, Timing, Usage, World,
+    Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product, Report,
+    Shards, Timing, Usage, World,
 };
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};

@@ -7,8 +7,8 @@
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 
@@ -70,8 +70,7 @@ fn close_inherited() -> std::io::Result<()> {
 /// bound or connected, no signal or abstract socket sent out of the process.
 pub fn files() -> Result<(), LockdownError> {
     use landlock::{
-        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
-        RulesetStatus, Scope,
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
     };
     let fail = failed("Landlock");
     let status = Ruleset::default()

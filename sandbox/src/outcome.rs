@@ -198,14 +198,18 @@ impl Outcome {
         match self {
             Self::Finished => "",
             Self::GuestError { .. } => "the candidate returned this error itself",
-            Self::OutOfFuel { .. } => "do less work in the guest: move loops into device operations or bound them",
+            Self::OutOfFuel { .. } => {
+                "do less work in the guest: move loops into device operations or bound them"
+            }
             Self::DeviceFuel { .. } => "stop training when budget.device-fuel-left no longer covers a step",
             Self::Deadline { .. } => "the whole evaluation took too long: look for an endless loop",
             Self::MemoryLimit { .. } => "keep less in linear memory; large arrays belong in tensors",
             Self::TableLimit { .. } => "use fewer function pointers",
             Self::StackOverflow { .. } => "recursion is too deep: use a loop or an explicit stack",
             Self::Trap { .. } => "a panic or an invalid access: check indices, arithmetic and unwraps",
-            Self::HostDenied { .. } => "this call is not allowed here; `forward` may only run device operations",
+            Self::HostDenied { .. } => {
+                "this call is not allowed here; `forward` may only run device operations"
+            }
             Self::Quota { .. } => "free what is no longer used, and reuse tensors and graphs",
             Self::OutputTooLarge { .. } => "return only what the task asks for",
             Self::NotFinite { .. } => "training diverged: lower the learning rate or clip",
@@ -214,7 +218,9 @@ impl Outcome {
             Self::DeviceLost { .. } => "the device was restarted; the evaluation can be repeated",
             Self::WorkerDied { .. } => "the process was killed from outside, or ran out of memory",
             Self::Rejected { .. } => "edit only inside the evolve blocks, and keep the module small",
-            Self::CompileError { .. } => "fix the first error; only the SDK and the standard library are available",
+            Self::CompileError { .. } => {
+                "fix the first error; only the SDK and the standard library are available"
+            }
         }
     }
 }
@@ -230,9 +236,9 @@ impl std::fmt::Display for Outcome {
             Self::Quota { which, limit } => write!(f, ": {which} = {limit}"),
             Self::NotFinite { what } => write!(f, ": {what}"),
             Self::ProbeFailed { probe, detail } => write!(f, ": {probe}: {detail}"),
-            Self::InvalidOutput { reason }
-            | Self::Rejected { reason }
-            | Self::DeviceLost { reason } => write!(f, ": {reason}"),
+            Self::InvalidOutput { reason } | Self::Rejected { reason } | Self::DeviceLost { reason } => {
+                write!(f, ": {reason}")
+            }
             Self::WorkerDied { signal, phase } => write!(f, ": signal {signal} in {phase:?}"),
             Self::OutputTooLarge { bytes, limit } => write!(f, ": {bytes} bytes of {limit}"),
             Self::CompileError { diagnostics } => match diagnostics.first() {

@@ -7,7 +7,9 @@ use crate::gate::ModuleLimits;
 use crate::jail::{self, CompileFailure, CompileLimits};
 use crate::toolchain::{self, Dirs, Toolchain, ToolchainError};
 use crate::worker::{Hello, Reply};
-use crate::{Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, text};
+use crate::{
+    Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, text,
+};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -88,7 +90,9 @@ impl SandboxError {
             Self::Toolchain(e) => e.hint(),
             Self::Jail { hint, .. } => hint.clone(),
             Self::Child { .. } => "run `terrarium doctor`; it shows which isolation layer is missing".into(),
-            Self::Cache { .. } => "check the folder's owner, rights and free space, or set TERRARIUM_CACHE".into(),
+            Self::Cache { .. } => {
+                "check the folder's owner, rights and free space, or set TERRARIUM_CACHE".into()
+            }
             Self::Limit(_) => "see the limits in `terrarium eval --help`".into(),
         }
     }
@@ -199,7 +203,15 @@ impl Sandbox {
     pub fn build(&self, source: &str, world: World) -> Result<Component, BuildError> {
         let start = Instant::now();
         let toolchain = toolchain::ensure(&self.config.dirs, &mut |_| ()).map_err(SandboxError::from)?;
-        let key = self.key(world, &[b"source", toolchain.sdk_key.as_bytes(), toolchain.compiler.version.as_bytes(), source.as_bytes()]);
+        let key = self.key(
+            world,
+            &[
+                b"source",
+                toolchain.sdk_key.as_bytes(),
+                toolchain.compiler.version.as_bytes(),
+                source.as_bytes(),
+            ],
+        );
         self.cached(&key, world, start, |timing| {
             let begin = Instant::now();
             let wasm = self.compile(source, &toolchain)?;
@@ -218,12 +230,8 @@ impl Sandbox {
         let mut hasher = blake3::Hasher::new();
         let module = serde_json::to_vec(&self.config.module).unwrap_or_default();
         let identity = machine::identity();
-        let fixed: [&[u8]; 4] = [
-            identity.as_bytes(),
-            encode::WIT.as_bytes(),
-            &module,
-            world.name().as_bytes(),
-        ];
+        let fixed: [&[u8]; 4] =
+            [identity.as_bytes(), encode::WIT.as_bytes(), &module, world.name().as_bytes()];
         for part in fixed.iter().chain(parts) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
@@ -313,7 +321,12 @@ impl Sandbox {
             None => match self.start(component, &purpose, &evaluation.limits)? {
                 Some(worker) => worker,
                 // Killed from outside before it was ready.
-                None => return Ok(ended(Outcome::WorkerDied { signal: libc::SIGKILL, phase: Phase::Instantiate })),
+                None => {
+                    return Ok(ended(Outcome::WorkerDied {
+                        signal: libc::SIGKILL,
+                        phase: Phase::Instantiate,
+                    }));
+                }
             },
         };
         let mut phase = match evaluation.job {
@@ -332,13 +345,18 @@ impl Sandbox {
             Ok(Reply::Done(report)) => {
                 // A guest that ended in a trap leaves nothing behind in a fresh
                 // store, but its worker is not trusted with another one.
-                if matches!(report.outcome, Outcome::Finished | Outcome::GuestError { .. } | Outcome::OutOfFuel { .. }) {
+                if matches!(
+                    report.outcome,
+                    Outcome::Finished | Outcome::GuestError { .. } | Outcome::OutOfFuel { .. }
+                ) {
                     self.keep(purpose, worker);
                 }
                 *report
             }
             Ok(Reply::Failed(reason)) => return Err(SandboxError::Child { part: "the worker", reason }),
-            Ok(Reply::Ready | Reply::Entered(_)) | Err(ChildError::Deadline) => ended(Outcome::Deadline { phase }),
+            Ok(Reply::Ready | Reply::Entered(_)) | Err(ChildError::Deadline) => {
+                ended(Outcome::Deadline { phase })
+            }
             Err(ChildError::Died { signal }) => ended(Outcome::WorkerDied { signal, phase }),
             Err(ChildError::Io(e)) => {
                 return Err(SandboxError::Child { part: "the worker's channel", reason: e.to_string() });
@@ -348,7 +366,12 @@ impl Sandbox {
         Ok(report)
     }
 
-    fn start(&self, component: &Component, purpose: &Purpose, limits: &Limits) -> Result<Option<Child>, SandboxError> {
+    fn start(
+        &self,
+        component: &Component,
+        purpose: &Purpose,
+        limits: &Limits,
+    ) -> Result<Option<Child>, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
         let mut worker = Child::spawn(&self.config.exe, "worker").map_err(|e| trouble(e.to_string()))?;
         let hello = Hello {

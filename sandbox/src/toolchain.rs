@@ -61,13 +61,10 @@ impl Dirs {
         } else {
             return Err(ToolchainError::NoCacheFolder);
         };
-        let cache =
-            std::path::absolute(&cache).map_err(|e| ToolchainError::io("resolve", &cache, e))?;
+        let cache = std::path::absolute(&cache).map_err(|e| ToolchainError::io("resolve", &cache, e))?;
         let templates = match set("TERRARIUM_TEMPLATES") {
             Some(path) => PathBuf::from(path),
-            None => Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("..")
-                .join("guest-templates"),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("guest-templates"),
         };
         let templates = std::fs::canonicalize(&templates)
             .map_err(|e| ToolchainError::io("find the templates in", &templates, e))?;
@@ -91,12 +88,7 @@ pub enum Route {
 }
 
 /// All routes, in the order in which [`install`] tries them.
-pub const ROUTES: &[Route] = &[
-    Route::Installed,
-    Route::Rustup,
-    Route::DebianSystem,
-    Route::DebianUnpacked,
-];
+pub const ROUTES: &[Route] = &[Route::Installed, Route::Rustup, Route::DebianSystem, Route::DebianUnpacked];
 
 /// Everything that the compile jail needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,11 +153,7 @@ pub enum ToolchainError {
 
 impl ToolchainError {
     pub(crate) fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { doing, path: path.to_owned(), source }
     }
 
     /// One thing to try.
@@ -232,10 +220,7 @@ pub fn install_by(
         }
     };
     let toolchain = sdk::install(dirs, compiler, progress)?;
-    progress(&format!(
-        "ready: {} with {TARGET}",
-        toolchain.compiler.version
-    ));
+    progress(&format!("ready: {} with {TARGET}", toolchain.compiler.version));
     Ok(toolchain)
 }
 

@@ -52,7 +52,13 @@ mod tests {
         assert_eq!(back, (1, "two".to_owned(), f64::NAN.to_bits()));
 
         let forged = [0xff, 0xff, 0xff, 0xff, 1];
-        assert_eq!(receive::<u8>(&mut forged.as_slice(), 100).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            receive::<u8>(&mut forged.as_slice(), 100).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(
+            receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

@@ -49,16 +49,8 @@ fn compile_with(source: &str, limits: &CompileLimits) -> Result<Compiled, Compil
         "the deadline was {:?}, it took {took:?}",
         limits.wall
     );
-    assert_eq!(
-        leftovers(),
-        Vec::<PathBuf>::new(),
-        "job folders were left behind"
-    );
-    assert_eq!(
-        processes(),
-        Vec::<String>::new(),
-        "processes were left behind"
-    );
+    assert_eq!(leftovers(), Vec::<PathBuf>::new(), "job folders were left behind");
+    assert_eq!(processes(), Vec::<String>::new(), "processes were left behind");
     result
 }
 
@@ -69,10 +61,7 @@ fn leftovers() -> Vec<PathBuf> {
         .expect("list the temporary files")
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(&mine))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&mine)))
         .collect()
 }
 
@@ -81,23 +70,13 @@ fn processes() -> Vec<String> {
     let me = std::process::id().to_string();
     let mine = format!("terrarium-job-{me}-");
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")
-        .expect("list the processes")
-        .flatten()
-    {
-        if !entry
-            .file_name()
-            .to_string_lossy()
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-        {
+    for entry in std::fs::read_dir("/proc").expect("list the processes").flatten() {
+        if !entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()) {
             continue;
         }
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1))
-            .unwrap_or_default();
+        let parent =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)).unwrap_or_default();
         let folder = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
         if parent == me || folder.to_string_lossy().contains(&mine) {
             found.push(stat);
@@ -110,14 +89,8 @@ fn processes() -> Vec<String> {
 fn refused(source: &str) -> String {
     match compile(source) {
         Err(CompileFailure::Diagnostics(list)) => {
-            assert!(
-                list.iter().any(|d| d.level.starts_with("error")),
-                "no error among {list:?}"
-            );
-            list.into_iter()
-                .map(|d| d.rendered)
-                .collect::<Vec<_>>()
-                .join("\n")
+            assert!(list.iter().any(|d| d.level.starts_with("error")), "no error among {list:?}");
+            list.into_iter().map(|d| d.rendered).collect::<Vec<_>>().join("\n")
         }
         other => panic!("expected diagnostics, got {other:?}"),
     }
@@ -136,11 +109,7 @@ fn a_guest_compiles_and_its_bytes_are_the_same_every_time() {
     let text = String::from_utf8_lossy(&first.wasm);
     assert!(text.contains("answer"), "the export is there");
     for path in [std::env::temp_dir(), toolchain().compiler.sysroot.clone()] {
-        assert!(
-            !text.contains(&*path.to_string_lossy()),
-            "{} is in the module",
-            path.display()
-        );
+        assert!(!text.contains(&*path.to_string_lossy()), "{} is in the module", path.display());
     }
 }
 
@@ -156,11 +125,7 @@ fn a_mistake_is_reported_with_its_place() {
         Err(CompileFailure::Diagnostics(list)) => {
             assert_eq!(list[0].code.as_deref(), Some("E0308"));
             assert_eq!((list[0].line, list[0].column), (2, 18));
-            assert!(
-                list[0].rendered.contains("in/candidate.rs:2:18"),
-                "{}",
-                list[0].rendered
-            );
+            assert!(list[0].rendered.contains("in/candidate.rs:2:18"), "{}", list[0].rendered);
         }
         other => panic!("expected diagnostics, got {other:?}"),
     }
@@ -170,10 +135,7 @@ fn a_mistake_is_reported_with_its_place() {
 fn warnings_of_a_good_source_are_kept() {
     let compiled = compile(&format!("{HELLO}\nfn unused_function() {{}}\n")).expect("compiles");
     assert!(
-        compiled
-            .warnings
-            .iter()
-            .any(|d| d.message.contains("unused_function")),
+        compiled.warnings.iter().any(|d| d.message.contains("unused_function")),
         "{:?}",
         compiled.warnings
     );
@@ -195,14 +157,8 @@ fn files_of_the_host_cannot_be_read() {
         "#[doc = include_str!(\"/etc/passwd\")] pub fn f() {}".to_owned(),
     ] {
         let texts = refused(&source);
-        assert!(
-            !texts.contains("root:") && !texts.contains("STOLEN"),
-            "{texts}"
-        );
-        assert!(
-            texts.contains("ermission denied"),
-            "refused for another reason: {texts}"
-        );
+        assert!(!texts.contains("root:") && !texts.contains("STOLEN"), "{texts}");
+        assert!(texts.contains("ermission denied"), "refused for another reason: {texts}");
     }
 }
 
@@ -214,10 +170,7 @@ fn what_the_environment_of_the_engine_holds_is_not_there() {
         // this process, for which the other tests must wait.
         let _alone = alone();
         let status = Command::new(std::env::current_exe().expect("this test"))
-            .args([
-                "--exact",
-                "what_the_environment_of_the_engine_holds_is_not_there",
-            ])
+            .args(["--exact", "what_the_environment_of_the_engine_holds_is_not_there"])
             .env(KEY, "sk-planted")
             .status()
             .expect("started");
@@ -232,29 +185,18 @@ fn what_the_environment_of_the_engine_holds_is_not_there() {
 
 #[test]
 fn an_evaluation_of_constants_without_end_meets_the_deadline() {
-    let limits = CompileLimits {
-        wall: Duration::from_secs(3),
-        ..CompileLimits::default()
-    };
+    let limits = CompileLimits { wall: Duration::from_secs(3), ..CompileLimits::default() };
     match compile_with(ENDLESS, &limits) {
-        Err(CompileFailure::Deadline {
-            clock: Clock::Wall, ..
-        }) => {}
+        Err(CompileFailure::Deadline { clock: Clock::Wall, .. }) => {}
         other => panic!("expected the deadline, got {other:?}"),
     }
 }
 
 #[test]
 fn processor_time_is_bounded_where_the_wall_clock_is_generous() {
-    let limits = CompileLimits {
-        wall: Duration::from_secs(40),
-        cpu_seconds: 2,
-        ..CompileLimits::default()
-    };
+    let limits = CompileLimits { wall: Duration::from_secs(40), cpu_seconds: 2, ..CompileLimits::default() };
     match compile_with(ENDLESS, &limits) {
-        Err(CompileFailure::Deadline {
-            clock: Clock::Cpu, ..
-        }) => {}
+        Err(CompileFailure::Deadline { clock: Clock::Cpu, .. }) => {}
         other => panic!("expected the processor's clock, got {other:?}"),
     }
 }
@@ -266,11 +208,9 @@ fn a_macro_that_calls_itself_is_refused() {
 
 #[test]
 fn a_doubling_macro_is_held() {
-    let limits = CompileLimits {
-        wall: Duration::from_secs(4),
-        ..CompileLimits::default()
-    };
-    let source = "#![recursion_limit = \"1000\"]\nmacro_rules! d { ($($t:tt)*) => { d!($($t)* $($t)*); } }\nd!(x x);";
+    let limits = CompileLimits { wall: Duration::from_secs(4), ..CompileLimits::default() };
+    let source =
+        "#![recursion_limit = \"1000\"]\nmacro_rules! d { ($($t:tt)*) => { d!($($t)* $($t)*); } }\nd!(x x);";
     match compile_with(source, &limits) {
         Err(CompileFailure::Deadline { .. } | CompileFailure::MemoryLimit { .. }) => {}
         other => panic!("expected time or memory to hold it, got {other:?}"),
@@ -279,13 +219,8 @@ fn a_doubling_macro_is_held() {
 
 #[test]
 fn a_flood_of_messages_is_capped() {
-    let source: String = (0..4000)
-        .map(|i| format!("const A{i}: u32 = \"{}\";\n", "x".repeat(30)))
-        .collect();
-    let limits = CompileLimits {
-        stderr_bytes: 64 << 10,
-        ..CompileLimits::default()
-    };
+    let source: String = (0..4000).map(|i| format!("const A{i}: u32 = \"{}\";\n", "x".repeat(30))).collect();
+    let limits = CompileLimits { stderr_bytes: 64 << 10, ..CompileLimits::default() };
     match compile_with(&source, &limits) {
         Err(CompileFailure::Diagnostics(list)) => {
             assert!(!list.is_empty() && list.len() <= 32, "{}", list.len());
@@ -312,8 +247,7 @@ fn a_crate_that_calls_itself_a_procedural_macro_is_not_one() {
 
 #[test]
 fn assembly_cannot_read_files() {
-    let texts =
-        refused("use std::arch::global_asm;\nglobal_asm!(\".incbin \\\"/etc/passwd\\\"\");");
+    let texts = refused("use std::arch::global_asm;\nglobal_asm!(\".incbin \\\"/etc/passwd\\\"\");");
     assert!(!texts.contains("root:"), "{texts}");
 }
 
@@ -323,35 +257,25 @@ fn libraries_of_the_host_cannot_be_linked() {
         "#[link(name = \"c\", kind = \"static\")] unsafe extern \"C\" {{ fn getenv(n: *const u8) -> *const u8; }}\n#[unsafe(no_mangle)] pub extern \"C\" fn g() -> *const u8 {{ unsafe {{ getenv(core::ptr::null()) }} }}\n{HELLO}"
     ));
     assert!(
-        texts.contains("unable to find library")
-            || texts.contains("could not find native static library"),
+        texts.contains("unable to find library") || texts.contains("could not find native static library"),
         "{texts}"
     );
 }
 
 #[test]
 fn parentheses_as_deep_as_the_source_may_be_are_contained() {
-    let source = format!(
-        "pub fn f() -> u32 {{ {}1{} }}",
-        "(".repeat(100_000),
-        ")".repeat(100_000)
-    );
+    let source = format!("pub fn f() -> u32 {{ {}1{} }}", "(".repeat(100_000), ")".repeat(100_000));
     match compile(&source) {
         Err(CompileFailure::Crashed { .. } | CompileFailure::MemoryLimit { .. }) => {}
         other => panic!("expected a contained crash, got {other:?}"),
     }
-    assert!(is_wasm(
-        &compile(HELLO).expect("the next one compiles").wasm
-    ));
+    assert!(is_wasm(&compile(HELLO).expect("the next one compiles").wasm));
 }
 
 #[test]
 fn a_source_that_is_too_long_is_refused_before_anything_starts() {
     let source = "x".repeat(CompileLimits::default().source_bytes + 1);
-    assert!(matches!(
-        compile(&source),
-        Err(CompileFailure::SourceTooLarge { .. })
-    ));
+    assert!(matches!(compile(&source), Err(CompileFailure::SourceTooLarge { .. })));
 }
 
 #[test]
@@ -369,14 +293,9 @@ fn a_compiler_that_somebody_else_kills_is_worth_another_try() {
         while Instant::now() < end {
             // Only once it has become the compiler.
             if let Some(stat) = processes().iter().find(|stat| stat.contains("(rustc)")) {
-                let pid = stat
-                    .split_whitespace()
-                    .next()
-                    .and_then(|pid| pid.parse().ok())
-                    .expect("a number");
+                let pid = stat.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a number");
                 let pid = rustix::process::Pid::from_raw(pid).expect("not 0");
-                return rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-                    .expect("killed");
+                return rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -392,17 +311,10 @@ fn a_compiler_that_somebody_else_kills_is_worth_another_try() {
 #[test]
 fn a_launcher_that_is_none_is_an_error_that_says_so() {
     let _alone = alone();
-    let error = jail::compile(
-        HELLO,
-        toolchain(),
-        &CompileLimits::default(),
-        Path::new("/nonexistent/launcher"),
-    )
-    .expect_err("cannot start");
-    assert!(
-        error.to_string().contains("/nonexistent/launcher"),
-        "{error}"
-    );
+    let error =
+        jail::compile(HELLO, toolchain(), &CompileLimits::default(), Path::new("/nonexistent/launcher"))
+            .expect_err("cannot start");
+    assert!(error.to_string().contains("/nonexistent/launcher"), "{error}");
 }
 
 #[test]
@@ -412,24 +324,10 @@ fn the_layers_of_this_machine_are_on() {
     let layers = jail::probe(&Dirs::from_env().expect("folders"), launcher());
     for layer in &layers {
         println!("{layer:?}");
-        assert!(
-            !layer.required || layer.state == LayerState::On,
-            "{layer:?}"
-        );
+        assert!(!layer.required || layer.state == LayerState::On, "{layer:?}");
     }
-    for name in [
-        "Landlock",
-        "seccomp",
-        "namespaces",
-        "compiler",
-        "wasm target",
-        "linker",
-        "SDK",
-    ] {
-        assert!(
-            layers.iter().any(|layer| layer.name == name),
-            "{name} is not probed"
-        );
+    for name in ["Landlock", "seccomp", "namespaces", "compiler", "wasm target", "linker", "SDK"] {
+        assert!(layers.iter().any(|layer| layer.name == name), "{name} is not probed");
     }
 }
 
@@ -461,9 +359,6 @@ fn the_jail_costs_little() {
     }
     jailed.sort();
     plain.sort();
-    println!(
-        "median of 11, interleaved: jailed {:?}, plain {:?}",
-        jailed[5], plain[5]
-    );
+    println!("median of 11, interleaved: jailed {:?}, plain {:?}", jailed[5], plain[5]);
     assert!(jailed[5] < plain[5] * 2, "the jail must not dominate");
 }

@@ -12,8 +12,22 @@ fn attack(layers: &str, name: &str) -> (ExitStatus, String) {
 }
 
 const CALLS: &[&str] = &[
-    "read-file", "write-file", "list-root", "own-memory", "execute", "connect", "socket", "fork", "thread",
-    "map-executable", "make-executable", "signal-parent", "trace", "io-uring", "raise-limits", "write-beyond",
+    "read-file",
+    "write-file",
+    "list-root",
+    "own-memory",
+    "execute",
+    "connect",
+    "socket",
+    "fork",
+    "thread",
+    "map-executable",
+    "make-executable",
+    "signal-parent",
+    "trace",
+    "io-uring",
+    "raise-limits",
+    "write-beyond",
 ];
 
 #[test]

@@ -11,27 +11,19 @@ const GUEST: &str = "extern crate terrarium_sdk;\n#[unsafe(no_mangle)] pub exter
 fn fresh() -> (tempfile::TempDir, Dirs) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let templates = Dirs::from_env().expect("folders").templates;
-    let dirs = Dirs {
-        cache: folder.path().join("cache"),
-        templates,
-    };
+    let dirs = Dirs { cache: folder.path().join("cache"), templates };
     (folder, dirs)
 }
 
 fn compiles(toolchain: &toolchain::Toolchain) -> Vec<u8> {
     let launcher = Path::new(env!("CARGO_BIN_EXE_terrarium-cell"));
-    jail::compile(GUEST, toolchain, &CompileLimits::default(), launcher)
-        .expect("compiles")
-        .wasm
+    jail::compile(GUEST, toolchain, &CompileLimits::default(), launcher).expect("compiles").wasm
 }
 
 #[test]
 fn two_set_ups_at_once_make_one_toolchain_and_a_later_look_finds_it() {
     let (_folder, dirs) = fresh();
-    assert!(matches!(
-        toolchain::find(&dirs),
-        Err(ToolchainError::NotInstalled { .. })
-    ));
+    assert!(matches!(toolchain::find(&dirs), Err(ToolchainError::NotInstalled { .. })));
     let other = {
         let dirs = dirs.clone();
         std::thread::spawn(move || toolchain::install(&dirs, &mut |_| {}).expect("installs"))
@@ -43,36 +35,24 @@ fn two_set_ups_at_once_make_one_toolchain_and_a_later_look_finds_it() {
 
     // What was made is gone in part: the next set-up makes it again.
     std::fs::remove_file(&mine.sdk_rlib).expect("removed");
-    assert!(matches!(
-        toolchain::find(&dirs),
-        Err(ToolchainError::SdkStale { .. })
-    ));
-    assert_eq!(
-        mine,
-        toolchain::ensure(&dirs, &mut |_| {}).expect("built again")
-    );
+    assert!(matches!(toolchain::find(&dirs), Err(ToolchainError::SdkStale { .. })));
+    assert_eq!(mine, toolchain::ensure(&dirs, &mut |_| {}).expect("built again"));
 }
 
 #[test]
 fn no_route_is_an_error_with_a_hint() {
     let (_folder, dirs) = fresh();
     let error = toolchain::install_by(&dirs, &[], &mut |_| {}).expect_err("no route was allowed");
-    assert!(
-        error.hint().contains("rustup target add"),
-        "{}",
-        error.hint()
-    );
+    assert!(error.hint().contains("rustup target add"), "{}", error.hint());
 }
 
 #[test]
 #[ignore = "half a minute and, for a user who is not root, a download: cargo test --release -p terrarium-sandbox --test toolchain -- --ignored"]
 fn the_packages_of_the_system_give_a_compiler() {
     let (_folder, dirs) = fresh();
-    let made = toolchain::install_by(
-        &dirs,
-        &[Route::DebianSystem, Route::DebianUnpacked],
-        &mut |line| println!("{line}"),
-    )
+    let made = toolchain::install_by(&dirs, &[Route::DebianSystem, Route::DebianUnpacked], &mut |line| {
+        println!("{line}")
+    })
     .expect("installs");
     assert_eq!(compiles(&made), compiles(&made));
 }
@@ -81,14 +61,8 @@ fn the_packages_of_the_system_give_a_compiler() {
 #[ignore = "a download of some hundred megabytes: cargo test --release -p terrarium-sandbox --test toolchain -- --ignored"]
 fn the_packages_unpacked_without_rights_give_a_compiler() {
     let (_folder, dirs) = fresh();
-    let made = toolchain::install_by(&dirs, &[Route::DebianUnpacked], &mut |line| {
-        println!("{line}")
-    })
-    .expect("installs");
-    assert!(
-        made.compiler
-            .rustc
-            .starts_with(std::fs::canonicalize(&dirs.cache).expect("the cache"))
-    );
+    let made = toolchain::install_by(&dirs, &[Route::DebianUnpacked], &mut |line| println!("{line}"))
+        .expect("installs");
+    assert!(made.compiler.rustc.starts_with(std::fs::canonicalize(&dirs.cache).expect("the cache")));
     assert_eq!(compiles(&made), compiles(&made));
 }

@@ -146,9 +146,7 @@ impl Host {
     }
 
     fn graph(&self, graph: u64) -> HostResult<&k::Graph> {
-        let slot = usize::try_from(graph)
-            .ok()
-            .and_then(|at| self.graphs.get(at));
+        let slot = usize::try_from(graph).ok().and_then(|at| self.graphs.get(at));
         slot.and_then(Option::as_ref).ok_or_else(|| compute::Error {
             code: compute::ErrorCode::BadHandle,
             op: None,
@@ -173,55 +171,35 @@ impl Host {
 
 impl NativeHost for Host {
     fn alloc(&mut self, dtype: compute::Dtype, shape: &[u32]) -> HostResult<u64> {
-        let id = self
-            .device
-            .alloc(convert::dtype(dtype), shape)
-            .map_err(convert::error)?;
+        let id = self.device.alloc(convert::dtype(dtype), shape).map_err(convert::error)?;
         Ok(id.to_bits())
     }
     fn view(&mut self, of: u64, offset: u64, shape: &[u32]) -> HostResult<u64> {
-        let id = self
-            .device
-            .view(convert::id(of), offset, shape)
-            .map_err(convert::error)?;
+        let id = self.device.view(convert::id(of), offset, shape).map_err(convert::error)?;
         Ok(id.to_bits())
     }
     fn free(&mut self, tensor: u64) -> HostResult<()> {
-        self.device
-            .free(convert::id(tensor))
-            .map_err(convert::error)
+        self.device.free(convert::id(tensor)).map_err(convert::error)
     }
     fn shape(&mut self, tensor: u64) -> HostResult<Vec<u32>> {
-        Ok(self
-            .device
-            .shape(convert::id(tensor))
-            .map_err(convert::error)?
-            .to_vec())
+        Ok(self.device.shape(convert::id(tensor)).map_err(convert::error)?.to_vec())
     }
     fn upload_floats(&mut self, tensor: u64, offset: u64, values: &[f32]) -> HostResult<()> {
-        self.device
-            .upload_f32(convert::id(tensor), offset, values)
-            .map_err(convert::error)
+        self.device.upload_f32(convert::id(tensor), offset, values).map_err(convert::error)
     }
     fn upload_ints(&mut self, tensor: u64, offset: u64, values: &[i32]) -> HostResult<()> {
-        self.device
-            .upload_i32(convert::id(tensor), offset, values)
-            .map_err(convert::error)
+        self.device.upload_i32(convert::id(tensor), offset, values).map_err(convert::error)
     }
     fn download_floats(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<f32>> {
         self.refuse_while_held_out("a download")?;
         let mut out = vec![0.0; count as usize];
-        self.device
-            .download_f32(convert::id(tensor), offset, &mut out)
-            .map_err(convert::error)?;
+        self.device.download_f32(convert::id(tensor), offset, &mut out).map_err(convert::error)?;
         Ok(out)
     }
     fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> HostResult<Vec<i32>> {
         self.refuse_while_held_out("a download")?;
         let mut out = vec![0; count as usize];
-        self.device
-            .download_i32(convert::id(tensor), offset, &mut out)
-            .map_err(convert::error)?;
+        self.device.download_i32(convert::id(tensor), offset, &mut out).map_err(convert::error)?;
         Ok(out)
     }
     fn submit(&mut self, ops: &[compute::Op]) -> HostResult<()> {
@@ -290,61 +268,25 @@ impl NativeHost for Host {
         self.upload_ints(tokens, 0, &xs)?;
         self.upload_ints(targets, 0, &ys)
     }
-    fn knob_number(
-        &mut self,
-        name: &str,
-        default: f64,
-        low: f64,
-        high: f64,
-        _: knobs::Scale,
-    ) -> f64 {
-        assert!(
-            low <= default && default <= high,
-            "knob {name}: default out of range"
-        );
+    fn knob_number(&mut self, name: &str, default: f64, low: f64, high: f64, _: knobs::Scale) -> f64 {
+        assert!(low <= default && default <= high, "knob {name}: default out of range");
         self.knob(name).unwrap_or(default).clamp(low, high)
     }
-    fn knob_integer(
-        &mut self,
-        name: &str,
-        default: i64,
-        low: i64,
-        high: i64,
-        _: knobs::Scale,
-    ) -> i64 {
-        assert!(
-            low <= default && default <= high,
-            "knob {name}: default out of range"
-        );
-        self.knob(name)
-            .map_or(default, |v| v as i64)
-            .clamp(low, high)
+    fn knob_integer(&mut self, name: &str, default: i64, low: i64, high: i64, _: knobs::Scale) -> i64 {
+        assert!(low <= default && default <= high, "knob {name}: default out of range");
+        self.knob(name).map_or(default, |v| v as i64).clamp(low, high)
     }
     fn knob_choice(&mut self, name: &str, default: u32, options: &[String]) -> u32 {
-        assert!(
-            (default as usize) < options.len(),
-            "knob {name}: default out of range"
-        );
-        self.knob(name)
-            .map_or(default, |v| v as u32)
-            .min(options.len() as u32 - 1)
+        assert!((default as usize) < options.len(), "knob {name}: default out of range");
+        self.knob(name).map_or(default, |v| v as u32).min(options.len() as u32 - 1)
     }
     fn log(&mut self, message: &str) {
-        assert!(
-            !self.held_out.get(),
-            "a log line while held-out data is in play"
-        );
+        assert!(!self.held_out.get(), "a log line while held-out data is in play");
         self.record.borrow_mut().logs.push(message.to_owned());
     }
     fn metric(&mut self, name: &str, step: u64, value: f64) {
-        assert!(
-            !self.held_out.get(),
-            "a metric while held-out data is in play"
-        );
-        self.record
-            .borrow_mut()
-            .metrics
-            .push((name.to_owned(), step, value));
+        assert!(!self.held_out.get(), "a metric while held-out data is in play");
+        self.record.borrow_mut().metrics.push((name.to_owned(), step, value));
     }
     fn budget(&mut self) -> budget::State {
         let (total, used) = (self.config.device_fuel, self.record.borrow().fuel_used);

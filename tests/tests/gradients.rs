@@ -22,10 +22,7 @@ fn gradients(params: &[Tensor], build: &Build) -> Vec<Vec<f32>> {
     let vars: Vec<Var> = params.iter().map(|p| t.param(p)).collect();
     let loss = build(&mut t, &vars).unwrap();
     t.backward(loss).unwrap();
-    let outs: Vec<Tensor> = params
-        .iter()
-        .map(|p| Tensor::zeros(p.shape()).unwrap())
-        .collect();
+    let outs: Vec<Tensor> = params.iter().map(|p| Tensor::zeros(p.shape()).unwrap()).collect();
     for (param, out) in params.iter().zip(&outs) {
         let grad = t.gradient_of(param).unwrap().expect("a gradient");
         let out = t.bind(out);
@@ -43,8 +40,7 @@ fn check(shapes: &[&[u32]], shift: f32, build: &Build) {
         .enumerate()
         .map(|(i, shape)| {
             let p = Tensor::zeros(shape).unwrap();
-            p.randomize(Distribution::Uniform, 1.0, 11, i as u64)
-                .unwrap();
+            p.randomize(Distribution::Uniform, 1.0, 11, i as u64).unwrap();
             let moved: Vec<f32> = p.to_vec().unwrap().iter().map(|v| v + shift).collect();
             p.upload(&moved).unwrap();
             p
@@ -66,11 +62,7 @@ fn check(shapes: &[&[u32]], shift: f32, build: &Build) {
             param.upload(&at).unwrap();
             let expected = (above - below) / (2.0 * f64::from(h));
             let error = (f64::from(grad[i]) - expected).abs() / f64::from(scale);
-            assert!(
-                error < 2e-2,
-                "parameter {p} element {i}: {} but {expected} by differences",
-                grad[i]
-            );
+            assert!(error < 2e-2, "parameter {p} element {i}: {} but {expected} by differences", grad[i]);
         }
     }
 }
@@ -104,15 +96,9 @@ fn matmul_with_each_transpose() {
 #[test]
 fn map_over_every_layout() {
     check(&[&[3, 4], &[3], &[4], &[1]], 0.0, &|t, p| {
-        let y = t.map(
-            &[
-                (p[0], Element),
-                (p[1], PerRow),
-                (p[2], PerCol),
-                (p[3], Scalar),
-            ],
-            &|e| (e[0] * e[1] + e[2]).tanh() * e[3] + e[1] * e[3],
-        )?;
+        let y = t.map(&[(p[0], Element), (p[1], PerRow), (p[2], PerCol), (p[3], Scalar)], &|e| {
+            (e[0] * e[1] + e[2]).tanh() * e[3] + e[1] * e[3]
+        })?;
         weigh(t, y)
     });
 }
@@ -120,13 +106,10 @@ fn map_over_every_layout() {
 #[test]
 fn map_functions() {
     check(&[&[3, 5]], 0.0, &|t, p| {
-        let y = t.map_elements(&[p[0]], &|e| {
-            e[0].relu().square() + e[0].sigmoid() + e[0].silu() + e[0].gelu()
-        })?;
+        let y =
+            t.map_elements(&[p[0]], &|e| e[0].relu().square() + e[0].sigmoid() + e[0].silu() + e[0].gelu())?;
         let z = t.map_elements(&[p[0], y], &|e| {
-            e[0].sin() * e[1].cos() + (e[0] * 0.3).exp() - e[0].abs()
-                + e[0].min(e[1])
-                + e[0].max(0.2 * e[1])
+            e[0].sin() * e[1].cos() + (e[0] * 0.3).exp() - e[0].abs() + e[0].min(e[1]) + e[0].max(0.2 * e[1])
         })?;
         weigh(t, z)
     });
@@ -156,9 +139,7 @@ fn map_with_reductions() {
         weigh(t, y)
     });
     check(&[&[3, 5], &[3]], 0.0, &|t, p| {
-        let y = t.map(&[(p[0], Element), (p[1], PerRow)], &|e| {
-            (e[0] * e[1]).square().row_sum()
-        })?;
+        let y = t.map(&[(p[0], Element), (p[1], PerRow)], &|e| (e[0] * e[1]).square().row_sum())?;
         weigh(t, y)
     });
 }
@@ -175,14 +156,10 @@ fn rms_norm_and_rope() {
 #[test]
 fn attention_with_windows_and_groups() {
     for window in [0, 2] {
-        check(
-            &[&[1, 5, 4, 2], &[1, 5, 2, 2], &[1, 5, 2, 2]],
-            0.0,
-            &move |t, p| {
-                let y = t.attention(p[0], p[1], p[2], window)?;
-                weigh(t, y)
-            },
-        );
+        check(&[&[1, 5, 4, 2], &[1, 5, 2, 2], &[1, 5, 2, 2]], 0.0, &move |t, p| {
+            let y = t.attention(p[0], p[1], p[2], window)?;
+            weigh(t, y)
+        });
     }
 }
 
@@ -269,24 +246,15 @@ fn rows_of_a_bank() {
 #[test]
 fn mistakes_are_errors_that_name_the_shapes() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
-    let (a, b) = (
-        Tensor::zeros(&[2, 3]).unwrap(),
-        Tensor::zeros(&[4, 5]).unwrap(),
-    );
+    let (a, b) = (Tensor::zeros(&[2, 3]).unwrap(), Tensor::zeros(&[4, 5]).unwrap());
     let mut t = Tape::training();
     let (a, b) = (t.input(&a), t.input(&b));
     let error = t.linear(a, b).unwrap_err().to_string();
-    assert!(
-        error.contains("[2, 3]") && error.contains("[4, 5]"),
-        "{error}"
-    );
+    assert!(error.contains("[2, 3]") && error.contains("[4, 5]"), "{error}");
     assert!(t.add(a, b).is_err());
     assert!(t.reshape(a, &[7]).is_err());
     assert!(t.columns(a, 2, 2).is_err());
     assert!(t.attention(a, a, a, 0).is_err());
     assert!(t.rope(a, 10.0).is_err());
-    assert!(
-        t.gather(a, a).is_ok_and(|_| t.run().is_err()),
-        "float indices are refused by the device"
-    );
+    assert!(t.gather(a, a).is_ok_and(|_| t.run().is_err()), "float indices are refused by the device");
 }

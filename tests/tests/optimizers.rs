@@ -11,11 +11,7 @@ fn muon_direction(l: usize, m: usize, n: usize, second_moment: Option<f64>) -> V
     let param = Tensor::zeros(&shape).unwrap();
     let weight = Tensor::zeros(&shape).unwrap();
     weight.randomize(Distribution::Normal, 1.0, 5, 1).unwrap();
-    let config = MuonConfig {
-        rate: 1.0,
-        second_moment,
-        ..MuonConfig::default()
-    };
+    let config = MuonConfig { rate: 1.0, second_moment, ..MuonConfig::default() };
     let mut muon = Muon::new(&[param.clone()], config).unwrap();
     let mut t = Tape::training();
     let (p, w) = (t.param(&param), t.input(&weight));
@@ -36,9 +32,7 @@ fn gram(x: &[f32], m: usize, n: usize) -> Vec<Vec<f64>> {
         true => (0..m).map(|r| at(r, i) * at(r, j)).sum::<f64>(),
         false => (0..n).map(|c| at(i, c) * at(j, c)).sum::<f64>(),
     };
-    (0..side)
-        .map(|i| (0..side).map(|j| entry(i, j)).collect())
-        .collect()
+    (0..side).map(|i| (0..side).map(|j| entry(i, j)).collect()).collect()
 }
 
 /// Eigenvalues of a symmetric matrix, by cyclic Jacobi rotations.
@@ -77,10 +71,7 @@ fn muon_orthogonalises_every_matrix_of_a_bank() {
         for matrix in moved.chunks(m * n) {
             for value in eigenvalues(gram(matrix, m, n)) {
                 let singular = value.max(0.0).sqrt() / factor;
-                assert!(
-                    (0.8..1.2).contains(&singular),
-                    "{m}×{n}: singular value {singular}"
-                );
+                assert!((0.8..1.2).contains(&singular), "{m}×{n}: singular value {singular}");
             }
         }
     }
@@ -90,18 +81,12 @@ fn muon_orthogonalises_every_matrix_of_a_bank() {
 fn second_moment_scaling_keeps_the_norm_and_evens_the_rows() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let (m, n) = (20, 8);
-    let (plain, scaled) = (
-        muon_direction(1, m, n, None),
-        muon_direction(1, m, n, Some(0.95)),
-    );
+    let (plain, scaled) = (muon_direction(1, m, n, None), muon_direction(1, m, n, Some(0.95)));
     let norm = |x: &[f32]| x.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
     assert!((norm(&plain) / norm(&scaled) - 1.0).abs() < 1e-3);
     // After one step every row has the same norm: its own moment divides it.
     let rows: Vec<f64> = scaled.chunks(n).map(norm).collect();
-    assert!(
-        rows.iter().all(|r| (r / rows[0] - 1.0).abs() < 1e-3),
-        "{rows:?}"
-    );
+    assert!(rows.iter().all(|r| (r / rows[0] - 1.0).abs() < 1e-3), "{rows:?}");
 }
 
 /// Minimises Σ (p − target)² and returns the distance at the end.
@@ -113,47 +98,26 @@ fn descend(make: &dyn Fn(&Tensor) -> Box<dyn Optimizer>, steps: u64) -> f32 {
     let mut optimizer = make(&param);
     let mut t = Tape::training();
     let (p, goal) = (t.param(&param), t.input(&target));
-    let error = t
-        .map_elements(&[p, goal], &|e| (e[0] - e[1]).square())
-        .unwrap();
+    let error = t.map_elements(&[p, goal], &|e| (e[0] - e[1]).square()).unwrap();
     let loss = t.sum(error).unwrap();
     t.backward(loss).unwrap();
     optimizer.emit(&mut t).unwrap();
     let graph = t.record().unwrap();
     for step in 1..=steps {
-        optimizer
-            .prepare(step, 1.0 - (step as f64 / steps as f64) * 0.99)
-            .unwrap();
+        optimizer.prepare(step, 1.0 - (step as f64 / steps as f64) * 0.99).unwrap();
         graph.replay().unwrap();
     }
     let (p, goal) = (param.to_vec().unwrap(), target.to_vec().unwrap());
-    p.iter()
-        .zip(&goal)
-        .fold(0.0, |m, (a, b)| m.max((a - b).abs()))
+    p.iter().zip(&goal).fold(0.0, |m, (a, b)| m.max((a - b).abs()))
 }
 
 #[test]
 fn each_optimizer_finds_a_minimum() {
-    let config = SgdConfig {
-        rate: 0.05,
-        momentum: 0.8,
-        weight_decay: 0.0,
-    };
+    let config = SgdConfig { rate: 0.05, momentum: 0.8, weight_decay: 0.0 };
     assert!(descend(&|p| Box::new(Sgd::new(&[p.clone()], config).unwrap()), 200) < 1e-3);
-    let config = AdamWConfig {
-        rate: 0.05,
-        ..AdamWConfig::default()
-    };
-    assert!(
-        descend(
-            &|p| Box::new(AdamW::new(&[p.clone()], config).unwrap()),
-            400
-        ) < 1e-2
-    );
-    let config = MuonConfig {
-        rate: 0.05,
-        ..MuonConfig::default()
-    };
+    let config = AdamWConfig { rate: 0.05, ..AdamWConfig::default() };
+    assert!(descend(&|p| Box::new(AdamW::new(&[p.clone()], config).unwrap()), 400) < 1e-2);
+    let config = MuonConfig { rate: 0.05, ..MuonConfig::default() };
     assert!(descend(&|p| Box::new(Muon::new(&[p.clone()], config).unwrap()), 400) < 3e-2);
 }
 
@@ -162,9 +126,6 @@ fn a_parameter_without_a_gradient_is_named() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let param = Tensor::zeros(&[3, 4]).unwrap();
     let mut optimizer = AdamW::new(&[param], AdamWConfig::default()).unwrap();
-    let error = optimizer
-        .emit(&mut Tape::training())
-        .unwrap_err()
-        .to_string();
+    let error = optimizer.emit(&mut Tape::training()).unwrap_err().to_string();
     assert!(error.contains("[3, 4]"), "{error}");
 }

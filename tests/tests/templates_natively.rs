@@ -12,9 +12,7 @@ mod gpt;
 
 /// A text with structure that a small model picks up quickly.
 fn text() -> Vec<u8> {
-    let words = [
-        "fn", "let", "mut", "match", "self", "value", "=>", "{", "}", ";\n",
-    ];
+    let words = ["fn", "let", "mut", "match", "self", "value", "=>", "{", "}", ";\n"];
     let mut state = 1u32;
     let mut out = Vec::new();
     while out.len() < 40_000 {
@@ -50,14 +48,10 @@ fn train_and_predict(config: NativeConfig) -> (NativeRecord, Vec<f32>) {
     trainer.train().unwrap();
     let record = session.record();
     let tokens = Tensor::zeros_int(&[2, 32]).unwrap();
-    tokens
-        .upload_ints(&text()[..64].iter().map(|&b| b.into()).collect::<Vec<_>>())
-        .unwrap();
+    tokens.upload_ints(&text()[..64].iter().map(|&b| b.into()).collect::<Vec<_>>()).unwrap();
     let logits = Tensor::zeros(&[64, 256]).unwrap();
     (record, {
-        session
-            .held_out(|| trainer.forward(&tokens, &logits))
-            .unwrap();
+        session.held_out(|| trainer.forward(&tokens, &logits)).unwrap();
         logits.to_vec().unwrap()
     })
 }
@@ -95,19 +89,10 @@ fn predictions_are_causal_repeatable_and_independent_of_their_neighbours() {
     changed[20..].fill(b'#');
     let mut predict = |rows: [&[u8]; 2]| {
         let tokens = Tensor::zeros_int(&[2, 32]).unwrap();
-        tokens
-            .upload_ints(&rows.concat().iter().map(|&x| x.into()).collect::<Vec<_>>())
-            .unwrap();
+        tokens.upload_ints(&rows.concat().iter().map(|&x| x.into()).collect::<Vec<_>>()).unwrap();
         let logits = Tensor::zeros(&[64, 256]).unwrap();
-        session
-            .held_out(|| trainer.forward(&tokens, &logits))
-            .unwrap();
-        logits
-            .to_vec()
-            .unwrap()
-            .iter()
-            .map(|v| v.to_bits())
-            .collect::<Vec<_>>()
+        session.held_out(|| trainer.forward(&tokens, &logits)).unwrap();
+        logits.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
     };
     let row = 32 * 256;
     let plain = predict([a, b]);
@@ -138,10 +123,7 @@ fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
         t.emit_copy(grad, out).unwrap();
         t
     };
-    let (eager, replayed) = (
-        Tensor::zeros(&[7, 5]).unwrap(),
-        Tensor::zeros(&[7, 5]).unwrap(),
-    );
+    let (eager, replayed) = (Tensor::zeros(&[7, 5]).unwrap(), Tensor::zeros(&[7, 5]).unwrap());
     build(&eager).run().unwrap();
     let graph = build(&replayed).record().unwrap();
     assert!(graph.cost() > 0);
@@ -153,46 +135,6 @@ fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
     assert!(eager.to_vec().unwrap().iter().any(|v| *v != 0.0));
 }
 
-/// "name=value,name=value"
-fn knobs(list: &str) -> BTreeMap<String, f64> {
-    let pairs = list.split(',').filter_map(|pair| pair.split_once('='));
-    pairs
-        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
-        .collect()
-}
-
-/// Wall time and fuel of the template at its own sizes; run by hand to set
-/// the budget in task.toml: `cargo test --release -p terrarium-tests --test
-/// templates_natively -- --ignored --nocapture calibrate`.
-#[test]
-#[ignore = "prints figures, checks nothing"]
-fn calibrate() {
-    let fuel = std::env::var("FUEL")
-        .ok()
-        .and_then(|f| f.parse().ok())
-        .unwrap_or(100e9);
-    let config = NativeConfig {
-        text: std::env::var("TEXT").map_or_else(|_| text(), |path| std::fs::read(path).unwrap()),
-        device_fuel: fuel as u64,
-        knobs: std::env::var("KNOBS").map_or_else(|_| BTreeMap::new(), |list| knobs(&list)),
-        ..NativeConfig::default()
-    };
-    let session = NativeSession::start(config).unwrap();
-    let mut trainer = gpt::native_trainer(1).unwrap();
-    let start = std::time::Instant::now();
-    trainer.train().unwrap();
-    let record = session.record();
-    for (name, step, value) in &record.metrics {
-        println!("{name} {step} {value}");
-    }
-    println!(
-        "{:.2} s, fuel {}, peak {} bytes",
-        start.elapsed().as_secs_f64(),
-        record.fuel_used,
-        record.peak_bytes
-    );
-}
-
 #[test]
 fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
@@ -201,10 +143,7 @@ fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
     let start = std::time::Instant::now();
     let output = circles::native_function(&input).unwrap();
     println!("circles: {:.3} s", start.elapsed().as_secs_f64());
-    let values: Vec<f64> = output
-        .chunks(8)
-        .map(|c| f64::from_le_bytes(c.try_into().unwrap()))
-        .collect();
+    let values: Vec<f64> = output.chunks(8).map(|c| f64::from_le_bytes(c.try_into().unwrap())).collect();
     let circles: Vec<&[f64]> = values.chunks(3).collect();
     assert_eq!(circles.len(), 26);
     let mut sum = 0.0;

@@ -53,9 +53,7 @@ impl Archive {
     /// Opens an existing database to read it, also while a run writes to it.
     pub fn open_read_only(path: &Path) -> Result<Self, EngineError> {
         if !path.is_file() {
-            return Err(EngineError::NotARun {
-                path: path.parent().unwrap_or(path).to_path_buf(),
-            });
+            return Err(EngineError::NotARun { path: path.parent().unwrap_or(path).to_path_buf() });
         }
         // Not SQLITE_OPEN_READ_ONLY: a reader of a write-ahead log has to
         // create its shared index if the writer was killed.
@@ -98,10 +96,7 @@ impl Archive {
     }
 
     fn damaged(&self, what: String) -> EngineError {
-        EngineError::DamagedArchive {
-            path: self.path.clone(),
-            what,
-        }
+        EngineError::DamagedArchive { path: self.path.clone(), what }
     }
 
     /// Records events, and the candidates among them, in one transaction.
@@ -114,10 +109,7 @@ impl Archive {
         let mut fresh = Vec::new();
         for event in events {
             let text = event.text();
-            if let Some(entry) = usize::try_from(position)
-                .ok()
-                .and_then(|at| state.recorded.get(at))
-            {
+            if let Some(entry) = usize::try_from(position).ok().and_then(|at| state.recorded.get(at)) {
                 if entry.text != text {
                     return Err(EngineError::LedgerMismatch {
                         seq: position,
@@ -129,14 +121,7 @@ impl Archive {
             } else {
                 let hash = chain_hash(&head, position, &text);
                 head.clone_from(&hash);
-                fresh.push((
-                    event,
-                    LedgerEntry {
-                        seq: position,
-                        text,
-                        hash,
-                    },
-                ));
+                fresh.push((event, LedgerEntry { seq: position, text, hash }));
             }
             position += 1;
         }
@@ -148,12 +133,7 @@ impl Archive {
                         .prepare_cached(
                             "INSERT INTO ledger (seq, kind, event, hash) VALUES (?1, ?2, ?3, ?4)",
                         )?
-                        .execute(params![
-                            entry.seq as i64,
-                            event.kind(),
-                            entry.text,
-                            entry.hash
-                        ])?;
+                        .execute(params![entry.seq as i64, event.kind(), entry.text, entry.hash])?;
                     if let Event::Proposed { candidate, .. } = event {
                         rows::insert_candidate(&transaction, candidate)?;
                     }
@@ -183,18 +163,12 @@ impl Archive {
     /// The event that an earlier process recorded next, if there is one.
     pub fn next_recorded(&self) -> Result<Option<Event>, EngineError> {
         let state = self.state();
-        let Some(entry) = usize::try_from(state.position)
-            .ok()
-            .and_then(|at| state.recorded.get(at))
-        else {
+        let Some(entry) = usize::try_from(state.position).ok().and_then(|at| state.recorded.get(at)) else {
             return Ok(None);
         };
         serde_json::from_str(&entry.text)
             .map(Some)
-            .map_err(|e| EngineError::LedgerBroken {
-                seq: entry.seq,
-                what: e.to_string(),
-            })
+            .map_err(|e| EngineError::LedgerBroken { seq: entry.seq, what: e.to_string() })
     }
 
     /// Number and hash of the events that this process has computed.
@@ -229,8 +203,7 @@ impl Archive {
                     .optional()
             })
             .map_err(|e| self.failed(e))?;
-        row.map(|row| row.decode().map_err(|what| self.damaged(what)))
-            .transpose()
+        row.map(|row| row.decode().map_err(|what| self.damaged(what))).transpose()
     }
 
     /// All events, in order. The chain is not checked here.
@@ -255,30 +228,22 @@ impl Archive {
     pub fn candidates(&self) -> Result<Vec<Candidate>, EngineError> {
         let state = self.state();
         let found = rows::all_candidates(&state.connection).map_err(|e| self.failed(e))?;
-        found
-            .into_iter()
-            .map(|row| row.decode().map_err(|what| self.damaged(what)))
-            .collect()
+        found.into_iter().map(|row| row.decode().map_err(|what| self.damaged(what))).collect()
     }
 
     /// All evaluations: by candidate in order of proposal, split and seed.
     pub fn evaluations(&self) -> Result<Vec<EvaluationRecord>, EngineError> {
         let state = self.state();
         let found = rows::all_evaluations(&state.connection).map_err(|e| self.failed(e))?;
-        found
-            .into_iter()
-            .map(|row| row.decode().map_err(|what| self.damaged(what)))
-            .collect()
+        found.into_iter().map(|row| row.decode().map_err(|what| self.damaged(what))).collect()
     }
 
     /// How many evaluations are recorded.
     pub fn evaluation_count(&self) -> Result<u64, EngineError> {
-        let count =
-            self.state()
-                .connection
-                .query_row("SELECT count(*) FROM evaluations", [], |row| {
-                    row.get::<_, i64>(0)
-                });
+        let count = self
+            .state()
+            .connection
+            .query_row("SELECT count(*) FROM evaluations", [], |row| row.get::<_, i64>(0));
         count.map(|count| count as u64).map_err(|e| self.failed(e))
     }
 
@@ -287,10 +252,7 @@ impl Archive {
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
         let state = self.state();
-        state
-            .connection
-            .pragma_update(None, "max_page_count", pages)
-            .unwrap();
+        state.connection.pragma_update(None, "max_page_count", pages).unwrap();
     }
 }
 

@@ -72,10 +72,8 @@ impl Archive {
     /// All events, parsed, in order.
     pub fn events(&self) -> Result<Vec<Event>, EngineError> {
         let parse = |entry: crate::ledger::LedgerEntry| {
-            serde_json::from_str(&entry.text).map_err(|e| EngineError::LedgerBroken {
-                seq: entry.seq,
-                what: e.to_string(),
-            })
+            serde_json::from_str(&entry.text)
+                .map_err(|e| EngineError::LedgerBroken { seq: entry.seq, what: e.to_string() })
         };
         self.ledger()?.into_iter().map(parse).collect()
     }
@@ -85,24 +83,14 @@ impl Archive {
         Ok(self
             .events()?
             .into_iter()
-            .filter_map(|e| {
-                if let Event::Decided(d) = e {
-                    Some(d)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|e| if let Event::Decided(d) = e { Some(d) } else { None })
             .collect())
     }
 
     /// The baseline's scores from which the noise floor was measured.
     pub fn noise_floor(&self) -> Result<Option<ScoreSummary>, EngineError> {
         let found = |e| {
-            if let Event::NoiseFloor { baseline } = e {
-                Some(baseline)
-            } else {
-                None
-            }
+            if let Event::NoiseFloor { baseline } = e { Some(baseline) } else { None }
         };
         Ok(self.events()?.into_iter().find_map(found))
     }
@@ -110,11 +98,7 @@ impl Archive {
     /// The final comparison, once the run has finished.
     pub fn final_comparison(&self) -> Result<Option<FinalComparison>, EngineError> {
         let found = |e| {
-            if let Event::Final(comparison) = e {
-                Some(comparison)
-            } else {
-                None
-            }
+            if let Event::Final(comparison) = e { Some(comparison) } else { None }
         };
         Ok(self.events()?.into_iter().find_map(found))
     }
@@ -122,11 +106,7 @@ impl Archive {
     /// Why the search ended before its last generation, if it did.
     pub fn stop_reason(&self) -> Result<Option<StopReason>, EngineError> {
         let found = |e| {
-            if let Event::Stopped { reason, .. } = e {
-                Some(reason)
-            } else {
-                None
-            }
+            if let Event::Stopped { reason, .. } = e { Some(reason) } else { None }
         };
         Ok(self.events()?.into_iter().find_map(found))
     }
@@ -137,9 +117,7 @@ impl Archive {
         let mut incumbent = None;
         for event in self.events()? {
             match event {
-                Event::Proposed { candidate, .. } if incumbent.is_none() => {
-                    incumbent = Some(candidate.id)
-                }
+                Event::Proposed { candidate, .. } if incumbent.is_none() => incumbent = Some(candidate.id),
                 Event::Crowned { candidate, .. } => incumbent = Some(candidate),
                 Event::Demoted { successor, .. } => incumbent = Some(successor),
                 _ => {}
@@ -154,34 +132,20 @@ impl Archive {
         if id.len() < 4 {
             return Ok(None);
         }
-        let mut matching = self
-            .candidates()?
-            .into_iter()
-            .filter(|c| c.id.as_str().starts_with(id));
+        let mut matching = self.candidates()?.into_iter().filter(|c| c.id.as_str().starts_with(id));
         let found = matching.next();
-        Ok(if matching.next().is_some() {
-            None
-        } else {
-            found
-        })
+        Ok(if matching.next().is_some() { None } else { found })
     }
 
     /// From the candidate back to the baseline, along first parents.
     pub fn lineage(&self, id: &CandidateId) -> Result<Vec<Candidate>, EngineError> {
-        let by_id: HashMap<_, _> = self
-            .candidates()?
-            .into_iter()
-            .map(|c| (c.id.clone(), c))
-            .collect();
+        let by_id: HashMap<_, _> = self.candidates()?.into_iter().map(|c| (c.id.clone(), c)).collect();
         let mut line = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some(id.clone());
         while let Some(candidate) = next.and_then(|id| by_id.get(&id)) {
             if !seen.insert(&candidate.id) {
-                return Err(self.damaged(format!(
-                    "candidate {} is its own ancestor",
-                    candidate.id.short()
-                )));
+                return Err(self.damaged(format!("candidate {} is its own ancestor", candidate.id.short())));
             }
             line.push(candidate.clone());
             next = candidate.parent.clone();
@@ -194,35 +158,25 @@ impl Archive {
         let mut scores: HashMap<CandidateId, Vec<Option<f64>>> = HashMap::new();
         for record in self.evaluations()? {
             if record.key.split == Split::Selection {
-                scores
-                    .entry(record.key.candidate)
-                    .or_default()
-                    .push(record.result.score);
+                scores.entry(record.key.candidate).or_default().push(record.result.score);
             }
         }
         let mean = |id: &CandidateId| -> Option<f64> {
             let all: Option<Vec<f64>> = scores.get(id)?.iter().copied().collect();
-            all.filter(|s| !s.is_empty())
-                .map(|s| crate::gate::mean_and_sd(&s).0)
+            all.filter(|s| !s.is_empty()).map(|s| crate::gate::mean_and_sd(&s).0)
         };
         let mut kept = HashSet::new();
         // Who is incumbent once the generation with this number is over.
         let mut by_generation: BTreeMap<u32, CandidateId> = BTreeMap::new();
         for event in self.events()? {
             match event {
-                Event::Crowned {
-                    generation,
-                    candidate,
-                    ..
-                } => {
+                Event::Crowned { generation, candidate, .. } => {
                     kept.insert(candidate.clone());
                     by_generation.insert(generation, candidate);
                 }
-                Event::Demoted {
-                    generation,
-                    successor,
-                    ..
-                } => drop(by_generation.insert(generation, successor)),
+                Event::Demoted { generation, successor, .. } => {
+                    drop(by_generation.insert(generation, successor))
+                }
                 _ => {}
             }
         }
@@ -231,15 +185,9 @@ impl Archive {
         let point = |(number, candidate): (u32, Candidate)| {
             // A kept candidate is best from its own point on; its siblings
             // are compared with their generation's incumbent.
-            let before = by_generation
-                .range(..candidate.generation)
-                .next_back()
-                .map(|(_, id)| id);
-            let rival = if kept.contains(&candidate.id) {
-                Some(&candidate.id)
-            } else {
-                before.or(baseline.as_ref())
-            };
+            let before = by_generation.range(..candidate.generation).next_back().map(|(_, id)| id);
+            let rival =
+                if kept.contains(&candidate.id) { Some(&candidate.id) } else { before.or(baseline.as_ref()) };
             BestPoint {
                 number,
                 generation: candidate.generation,
@@ -269,20 +217,13 @@ impl Archive {
                 candidates: candidates.len() as u64,
             })
             .collect();
-        counts.sort_by(|a, b| {
-            b.evaluations
-                .cmp(&a.evaluations)
-                .then_with(|| a.code.cmp(&b.code))
-        });
+        counts.sort_by(|a, b| b.evaluations.cmp(&a.evaluations).then_with(|| a.code.cmp(&b.code)));
         Ok(counts)
     }
 
     /// Where fuel and time went.
     pub fn totals(&self) -> Result<Totals, EngineError> {
-        let mut totals = Totals {
-            candidates: self.candidates()?.len() as u64,
-            ..Totals::default()
-        };
+        let mut totals = Totals { candidates: self.candidates()?.len() as u64, ..Totals::default() };
         let mut profile: BTreeMap<String, u64> = BTreeMap::new();
         for record in self.evaluations()? {
             totals.add(&record);
@@ -292,9 +233,7 @@ impl Archive {
             }
         }
         totals.device_profile = profile.into_iter().collect();
-        totals
-            .device_profile
-            .sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        totals.device_profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Ok(totals)
     }
 }
@@ -307,17 +246,10 @@ impl Totals {
             Split::Final => self.final_evaluations += 1,
         }
         self.failed_evaluations += u64::from(!record.result.outcome.is_finished());
-        let build = record
-            .build
-            .as_ref()
-            .filter(|b| !b.cached)
-            .map_or(0, |b| b.time.total_us);
+        let build = record.build.as_ref().filter(|b| !b.cached).map_or(0, |b| b.time.total_us);
         for (sum, more) in [
             (&mut self.fuel, usage.fuel.unwrap_or(0)),
-            (
-                &mut self.device_fuel,
-                usage.device_fuel.saturating_add(usage.forward_device_fuel),
-            ),
+            (&mut self.device_fuel, usage.device_fuel.saturating_add(usage.forward_device_fuel)),
             (&mut self.build_us, build),
             (&mut self.train_us, timing.train_us),
             (&mut self.score_us, timing.score_us),

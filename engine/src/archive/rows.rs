@@ -22,11 +22,7 @@ enum StoredValue {
 
 impl From<f64> for StoredValue {
     fn from(value: f64) -> Self {
-        if value.is_finite() {
-            Self::Finite(value)
-        } else {
-            Self::Other(value.to_string())
-        }
+        if value.is_finite() { Self::Finite(value) } else { Self::Other(value.to_string()) }
     }
 }
 
@@ -68,21 +64,10 @@ pub fn insert_candidate(connection: &Connection, candidate: &Candidate) -> rusql
         .map(drop)
 }
 
-pub fn insert_evaluation(
-    connection: &Connection,
-    record: &EvaluationRecord,
-) -> rusqlite::Result<()> {
-    let EvaluationRecord {
-        key,
-        result,
-        build,
-        finished_unix_ms,
-    } = record;
-    let metrics: Vec<(&str, u64, StoredValue)> = result
-        .metrics
-        .iter()
-        .map(|m| (m.name.as_str(), m.step, m.value.into()))
-        .collect();
+pub fn insert_evaluation(connection: &Connection, record: &EvaluationRecord) -> rusqlite::Result<()> {
+    let EvaluationRecord { key, result, build, finished_unix_ms } = record;
+    let metrics: Vec<(&str, u64, StoredValue)> =
+        result.metrics.iter().map(|m| (m.name.as_str(), m.step, m.value.into())).collect();
     connection
         .prepare_cached(
             "INSERT INTO evaluations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
@@ -124,10 +109,7 @@ impl CandidateRow {
         let knobs = parse(&self.knobs, "knobs of a candidate")?;
         let named = id(self.id)?;
         if CandidateId::of(&source, &knobs) != named {
-            return Err(format!(
-                "candidate {} does not hash to its name",
-                named.short()
-            ));
+            return Err(format!("candidate {} does not hash to its name", named.short()));
         }
         Ok(Candidate {
             id: named,
@@ -154,11 +136,7 @@ pub fn all_candidates(connection: &Connection) -> rusqlite::Result<Vec<Candidate
                 knobs: row.get(2)?,
                 parent: row.get(3)?,
                 second_parent: row.get(4)?,
-                origin: Origin {
-                    proposer: row.get(5)?,
-                    operator: row.get(6)?,
-                    note: row.get(7)?,
-                },
+                origin: Origin { proposer: row.get(5)?, operator: row.get(6)?, note: row.get(7)? },
                 generation: row.get(8)?,
             })
         })?
@@ -170,10 +148,7 @@ pub fn all_evaluations(connection: &Connection) -> rusqlite::Result<Vec<Evaluati
         "SELECT {EVALUATION} FROM evaluations JOIN candidates ON candidates.id = evaluations.candidate
          ORDER BY candidates.number, split DESC, seed"
     );
-    connection
-        .prepare(&sql)?
-        .query_map([], EvaluationRow::read)?
-        .collect()
+    connection.prepare(&sql)?.query_map([], EvaluationRow::read)?.collect()
 }
 
 /// An evaluation as stored.
@@ -218,13 +193,8 @@ impl EvaluationRow {
             .find(|split| split.name() == self.split)
             .ok_or_else(|| format!("`{}` is not a split", self.split))?;
         let candidate = CandidateId::try_from(self.candidate).map_err(|e| e.to_string())?;
-        let key = EvaluationKey {
-            candidate,
-            split,
-            seed: self.seed as u64,
-        };
-        let metrics: Vec<(String, u64, StoredValue)> =
-            parse(&self.metrics, "metrics of an evaluation")?;
+        let key = EvaluationKey { candidate, split, seed: self.seed as u64 };
+        let metrics: Vec<(String, u64, StoredValue)> = parse(&self.metrics, "metrics of an evaluation")?;
         let result = Evaluated {
             outcome: parse(&self.outcome, "outcome of an evaluation")?,
             score: self.score,
@@ -232,24 +202,12 @@ impl EvaluationRow {
             knobs: parse(&self.knobs, "knobs of an evaluation")?,
             metrics: metrics
                 .into_iter()
-                .map(|(name, step, value)| Metric {
-                    name,
-                    step,
-                    value: value.value(),
-                })
+                .map(|(name, step, value)| Metric { name, step, value: value.value() })
                 .collect(),
             log: self.log,
             timing: parse(&self.timing, "timing of an evaluation")?,
         };
-        let build = self
-            .build
-            .map(|text| parse(&text, "build of an evaluation"))
-            .transpose()?;
-        Ok(EvaluationRecord {
-            key,
-            result,
-            build,
-            finished_unix_ms: self.finished_unix_ms as u64,
-        })
+        let build = self.build.map(|text| parse(&text, "build of an evaluation")).transpose()?;
+        Ok(EvaluationRecord { key, result, build, finished_unix_ms: self.finished_unix_ms as u64 })
     }
 }

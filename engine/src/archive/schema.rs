@@ -50,31 +50,19 @@ CREATE TABLE ledger (
 
 /// Sets up a connection; creates the tables in an empty database when
 /// `writable`; refuses other versions.
-pub fn prepare(
-    connection: &mut Connection,
-    path: &Path,
-    writable: bool,
-) -> Result<(), EngineError> {
+pub fn prepare(connection: &mut Connection, path: &Path, writable: bool) -> Result<(), EngineError> {
     let failed = |e| EngineError::database(path, e);
-    connection
-        .busy_timeout(std::time::Duration::from_secs(10))
-        .map_err(failed)?;
-    let version: i64 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(failed)?;
-    let application: i64 = connection
-        .pragma_query_value(None, "application_id", |row| row.get(0))
-        .map_err(failed)?;
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(failed)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(failed)?;
+    let version: i64 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let application: i64 =
+        connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     let empty = version == 0 && application == 0 && tables == 0;
     if !empty && application != APPLICATION {
         let what = "it is a database of another program".to_owned();
-        return Err(EngineError::DamagedArchive {
-            path: path.to_path_buf(),
-            what,
-        });
+        return Err(EngineError::DamagedArchive { path: path.to_path_buf(), what });
     }
     if (!empty && version != VERSION) || (empty && !writable) {
         return Err(EngineError::OtherVersion {
@@ -83,12 +71,8 @@ pub fn prepare(
             expected: VERSION,
         });
     }
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(failed)?;
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     if empty {
         let create = |connection: &mut Connection| -> rusqlite::Result<()> {
             // Tables and version appear together or not at all.

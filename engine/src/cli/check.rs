@@ -14,7 +14,9 @@ pub fn check(args: &Check) -> Ended {
     let edit = match evolve_block::parse(&loaded.source) {
         Err(e) => Err(refused(e.to_string())),
         Ok(_) if args.source.is_none() => Ok(()),
-        Ok(_) => evolve_block::check_edit(&original.source, &loaded.source).map_err(|e| refused(e.to_string())),
+        Ok(_) => {
+            evolve_block::check_edit(&original.source, &loaded.source).map_err(|e| refused(e.to_string()))
+        }
     };
     let sandbox = workshop::sandbox(args.allow_unjailed)?;
     let built = edit.and_then(|()| match sandbox.build(&loaded.source, loaded.task.header.world) {

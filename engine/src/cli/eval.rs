@@ -31,7 +31,9 @@ pub fn eval(args: &Eval) -> Ended {
             let wasm = std::fs::read(path).map_err(|e| crate::EngineError::io("read", path, e))?;
             let built = sandbox.build_wasm(&wasm, loaded.task.header.world).map_err(|e| match e {
                 BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
-                BuildError::Host(e) => BuildFailure::Host(crate::evaluate::HostError { message: e.to_string(), hint: e.hint() }),
+                BuildError::Host(e) => {
+                    BuildFailure::Host(crate::evaluate::HostError { message: e.to_string(), hint: e.hint() })
+                }
             });
             (built, BlobId::of(&wasm))
         }
@@ -41,7 +43,8 @@ pub fn eval(args: &Eval) -> Ended {
     let (result, build_us) = match built {
         Ok(component) => {
             let build_us = micros(start);
-            let result = evaluator.evaluate(&component, &knobs, args.seed, split).map_err(crate::EngineError::from)?;
+            let result =
+                evaluator.evaluate(&component, &knobs, args.seed, split).map_err(crate::EngineError::from)?;
             (result, build_us)
         }
         Err(BuildFailure::Candidate(outcome)) => (Evaluated::failed(outcome), micros(start)),
@@ -52,10 +55,16 @@ pub fn eval(args: &Eval) -> Ended {
     if args.json {
         say(object(&loaded.task, &content, &knobs, args.seed, split, &result, (build_us, total_us)));
     } else {
-        show(&loaded.task, args.seed, &result, corpus.as_ref().and_then(|c| match split {
-            Split::Selection => c.xz_bits_per_byte.val,
-            Split::Final => c.xz_bits_per_byte.final_split,
-        }), total_us);
+        show(
+            &loaded.task,
+            args.seed,
+            &result,
+            corpus.as_ref().and_then(|c| match split {
+                Split::Selection => c.xz_bits_per_byte.val,
+                Split::Final => c.xz_bits_per_byte.final_split,
+            }),
+            total_us,
+        );
     }
     Ok(if result.outcome.is_finished() { exit::OK } else { exit::CANDIDATE_FAILED })
 }
@@ -97,7 +106,11 @@ fn object(
 fn show(task: &Task, seed: u64, result: &Evaluated, xz: Option<f64>, total_us: u64) {
     match result.score {
         Some(score) => {
-            say(format_args!("{} = {score:.6}   (seed {seed}, {:.2} s)", task.header.metric.name, total_us as f64 / 1e6));
+            say(format_args!(
+                "{} = {score:.6}   (seed {seed}, {:.2} s)",
+                task.header.metric.name,
+                total_us as f64 / 1e6
+            ));
             if let (true, Some(xz)) = (task.data.is_some(), xz) {
                 say(format_args!("xz -9 on the same text: {xz:.3} bits per byte"));
             }
@@ -114,7 +127,10 @@ fn show(task: &Task, seed: u64, result: &Evaluated, xz: Option<f64>, total_us: u
     }
     let usage = &result.usage;
     if let Some(fuel) = usage.fuel {
-        eprintln!("  guest fuel {fuel}, device fuel {} + {} (train + predict)", usage.device_fuel, usage.forward_device_fuel);
+        eprintln!(
+            "  guest fuel {fuel}, device fuel {} + {} (train + predict)",
+            usage.device_fuel, usage.forward_device_fuel
+        );
     }
     for line in result.log.lines().take(20) {
         eprintln!("  | {line}");

@@ -26,7 +26,10 @@ pub fn init(args: &Init) -> Ended {
     }
     let folder = Path::new(name);
     if folder.exists() {
-        return Err(Failure::new(format!("{name} exists already"), "choose another name; nothing was changed"));
+        return Err(Failure::new(
+            format!("{name} exists already"),
+            "choose another name; nothing was changed",
+        ));
     }
     copy(&root.join(&args.template), folder)?;
     let file = folder.join("task.toml");

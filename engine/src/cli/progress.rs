@@ -33,7 +33,9 @@ impl Progress {
     pub fn new(task: &Task, silent: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !silent;
         let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {pos}/{len}  {elapsed_precise}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {pos}/{len}  {elapsed_precise}")
+        {
             bar.set_style(style);
         }
         if terminal {
@@ -79,7 +81,9 @@ impl RunObserver for Progress {
                     0 => String::new(),
                     n => format!("; {n} evaluations were recorded before"),
                 };
-                self.line(&format!("baseline, then {generations} generations of {generation_size} proposals{again}"));
+                self.line(&format!(
+                    "baseline, then {generations} generations of {generation_size} proposals{again}"
+                ));
             }
             RunEvent::NoiseFloor { baseline } => {
                 state.best = baseline.mean;

@@ -30,8 +30,12 @@ pub fn run(args: &Run) -> Ended {
     if !args.proposer.is_empty() {
         search.proposers = args.proposer.iter().map(|name| (name.clone(), 1.0)).collect();
     }
-    evolve_block::parse(&loaded.source)
-        .map_err(|e| Failure::new(format!("the task's own candidate: {e}"), "put the part that may change between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END"))?;
+    evolve_block::parse(&loaded.source).map_err(|e| {
+        Failure::new(
+            format!("the task's own candidate: {e}"),
+            "put the part that may change between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END",
+        )
+    })?;
     let sandbox = workshop::sandbox(args.common.allow_unjailed)?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
@@ -40,7 +44,8 @@ pub fn run(args: &Run) -> Ended {
         Some(path) => path.clone(),
         None => fresh_folder(&loaded.task.header.name)?,
     };
-    let new = NewRun { task: &loaded.task, source: &loaded.source, seed: args.seed, identity: &identity, data };
+    let new =
+        NewRun { task: &loaded.task, source: &loaded.source, seed: args.seed, identity: &identity, data };
     let folder = RunFolder::create(&out, &new)?;
     go_on(&folder, &sandbox, &args.workers, args.wall)
 }
@@ -73,15 +78,21 @@ fn fresh_folder(task: &str) -> Result<PathBuf, EngineError> {
 fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<Duration>) -> Ended {
     let data = folder.config().data.as_ref();
     let evaluator = Sandboxed::new(sandbox, folder.task(), data, folder.probe_secret()?)?;
-    let workers_wanted = workers.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let workers_wanted =
+        workers.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     if !(1..=1024).contains(&workers_wanted) {
-        return Err(Failure::usage(format!("--workers {workers_wanted} is out of range"), "1 to 1024; as many as cores is usual"));
+        return Err(Failure::usage(
+            format!("--workers {workers_wanted} is out of range"),
+            "1 to 1024; as many as cores is usual",
+        ));
     }
     let progress = Progress::new(folder.task(), workers.json);
     let json_lines = JsonLines;
     let observer: &dyn RunObserver = if workers.json { &json_lines } else { &progress };
     if workers.json {
-        say(json!({ "schema": SCHEMA, "event": "opened", "run": folder.path(), "task": folder.task().header.name, "seed": folder.config().seed, "identity": evaluator.identity() }));
+        say(
+            json!({ "schema": SCHEMA, "event": "opened", "run": folder.path(), "task": folder.task().header.name, "seed": folder.config().seed, "identity": evaluator.identity() }),
+        );
     } else {
         eprintln!("run folder {}", folder.path().display());
     }
@@ -101,7 +112,10 @@ fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<
     progress.close();
     match ended? {
         RunEnd::Drained => {
-            eprintln!("interrupted; nothing is lost. Continue with: terrarium resume {}", folder.path().display());
+            eprintln!(
+                "interrupted; nothing is lost. Continue with: terrarium resume {}",
+                folder.path().display()
+            );
             Ok(exit::INTERRUPTED)
         }
         RunEnd::Finished(summary) => {

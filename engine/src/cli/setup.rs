@@ -25,7 +25,8 @@ pub fn setup(args: &Setup) -> Ended {
 pub fn doctor(args: &Doctor) -> Ended {
     let dirs = Dirs::from_env()?;
     let layers = probe(&dirs, Path::new("/proc/self/exe"));
-    let missing: Vec<&LayerStatus> = layers.iter().filter(|l| l.required && !matches!(l.state, LayerState::On)).collect();
+    let missing: Vec<&LayerStatus> =
+        layers.iter().filter(|l| l.required && !matches!(l.state, LayerState::On)).collect();
     if args.json {
         let rows: Vec<_> = layers
             .iter()
@@ -49,7 +50,10 @@ pub fn doctor(args: &Doctor) -> Ended {
     if !args.json {
         let hint = match toolchain::find(&dirs) {
             Err(e) => e.hint(),
-            Ok(_) => "this kernel lacks an isolation layer; --allow-unjailed runs without it, at your own risk".into(),
+            Ok(_) => {
+                "this kernel lacks an isolation layer; --allow-unjailed runs without it, at your own risk"
+                    .into()
+            }
         };
         eprintln!("hint: {hint}");
     }

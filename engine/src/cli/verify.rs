@@ -28,13 +28,19 @@ pub fn verify(args: &Verify) -> Ended {
         data.verify()?;
     }
     let sandbox = workshop::sandbox(false)?;
-    let evaluator = Sandboxed::new(&sandbox, folder.task(), folder.config().data.as_ref(), folder.probe_secret()?)?;
+    let evaluator =
+        Sandboxed::new(&sandbox, folder.task(), folder.config().data.as_ref(), folder.probe_secret()?)?;
     folder.check_identity(&evaluator.identity())?;
     let found = check(&folder, &evaluator, &which, &mut |r| {
         let score = |s: Option<f64>| s.map_or("-".to_owned(), |s| format!("{s:.6}"));
         eprintln!(
             "  {} seed {} ({}): recorded {}, repeated {}: {:?}",
-            r.candidate.short(), r.seed, r.split, score(r.recorded), score(r.repeated), r.agreement
+            r.candidate.short(),
+            r.seed,
+            r.split,
+            score(r.recorded),
+            score(r.repeated),
+            r.agreement
         );
     })?;
     if args.json {
@@ -43,7 +49,10 @@ pub fn verify(args: &Verify) -> Ended {
         say(format_args!(
             "{}: {} ledger events, {} sources, {} evaluations recorded, {} repeated",
             if found.is_sound() { "sound" } else { "NOT SOUND" },
-            found.events, found.blobs, found.evaluations, found.repetitions.len()
+            found.events,
+            found.blobs,
+            found.evaluations,
+            found.repetitions.len()
         ));
         for fault in &found.faults {
             say(format_args!("  {fault}"));

@@ -33,10 +33,8 @@ pub fn check_device(common: &Common) -> Result<(), Failure> {
     if common.device == "cpu" {
         return Ok(());
     }
-    let mut failure = Failure::new(
-        format!("this build has no device `{}`", common.device),
-        "use --device cpu",
-    );
+    let mut failure =
+        Failure::new(format!("this build has no device `{}`", common.device), "use --device cpu");
     failure.exit = super::exit::UNAVAILABLE;
     Err(failure)
 }

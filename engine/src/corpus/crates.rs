@@ -67,19 +67,12 @@ pub(super) fn id() -> String {
     hasher.finalize().to_hex()[..32].to_owned()
 }
 
-pub(super) fn collect(
-    dirs: &Dirs,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Collected, CorpusError> {
-    let wanted: Wanted =
-        toml::from_str(MANIFEST).map_err(|e| CorpusError::Default(e.to_string()))?;
+pub(super) fn collect(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Collected, CorpusError> {
+    let wanted: Wanted = toml::from_str(MANIFEST).map_err(|e| CorpusError::Default(e.to_string()))?;
     let rules = &wanted.package.metadata.corpus;
     progress("fetching the sources of the default corpus");
-    let names = wanted
-        .dependencies
-        .iter()
-        .filter_map(|(name, spec)| Some((name.clone(), pinned(spec)?)))
-        .collect();
+    let names =
+        wanted.dependencies.iter().filter_map(|(name, spec)| Some((name.clone(), pinned(spec)?))).collect();
     let folders = fetch(dirs, &names)?;
     let mut documents = Vec::new();
     let mut crates = Vec::new();
@@ -90,17 +83,9 @@ pub(super) fn collect(
         let mut files = Vec::new();
         rust_files(folder, &mut files)?;
         for path in files {
-            let inside = path
-                .strip_prefix(folder)
-                .unwrap_or(&path)
-                .to_string_lossy()
-                .into_owned();
+            let inside = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
             let name = format!("{name}/{inside}");
-            if rules
-                .exclude
-                .iter()
-                .any(|part| name.contains(part.as_str()))
-            {
+            if rules.exclude.iter().any(|part| name.contains(part.as_str())) {
                 continue;
             }
             let Ok(text) = read_text(&path)? else {
@@ -121,45 +106,26 @@ pub(super) fn collect(
             folders.len()
         )));
     }
-    let source = format!(
-        "Rust source of {} crates, pinned by engine/corpus/Cargo.lock",
-        folders.len()
-    );
-    Ok(Collected {
-        source,
-        documents,
-        crates,
-        skipped: Vec::new(),
-    })
+    let source = format!("Rust source of {} crates, pinned by engine/corpus/Cargo.lock", folders.len());
+    Ok(Collected { source, documents, crates, skipped: Vec::new() })
 }
 
 /// The version of a dependency that is pinned with `=`.
 fn pinned(spec: &toml::Value) -> Option<String> {
-    let version = spec
-        .as_str()
-        .or_else(|| spec.get("version").and_then(toml::Value::as_str))?;
+    let version = spec.as_str().or_else(|| spec.get("version").and_then(toml::Value::as_str))?;
     version.strip_prefix('=').map(str::to_owned)
 }
 
 /// Fetches the crates; returns name and folder of each wanted one, by name.
-fn fetch(
-    dirs: &Dirs,
-    names: &BTreeSet<(String, String)>,
-) -> Result<Vec<(String, PathBuf)>, CorpusError> {
+fn fetch(dirs: &Dirs, names: &BTreeSet<(String, String)>) -> Result<Vec<(String, PathBuf)>, CorpusError> {
     let work = dirs.cache.join("work").join("corpus");
     store::write_atomically(&work.join("Cargo.toml"), MANIFEST.as_bytes())?;
     store::write_atomically(&work.join("Cargo.lock"), LOCK.as_bytes())?;
     store::write_atomically(&work.join("lib.rs"), b"")?;
     let target = "x86_64-unknown-linux-gnu";
-    store::Step {
-        name: "corpus",
-        limit: Duration::from_secs(900),
-    }
-    .run(
+    store::Step { name: "corpus", limit: Duration::from_secs(900) }.run(
         dirs,
-        store::clean_command("cargo")
-            .current_dir(&work)
-            .args(["fetch", "--locked", "--target", target]),
+        store::clean_command("cargo").current_dir(&work).args(["fetch", "--locked", "--target", target]),
     )?;
     let metadata = store::query(store::clean_command("cargo").current_dir(&work).args([
         "metadata",
@@ -169,17 +135,15 @@ fn fetch(
         "--filter-platform",
         target,
     ]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)
-        .map_err(|e| CorpusError::Default(format!("cargo metadata: {e}")))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&metadata).map_err(|e| CorpusError::Default(format!("cargo metadata: {e}")))?;
     let mut found: Vec<(String, PathBuf)> = metadata["packages"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|package| {
             let name = package["name"].as_str()?.to_owned();
-            let folder = Path::new(package["manifest_path"].as_str()?)
-                .parent()?
-                .to_owned();
+            let folder = Path::new(package["manifest_path"].as_str()?).parent()?.to_owned();
             // Other versions of it may be among the dependencies of the others.
             let wanted = names.contains(&(name.clone(), package["version"].as_str()?.to_owned()));
             wanted.then_some((name, folder))
@@ -187,26 +151,15 @@ fn fetch(
         .collect();
     found.sort();
     if found.len() != names.len() {
-        return Err(CorpusError::Default(format!(
-            "{} of {} crates were fetched",
-            found.len(),
-            names.len()
-        )));
+        return Err(CorpusError::Default(format!("{} of {} crates were fetched", found.len(), names.len())));
     }
     Ok(found)
 }
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ToolchainError> {
-    let io = |source| ToolchainError::Io {
-        doing: "read",
-        path: folder.to_owned(),
-        source,
-    };
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder)
-        .map_err(io)?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let io = |source| ToolchainError::Io { doing: "read", path: folder.to_owned(), source };
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).map_err(io)?.flatten().map(|entry| entry.path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -231,11 +184,7 @@ mod tests {
         let rules = &wanted.package.metadata.corpus;
         for list in [&rules.val, &rules.r#final] {
             assert!(list.len() >= 3);
-            assert!(
-                list.iter()
-                    .all(|name| wanted.dependencies.contains_key(name)),
-                "{list:?}"
-            );
+            assert!(list.iter().all(|name| wanted.dependencies.contains_key(name)), "{list:?}");
         }
         assert!(rules.val.iter().all(|name| !rules.r#final.contains(name)));
     }

@@ -10,10 +10,7 @@ use super::{CorpusError, MIN_BYTES, MIN_FILES, Split};
 const MAX_NAMED: usize = 200;
 
 pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
-    let not_a_folder = |source| CorpusError::NotAFolder {
-        path: root.to_owned(),
-        source,
-    };
+    let not_a_folder = |source| CorpusError::NotAFolder { path: root.to_owned(), source };
     let root = fs::canonicalize(root).map_err(not_a_folder)?;
     let mut skipped = Vec::new();
     let mut paths = Vec::new();
@@ -26,37 +23,22 @@ pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
     let mut documents: Vec<Document> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for path in paths {
-        let name = path
-            .strip_prefix(&root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+        let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
         match read_text(&path)? {
             // The same text in two splits would be held out in name only.
             Ok(text) if !seen.insert(blake3::hash(&text)) => {
                 skipped.push(format!("{name}: is a copy of another file"))
             }
-            Ok(text) => documents.push(Document {
-                split: Split::Train,
-                name,
-                text,
-            }),
+            Ok(text) => documents.push(Document { split: Split::Train, name, text }),
             Err(reason) => skipped.push(format!("{name}: {reason}")),
         }
     }
     if documents.is_empty() {
         return Err(CorpusError::NoText { path: root, files });
     }
-    let bytes = documents
-        .iter()
-        .map(|document| document.text.len() as u64)
-        .sum();
+    let bytes = documents.iter().map(|document| document.text.len() as u64).sum();
     if bytes < MIN_BYTES || documents.len() < MIN_FILES {
-        return Err(CorpusError::TooSmall {
-            path: root,
-            bytes,
-            files: documents.len(),
-        });
+        return Err(CorpusError::TooSmall { path: root, bytes, files: documents.len() });
     }
     split(&mut documents);
     let more = skipped.len().saturating_sub(MAX_NAMED);
@@ -64,27 +46,18 @@ pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
     if more > 0 {
         skipped.push(format!("and {more} more"));
     }
-    Ok(Collected {
-        source: format!("the folder {}", root.display()),
-        documents,
-        crates: Vec::new(),
-        skipped,
-    })
+    Ok(Collected { source: format!("the folder {}", root.display()), documents, crates: Vec::new(), skipped })
 }
 
 /// In the order of a hash of their paths, files go to validation until it has a
 /// twentieth of the bytes, then to final likewise, then to train: always at
 /// least one file each, and the same files whatever else is true of them.
 fn split(documents: &mut [Document]) {
-    let total: u64 = documents
-        .iter()
-        .map(|document| document.text.len() as u64)
-        .sum();
+    let total: u64 = documents.iter().map(|document| document.text.len() as u64).sum();
     let share = total / 20;
     documents.sort_by_cached_key(|document| *blake3::hash(document.name.as_bytes()).as_bytes());
     // The largest file is for training, else a few files could end up without any.
-    let largest =
-        (0..documents.len()).max_by_key(|&i| (documents[i].text.len(), documents.len() - i));
+    let largest = (0..documents.len()).max_by_key(|&i| (documents[i].text.len(), documents.len() - i));
     let (mut val, mut last) = (0, 0);
     for (i, document) in documents.iter_mut().enumerate() {
         let bytes = document.text.len() as u64;
@@ -115,11 +88,7 @@ fn walk(
         let entry = entry?;
         let path = entry.path();
         let kind = entry.file_type()?;
-        let name = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .display()
-            .to_string();
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         if kind.is_dir() {
             if walk(root, &path, paths, skipped).is_err() {
                 skipped.push(format!("{name}: is a folder that cannot be read"));
@@ -153,33 +122,14 @@ mod tests {
 
     #[test]
     fn each_way_to_have_no_text_has_its_own_error() {
-        assert!(matches!(
-            collect(Path::new("/nonexistent")),
-            Err(CorpusError::NotAFolder { .. })
-        ));
-        assert!(matches!(
-            collect(folder(&[]).path()),
-            Err(CorpusError::EmptyFolder(_))
-        ));
+        assert!(matches!(collect(Path::new("/nonexistent")), Err(CorpusError::NotAFolder { .. })));
+        assert!(matches!(collect(folder(&[]).path()), Err(CorpusError::EmptyFolder(_))));
         let binary = folder(&[("a.png", &[0xff, 0xfe])]);
-        assert!(matches!(
-            collect(binary.path()),
-            Err(CorpusError::NoText { files: 1, .. })
-        ));
+        assert!(matches!(collect(binary.path()), Err(CorpusError::NoText { files: 1, .. })));
         let small = folder(&[("a.txt", b"a"), ("b.txt", b"b"), ("c.txt", b"c")]);
-        assert!(matches!(
-            collect(small.path()),
-            Err(CorpusError::TooSmall {
-                bytes: 3,
-                files: 3,
-                ..
-            })
-        ));
+        assert!(matches!(collect(small.path()), Err(CorpusError::TooSmall { bytes: 3, files: 3, .. })));
         let one = folder(&[("a.txt", &text(1, 100_000))]);
-        assert!(matches!(
-            collect(one.path()),
-            Err(CorpusError::TooSmall { files: 1, .. })
-        ));
+        assert!(matches!(collect(one.path()), Err(CorpusError::TooSmall { files: 1, .. })));
     }
 
     #[test]
@@ -211,22 +161,14 @@ mod tests {
     #[test]
     fn every_split_has_text_and_the_held_out_ones_a_twentieth_each() {
         for count in [3, 5, 200] {
-            let files: Vec<(String, Vec<u8>)> = (0..count)
-                .map(|i| (format!("{i}.txt"), text(i, 400_000 / count)))
-                .collect();
-            let files: Vec<(&str, &[u8])> = files
-                .iter()
-                .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-                .collect();
+            let files: Vec<(String, Vec<u8>)> =
+                (0..count).map(|i| (format!("{i}.txt"), text(i, 400_000 / count))).collect();
+            let files: Vec<(&str, &[u8])> =
+                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
             let root = folder(&files);
             let collected = collect(root.path()).expect("collected");
             let bytes = |split| -> usize {
-                collected
-                    .documents
-                    .iter()
-                    .filter(|d| d.split == split)
-                    .map(|d| d.text.len())
-                    .sum()
+                collected.documents.iter().filter(|d| d.split == split).map(|d| d.text.len()).sum()
             };
             assert!(
                 bytes(Split::Train) > 0 && bytes(Split::Val) > 0 && bytes(Split::Final) > 0,

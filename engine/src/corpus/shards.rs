@@ -39,17 +39,13 @@ impl Collected {
     }
 }
 
-const SPLITS: [(Split, &str); 3] = [
-    (Split::Train, "train.bin"),
-    (Split::Val, "val.bin"),
-    (Split::Final, "final.bin"),
-];
+const SPLITS: [(Split, &str); 3] =
+    [(Split::Train, "train.bin"), (Split::Val, "val.bin"), (Split::Final, "final.bin")];
 
 /// The corpus in a folder, if it is whole: the manifest is there and the shards
 /// have the lengths that it says.
 pub(super) fn find(folder: &Path) -> Option<Corpus> {
-    let manifest: Manifest =
-        serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
+    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
     if manifest.schema != SCHEMA || manifest.shards.len() != SPLITS.len() {
         return None;
     }
@@ -74,11 +70,7 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
     let staging = store::Staging::beside(folder)?;
     let mut shards = Vec::new();
     for (split, file) in SPLITS {
-        let mut documents: Vec<&Document> = collected
-            .documents
-            .iter()
-            .filter(|d| d.split == split)
-            .collect();
+        let mut documents: Vec<&Document> = collected.documents.iter().filter(|d| d.split == split).collect();
         documents.sort_by(|a, b| a.name.cmp(&b.name));
         let mut bytes = Vec::with_capacity(documents.iter().map(|d| d.text.len() + 1).sum());
         for document in &documents {
@@ -111,8 +103,7 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
         },
         skipped: collected.skipped.clone(),
     };
-    let text =
-        serde_json::to_vec_pretty(&manifest).map_err(|e| CorpusError::Default(e.to_string()))?;
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CorpusError::Default(e.to_string()))?;
     store::write_atomically(&staging.path().join("corpus.json"), &text)?;
     staging.publish(folder)?;
     Ok(())
@@ -130,10 +121,7 @@ fn xz_bits_per_byte(path: &Path) -> Option<f64> {
         .spawn()
         .ok()?;
     let mut packed = Vec::new();
-    let read = child
-        .stdout
-        .take()
-        .map(|mut out| out.read_to_end(&mut packed));
+    let read = child.stdout.take().map(|mut out| out.read_to_end(&mut packed));
     let status = child.wait().ok()?;
     (bytes > 0 && status.success() && matches!(read, Some(Ok(_))))
         .then(|| 8.0 * packed.len() as f64 / bytes as f64)
@@ -159,11 +147,8 @@ mod tests {
     use super::*;
 
     fn collected() -> Collected {
-        let document = |name: &str, split, text: &str| Document {
-            name: name.into(),
-            split,
-            text: text.into(),
-        };
+        let document =
+            |name: &str, split, text: &str| Document { name: name.into(), split, text: text.into() };
         Collected {
             source: "test".into(),
             documents: vec![

@@ -7,8 +7,7 @@ use crate::scoring;
 use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards,
-    World,
+    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, World,
 };
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
@@ -33,24 +32,12 @@ impl<'a> Sandboxed<'a> {
     ) -> Result<Self, EngineError> {
         if task.header.world == World::Trainer && data.is_none() {
             return Err(EngineError::Host {
-                message: format!(
-                    "task `{}` trains on a corpus, and none was given",
-                    task.header.name
-                ),
-                hint: "`terrarium setup` prepares the default corpus; --data DIR uses your own"
-                    .into(),
+                message: format!("task `{}` trains on a corpus, and none was given", task.header.name),
+                hint: "`terrarium setup` prepares the default corpus; --data DIR uses your own".into(),
             });
         }
-        let identity = sandbox
-            .identity()
-            .map_err(|e| EngineError::from(host(&e)))?;
-        Ok(Self {
-            sandbox,
-            task,
-            data,
-            probe_secret,
-            identity,
-        })
+        let identity = sandbox.identity().map_err(|e| EngineError::from(host(&e)))?;
+        Ok(Self { sandbox, task, data, probe_secret, identity })
     }
 
     fn job(&self, seed: u64, split: Split) -> Result<Job, HostError> {
@@ -65,9 +52,9 @@ impl<'a> Sandboxed<'a> {
                 },
                 held_out: held_out.into(),
             }),
-            (None, Some(EvaluatorConfig::Circles { n }), _) => Ok(Job::Call {
-                input: scoring::circles::input(*n, seed),
-            }),
+            (None, Some(EvaluatorConfig::Circles { n }), _) => {
+                Ok(Job::Call { input: scoring::circles::input(*n, seed) })
+            }
             // A validated task and the check in `new` leave nothing else.
             _ => Err(HostError {
                 message: "the task says neither how to train nor what to call".into(),
@@ -83,9 +70,9 @@ impl<'a> Sandboxed<'a> {
             (Some(Product::Output(bytes)), Some(EvaluatorConfig::Circles { n })) => {
                 scoring::circles::score(bytes, *n)
             }
-            _ => Err(Outcome::InvalidOutput {
-                reason: "nothing was produced that this task can score".into(),
-            }),
+            _ => {
+                Err(Outcome::InvalidOutput { reason: "nothing was produced that this task can score".into() })
+            }
         }
     }
 }
@@ -94,12 +81,10 @@ impl Evaluate for Sandboxed<'_> {
     type Built = Component;
 
     fn build(&self, source: &str) -> Result<Component, BuildFailure> {
-        self.sandbox
-            .build(source, self.task.header.world)
-            .map_err(|error| match error {
-                BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
-                BuildError::Host(error) => BuildFailure::Host(host(&error)),
-            })
+        self.sandbox.build(source, self.task.header.world).map_err(|error| match error {
+            BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
+            BuildError::Host(error) => BuildFailure::Host(host(&error)),
+        })
     }
 
     fn facts(&self, built: &Component) -> BuildFacts {
@@ -130,10 +115,7 @@ impl Evaluate for Sandboxed<'_> {
             job: self.job(seed, split)?,
             limits: self.task.budget.clone(),
         };
-        let report = self
-            .sandbox
-            .evaluate(built, &evaluation)
-            .map_err(|e| host(&e))?;
+        let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
         let (outcome, score) = if report.outcome.is_finished() {
             match self.score(report.product.as_ref()) {
                 Ok(score) => (Outcome::Finished, Some(score)),
@@ -159,8 +141,5 @@ impl Evaluate for Sandboxed<'_> {
 }
 
 fn host(error: &SandboxError) -> HostError {
-    HostError {
-        message: error.to_string(),
-        hint: error.hint(),
-    }
+    HostError { message: error.to_string(), hint: error.hint() }
 }

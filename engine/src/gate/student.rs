@@ -27,11 +27,7 @@ fn ln_gamma(x: f64) -> f64 {
         return (std::f64::consts::PI / sine).ln() - ln_gamma(1.0 - x);
     }
     let x = x - 1.0;
-    let sum = C
-        .iter()
-        .enumerate()
-        .skip(1)
-        .fold(C[0], |sum, (i, c)| sum + c / (x + i as f64));
+    let sum = C.iter().enumerate().skip(1).fold(C[0], |sum, (i, c)| sum + c / (x + i as f64));
     let t = x + G + 0.5;
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
 }
@@ -120,10 +116,7 @@ mod tests {
             (100.0, 0.005, 2.626),
         ] {
             let got = upper_quantile(probability, freedom);
-            assert!(
-                (got - t).abs() < 6e-4,
-                "{freedom} {probability}: {got} is not {t}"
-            );
+            assert!((got - t).abs() < 6e-4, "{freedom} {probability}: {got} is not {t}");
         }
     }
 
@@ -142,9 +135,7 @@ mod tests {
     fn gamma_of_integers_is_the_factorial() {
         let mut factorial = 1.0_f64;
         for n in 1..20 {
-            assert!(
-                (ln_gamma(f64::from(n)) - factorial.ln()).abs() < 1e-12 * factorial.ln().max(1.0)
-            );
+            assert!((ln_gamma(f64::from(n)) - factorial.ln()).abs() < 1e-12 * factorial.ln().max(1.0));
             factorial *= f64::from(n);
         }
         assert!((ln_gamma(0.5) - std::f64::consts::PI.sqrt().ln()).abs() < 1e-13);

@@ -42,8 +42,7 @@ impl Proposer for Crossover {
 
 /// The best candidates with another source, best first, one for each source.
 fn mates<'h>(history: &History<'h>, parent: &HistoryEntry) -> Vec<&'h HistoryEntry> {
-    let scored =
-        |e: &&HistoryEntry| e.source_id != parent.source_id && e.score.is_some_and(f64::is_finite);
+    let scored = |e: &&HistoryEntry| e.source_id != parent.source_id && e.score.is_some_and(f64::is_finite);
     let mut mates: Vec<&HistoryEntry> = history.entries.iter().filter(scored).collect();
     let badness = |e: &HistoryEntry| history.direction.gain(0.0, e.score.unwrap_or(f64::NAN));
     mates.sort_by(|a, b| badness(a).total_cmp(&badness(b)));
@@ -63,9 +62,7 @@ fn cross(
     seen.insert(rust_source::fingerprint(&parent.source));
     let mut rng = SplitMix64::new(seed);
     // By rank, twice as likely where the gate let it pass.
-    let weight = |(rank, e): (usize, &&HistoryEntry)| {
-        f64::from(1 + u8::from(e.accepted)) / (1 + rank) as f64
-    };
+    let weight = |(rank, e): (usize, &&HistoryEntry)| f64::from(1 + u8::from(e.accepted)) / (1 + rank) as f64;
     let weights: Vec<f64> = mates.iter().enumerate().map(weight).collect();
     for _ in 0..TRIES {
         let mate = mates[rng.weighted(&weights)?];
@@ -73,12 +70,8 @@ fn cross(
         let Some(chosen) = exchanges.get(rng.below(exchanges.len())) else {
             continue;
         };
-        let child = [
-            &parent.source[..chosen.range.start],
-            &chosen.text,
-            &parent.source[chosen.range.end..],
-        ]
-        .concat();
+        let child =
+            [&parent.source[..chosen.range.start], &chosen.text, &parent.source[chosen.range.end..]].concat();
         if rust_source::parse(&child).is_none()
             || evolve_block::check_edit(&parent.source, &child).is_err()
             || !seen.insert(rust_source::fingerprint(&child))
@@ -95,11 +88,7 @@ fn cross(
             origin: Origin {
                 proposer: "crossover".into(),
                 operator: chosen.operator.into(),
-                note: format!(
-                    "{} from {}",
-                    mutate::shortened(&chosen.name),
-                    mate.candidate.short()
-                ),
+                note: format!("{} from {}", mutate::shortened(&chosen.name), mate.candidate.short()),
             },
         });
     }
@@ -107,28 +96,18 @@ fn cross(
 }
 
 fn exchanges(parent: &str, mate: &str) -> Option<Vec<Exchange>> {
-    let (ours, theirs) = (
-        evolve_block::parse(parent).ok()?,
-        evolve_block::parse(mate).ok()?,
-    );
+    let (ours, theirs) = (evolve_block::parse(parent).ok()?, evolve_block::parse(mate).ok()?);
     let differ = |a: &str, b: &str| rust_source::fingerprint(a) != rust_source::fingerprint(b);
     let mut found = Vec::new();
     for (index, block) in ours.iter().enumerate() {
         let matching = |b: &&EvolveBlock| b.name.is_some() && b.name == block.name;
-        let unnamed = || {
-            theirs
-                .get(index)
-                .filter(|b| b.name == block.name && ours.len() == theirs.len())
-        };
+        let unnamed = || theirs.get(index).filter(|b| b.name == block.name && ours.len() == theirs.len());
         let Some(other) = theirs.iter().find(matching).or_else(unnamed) else {
             continue;
         };
         let text = &mate[other.body.clone()];
         if ours.len() > 1 && differ(&parent[block.body.clone()], text) {
-            let name = block
-                .name
-                .clone()
-                .unwrap_or_else(|| format!("number {}", index + 1));
+            let name = block.name.clone().unwrap_or_else(|| format!("number {}", index + 1));
             found.push(Exchange {
                 operator: "take-block",
                 name: format!("block {name}"),
@@ -144,12 +123,7 @@ fn exchanges(parent: &str, mate: &str) -> Option<Vec<Exchange>> {
         };
         if differ(&parent[range.clone()], &mate[other.clone()]) {
             let text = mate[other.clone()].to_owned();
-            found.push(Exchange {
-                operator: "take-function",
-                name: format!("fn {name}"),
-                range,
-                text,
-            });
+            found.push(Exchange { operator: "take-function", name: format!("fn {name}"), range, text });
         }
     }
     Some(found)
@@ -160,18 +134,8 @@ fn functions(source: &str, blocks: &[EvolveBlock]) -> Option<Vec<(String, Range<
     let file = rust_source::parse(source)?;
     let mut finder = Finder::default();
     finder.visit_file(&file);
-    let inside = |r: &Range<usize>| {
-        blocks
-            .iter()
-            .any(|b| b.body.start <= r.start && r.end <= b.body.end)
-    };
-    Some(
-        finder
-            .found
-            .into_iter()
-            .filter(|(_, range)| inside(range))
-            .collect(),
-    )
+    let inside = |r: &Range<usize>| blocks.iter().any(|b| b.body.start <= r.start && r.end <= b.body.end);
+    Some(finder.found.into_iter().filter(|(_, range)| inside(range)).collect())
 }
 
 #[derive(Default)]
@@ -182,13 +146,7 @@ struct Finder {
 
 impl Finder {
     fn add(&mut self, name: &syn::Ident, range: Range<usize>) {
-        let name = self
-            .path
-            .iter()
-            .cloned()
-            .chain([name.to_string()])
-            .collect::<Vec<_>>()
-            .join("::");
+        let name = self.path.iter().cloned().chain([name.to_string()]).collect::<Vec<_>>().join("::");
         self.found.push((name, range));
     }
 }
@@ -210,12 +168,8 @@ impl<'ast> Visit<'ast> for Finder {
 
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
         use quote::ToTokens;
-        let of = item
-            .trait_
-            .as_ref()
-            .map(|(_, path, _)| path.to_token_stream().to_string());
-        self.path
-            .push(of.unwrap_or_default() + &item.self_ty.to_token_stream().to_string());
+        let of = item.trait_.as_ref().map(|(_, path, _)| path.to_token_stream().to_string());
+        self.path.push(of.unwrap_or_default() + &item.self_ty.to_token_stream().to_string());
         visit::visit_item_impl(self, item);
         self.path.pop();
     }
@@ -230,33 +184,18 @@ mod tests {
     #[test]
     fn blocks_and_functions_come_from_the_second_parent() {
         let mate = entry(
-            &SOURCE
-                .replace("v * 0.7", "v * 0.9")
-                .replace("a.square()", "a.gelu()")
-                .replace("= 64", "= 32"),
+            &SOURCE.replace("v * 0.7", "v * 0.9").replace("a.square()", "a.gelu()").replace("= 64", "= 32"),
         );
         let entries = [entry(SOURCE), mate.clone()];
         let mut operators = BTreeSet::new();
         for seed in 0..60 {
-            let proposal = Crossover
-                .propose(&history(&entries), &entries[0], seed)
-                .unwrap();
-            assert_eq!(
-                Some(&proposal),
-                Crossover
-                    .propose(&history(&entries), &entries[0], seed)
-                    .as_ref()
-            );
+            let proposal = Crossover.propose(&history(&entries), &entries[0], seed).unwrap();
+            assert_eq!(Some(&proposal), Crossover.propose(&history(&entries), &entries[0], seed).as_ref());
             assert_eq!(proposal.second_parent.as_ref(), Some(&mate.candidate));
             let child = proposal.source.unwrap();
             assert_eq!(evolve_block::check_edit(SOURCE, &child), Ok(()));
-            if proposal.origin.operator == "take-function"
-                && proposal.origin.note.starts_with("fn forward")
-            {
-                assert!(
-                    child.contains("gelu") && child.contains("= 64") && child.contains("0.7"),
-                    "{child}"
-                );
+            if proposal.origin.operator == "take-function" && proposal.origin.note.starts_with("fn forward") {
+                assert!(child.contains("gelu") && child.contains("= 64") && child.contains("0.7"), "{child}");
             }
             operators.insert(proposal.origin.operator + " " + &proposal.origin.note);
         }

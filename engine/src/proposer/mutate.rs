@@ -20,21 +20,13 @@ const TRIES: usize = 96;
 
 /// Methods of the SDK and of numbers that may stand in for each other.
 pub const METHOD_CLASSES: [&[&str]; 7] = [
-    &[
-        "relu", "tanh", "sigmoid", "square", "abs", "silu", "gelu", "exp", "neg",
-    ],
+    &["relu", "tanh", "sigmoid", "square", "abs", "silu", "gelu", "exp", "neg"],
     &["min", "max"],
     &["sin", "cos"],
     &["floor", "ceil", "round", "trunc"],
     &["sqrt", "cbrt", "ln_1p"],
     &["row_sum", "row_mean", "row_max"],
-    &[
-        "saturating_add",
-        "saturating_sub",
-        "wrapping_add",
-        "wrapping_sub",
-        "saturating_mul",
-    ],
+    &["saturating_add", "saturating_sub", "wrapping_add", "wrapping_sub", "saturating_mul"],
 ];
 
 /// The proposer `mutate`.
@@ -47,9 +39,7 @@ pub struct Mutate {
 impl Default for Mutate {
     fn default() -> Self {
         let own = |class: &&[&str]| class.iter().map(|m| (*m).to_owned()).collect();
-        Self {
-            methods: METHOD_CLASSES.iter().map(own).collect(),
-        }
+        Self { methods: METHOD_CLASSES.iter().map(own).collect() }
     }
 }
 
@@ -60,18 +50,13 @@ impl Proposer for Mutate {
 
     fn propose(&self, history: &History<'_>, parent: &HistoryEntry, seed: u64) -> Option<Proposal> {
         let (source, operator, note) =
-            rust_source::on_large_stack(|| mutation(&self.methods, history, parent, seed))
-                .flatten()?;
+            rust_source::on_large_stack(|| mutation(&self.methods, history, parent, seed)).flatten()?;
         Some(Proposal {
             source: Some(source),
             knobs: parent.knobs.clone(),
             parent: parent.candidate.clone(),
             second_parent: None,
-            origin: Origin {
-                proposer: "mutate".into(),
-                operator: operator.into(),
-                note,
-            },
+            origin: Origin { proposer: "mutate".into(), operator: operator.into(), note },
         })
     }
 }
@@ -86,29 +71,16 @@ fn mutation(
     let file = rust_source::parse(source)?;
     let blocks = evolve_block::parse(source).ok()?;
     let mut sites = sites::collect(&file);
-    sites.retain(|s| {
-        blocks
-            .iter()
-            .any(|b| b.body.start <= s.range.start && s.range.end <= b.body.end)
-    });
+    sites.retain(|s| blocks.iter().any(|b| b.body.start <= s.range.start && s.range.end <= b.body.end));
     let mut seen = seen(history);
     seen.insert(rust_source::fingerprint(source));
-    let scene = Scene {
-        source,
-        sites: &sites,
-        methods,
-    };
-    let weights: Vec<f64> = OPERATORS
-        .iter()
-        .map(|(_, weight, name)| weight * compiled_share(history, name))
-        .collect();
+    let scene = Scene { source, sites: &sites, methods };
+    let weights: Vec<f64> =
+        OPERATORS.iter().map(|(_, weight, name)| weight * compiled_share(history, name)).collect();
     let mut rng = SplitMix64::new(seed);
     for _ in 0..TRIES {
         let (operator, _, name) = OPERATORS[rng.weighted(&weights)?];
-        let fitting: Vec<&Site> = sites
-            .iter()
-            .filter(|s| operators::applies(operator, &s.kind))
-            .collect();
+        let fitting: Vec<&Site> = sites.iter().filter(|s| operators::applies(operator, &s.kind)).collect();
         let Some(site) = fitting.get(rng.below(fitting.len())) else {
             continue;
         };
@@ -119,19 +91,13 @@ fn mutation(
         let Some(edit) = operators::apply(operator, site, &scene, &mut rng) else {
             continue;
         };
-        let inside = |b: &evolve_block::EvolveBlock| {
-            b.body.start <= edit.range.start && edit.range.end <= b.body.end
-        };
+        let inside =
+            |b: &evolve_block::EvolveBlock| b.body.start <= edit.range.start && edit.range.end <= b.body.end;
         if !blocks.iter().any(inside) {
             continue;
         }
         let old = &source[edit.range.clone()];
-        let child = [
-            &source[..edit.range.start],
-            &edit.text,
-            &source[edit.range.end..],
-        ]
-        .concat();
+        let child = [&source[..edit.range.start], &edit.text, &source[edit.range.end..]].concat();
         if rust_source::parse(&child).is_none()
             || evolve_block::check_edit(source, &child).is_err()
             || !seen.insert(rust_source::fingerprint(&child))
@@ -139,16 +105,8 @@ fn mutation(
             continue;
         }
         let line = 1 + source[..site.range.start].matches('\n').count();
-        let new = if edit.text.trim().is_empty() {
-            "nothing".into()
-        } else {
-            shortened(&edit.text)
-        };
-        return Some((
-            child,
-            name,
-            format!("line {line}: {} → {new} [site {key}]", shortened(old)),
-        ));
+        let new = if edit.text.trim().is_empty() { "nothing".into() } else { shortened(&edit.text) };
+        return Some((child, name, format!("line {line}: {} → {new} [site {key}]", shortened(old))));
     }
     None
 }
@@ -165,24 +123,16 @@ pub(super) fn seen(history: &History<'_>) -> BTreeSet<String> {
 /// again in descendants.
 fn site_key(source: &str, site: &Site, operator: &str) -> String {
     let context = source.get(site.context.clone()).unwrap_or_default();
-    let before = source
-        .get(site.context.start..site.range.start)
-        .unwrap_or_default();
+    let before = source.get(site.context.start..site.range.start).unwrap_or_default();
     let place = before.split_whitespace().map(str::len).sum::<usize>();
     let text = source.get(site.range.clone()).unwrap_or_default();
-    let key = format!(
-        "{operator}\0{}\0{place}\0{text}",
-        rust_source::fingerprint(context)
-    );
+    let key = format!("{operator}\0{}\0{place}\0{text}", rust_source::fingerprint(context));
     blake3::hash(key.as_bytes()).to_hex()[..12].to_owned()
 }
 
 fn failed_to_compile(history: &History<'_>, operator: &str, key: &str) -> bool {
     let mark = format!("[site {key}]");
-    let mut failures = history
-        .entries
-        .iter()
-        .filter(|e| e.outcome_code == "compile-error");
+    let mut failures = history.entries.iter().filter(|e| e.outcome_code == "compile-error");
     failures.any(|e| e.origin.operator == operator && e.origin.note.ends_with(&mark))
 }
 
@@ -190,23 +140,15 @@ fn failed_to_compile(history: &History<'_>, operator: &str, key: &str) -> bool {
 fn compiled_share(history: &History<'_>, operator: &str) -> f64 {
     let of = |e: &&HistoryEntry| e.origin.operator == operator;
     let tried = history.entries.iter().filter(of).count() as f64;
-    let failed = history
-        .entries
-        .iter()
-        .filter(of)
-        .filter(|e| e.outcome_code == "compile-error")
-        .count() as f64;
+    let failed =
+        history.entries.iter().filter(of).filter(|e| e.outcome_code == "compile-error").count() as f64;
     (tried - failed + 2.0) / (tried + 2.0)
 }
 
 /// One line of at most 60 characters.
 pub(super) fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= 60 {
-        line
-    } else {
-        line.chars().take(59).chain(['…']).collect()
-    }
+    if line.chars().count() <= 60 { line } else { line.chars().take(59).chain(['…']).collect() }
 }
 
 #[cfg(test)]

@@ -18,10 +18,7 @@ const STACK_BYTES: usize = 256 << 20;
 /// Parses `source` and runs `work` on its syntax tree, with byte positions in
 /// its spans. None when it is not Rust, too large or too deeply nested, or
 /// when no thread can be had.
-pub fn with_syntax_tree<T: Send>(
-    source: &str,
-    work: impl FnOnce(&syn::File) -> T + Send,
-) -> Option<T> {
+pub fn with_syntax_tree<T: Send>(source: &str, work: impl FnOnce(&syn::File) -> T + Send) -> Option<T> {
     if source.len() > MAX_BYTES {
         return None;
     }
@@ -35,9 +32,7 @@ pub fn is_rust(source: &str) -> bool {
 
 pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("syntax".into())
-            .stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new().name("syntax".into()).stack_size(STACK_BYTES);
         thread.spawn_scoped(scope, work).ok()?.join().ok()
     })
 }
@@ -83,8 +78,7 @@ pub fn fingerprint(source: &str) -> String {
                     matches!(t, TokenTree::Group(g) if g.delimiter() == Delimiter::Bracket
                         && g.stream().into_iter().next().is_some_and(|t| t.to_string() == "doc"))
                 };
-                let inner =
-                    level.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
+                let inner = level.next_if(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == '!'));
                 if level.next_if(is_doc).is_none() {
                     hasher.update(if inner.is_some() { b"#\0!\0" } else { b"#\0" });
                 }

@@ -70,11 +70,7 @@ impl Proposer for Tpe {
                 knobs,
                 parent: parent.candidate.clone(),
                 second_parent: None,
-                origin: Origin {
-                    proposer: "knobs".into(),
-                    operator: operator.into(),
-                    note,
-                },
+                origin: Origin { proposer: "knobs".into(), operator: operator.into(), note },
             });
         }
         None
@@ -124,20 +120,13 @@ fn split(
     parent: &HistoryEntry,
     space: &Space<'_>,
 ) -> (Vec<Observation>, Vec<Observation>) {
-    let own = history
-        .entries
-        .iter()
-        .filter(|e| e.source_id == parent.source_id)
-        .count();
+    let own = history.entries.iter().filter(|e| e.source_id == parent.source_id).count();
     let mut groups: Vec<(&HistoryEntry, Vec<&HistoryEntry>)> = Vec::new();
     for entry in history.entries {
         if entry.source_id != parent.source_id && own >= 2 * ENOUGH {
             continue;
         }
-        match groups
-            .iter_mut()
-            .find(|(first, _)| first.source_id == entry.source_id)
-        {
+        match groups.iter_mut().find(|(first, _)| first.source_id == entry.source_id) {
             Some((_, group)) => group.push(entry),
             None => groups.push((entry, vec![entry])),
         }
@@ -154,24 +143,15 @@ fn split(
         };
         group.sort_by(|a, b| badness(a).total_cmp(&badness(b)));
         let scored = group.iter().filter(|e| badness(e).is_finite()).count();
-        let cut = ((group.len() as f64 * GAMMA).ceil() as usize)
-            .max(2.min(scored))
-            .min(scored);
+        let cut = ((group.len() as f64 * GAMMA).ceil() as usize).max(2.min(scored)).min(scored);
         for (rank, entry) in group.into_iter().enumerate() {
             let at = if is_own {
                 space.encode(&entry.knobs).into_iter().map(Some).collect()
             } else {
                 space.encode_given(&entry.knobs)
             };
-            let observation = Observation {
-                at,
-                weight: if is_own { 1.0 } else { 0.5 },
-            };
-            if rank < cut {
-                good.push(observation)
-            } else {
-                bad.push(observation)
-            }
+            let observation = Observation { at, weight: if is_own { 1.0 } else { 0.5 } };
+            if rank < cut { good.push(observation) } else { bad.push(observation) }
         }
     }
     (good, bad)

@@ -24,17 +24,11 @@ impl DataSnapshot {
     /// Reads the three files once, to know what they hold. Empty ones are
     /// refused. Paths are made absolute.
     pub fn take(train: &Path, selection: &Path, last: &Path) -> Result<Self, EngineError> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|e| EngineError::io("resolve", path, e))
-        };
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|e| EngineError::io("resolve", path, e));
         let (train, selection, last) = (absolute(train)?, absolute(selection)?, absolute(last)?);
         let digest = digest(&[&train, &selection, &last])?;
-        Ok(Self {
-            train,
-            selection,
-            last,
-            digest,
-        })
+        Ok(Self { train, selection, last, digest })
     }
 
     /// Whether the files still hold what they held.
@@ -42,9 +36,7 @@ impl DataSnapshot {
         if digest(&[&self.train, &self.selection, &self.last])? == self.digest {
             return Ok(());
         }
-        Err(EngineError::DataChanged {
-            path: self.train.parent().unwrap_or(&self.train).to_path_buf(),
-        })
+        Err(EngineError::DataChanged { path: self.train.parent().unwrap_or(&self.train).to_path_buf() })
     }
 }
 
@@ -56,9 +48,7 @@ fn digest(paths: &[&Path; 3]) -> Result<String, EngineError> {
         let mut one = blake3::Hasher::new();
         one.update_reader(file).map_err(failed)?;
         if one.count() == 0 {
-            return Err(EngineError::EmptyData {
-                path: path.to_path_buf(),
-            });
+            return Err(EngineError::EmptyData { path: path.to_path_buf() });
         }
         all.update(one.finalize().as_bytes());
     }
@@ -79,10 +69,7 @@ mod tests {
         let data = DataSnapshot::take(&path("a"), &path("b"), &path("c")).unwrap();
         data.verify().unwrap();
         std::fs::write(path("b"), "B").unwrap();
-        assert!(matches!(
-            data.verify(),
-            Err(EngineError::DataChanged { .. })
-        ));
+        assert!(matches!(data.verify(), Err(EngineError::DataChanged { .. })));
         std::fs::write(path("b"), "").unwrap();
         assert!(matches!(data.verify(), Err(EngineError::EmptyData { .. })));
         std::fs::remove_file(path("b")).unwrap();

@@ -28,10 +28,7 @@ pub fn create(folder: &Path) -> Result<(), EngineError> {
     let path = folder.join(FILE);
     let failed = |e| EngineError::io("write", &path, e);
     let secret = fresh_probe_secret()?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(failed)?;
     writeln!(file, "{secret:016x}").map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(&path).map_err(|e| failed(e.error))?;

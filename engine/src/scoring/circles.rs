@@ -56,13 +56,7 @@ fn parse(output: &[u8], n: u32) -> Result<Vec<Circle>, String> {
             output.len()
         ));
     }
-    output
-        .as_chunks::<24>()
-        .0
-        .iter()
-        .enumerate()
-        .map(|(index, bytes)| circle(index, bytes))
-        .collect()
+    output.as_chunks::<24>().0.iter().enumerate().map(|(index, bytes)| circle(index, bytes)).collect()
 }
 
 fn circle(index: usize, bytes: &[u8; 24]) -> Result<Circle, String> {
@@ -110,29 +104,18 @@ mod tests {
     use super::*;
 
     fn bytes(circles: &[[f64; 3]]) -> Vec<u8> {
-        circles
-            .iter()
-            .flatten()
-            .flat_map(|v| v.to_le_bytes())
-            .collect()
+        circles.iter().flatten().flat_map(|v| v.to_le_bytes()).collect()
     }
 
     fn refused(circles: &[[f64; 3]]) -> String {
-        score(&bytes(circles), circles.len() as u32)
-            .expect_err("should be refused")
-            .to_string()
+        score(&bytes(circles), circles.len() as u32).expect_err("should be refused").to_string()
     }
 
     const UNIT: f64 = 1.0 / (1u64 << 50) as f64;
 
     #[test]
     fn touching_is_allowed_and_one_grid_unit_of_overlap_is_not() {
-        let touching = [
-            [0.25, 0.25, 0.25],
-            [0.75, 0.25, 0.25],
-            [0.25, 0.75, 0.25],
-            [0.75, 0.75, 0.25],
-        ];
+        let touching = [[0.25, 0.25, 0.25], [0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.75, 0.75, 0.25]];
         assert_eq!(score(&bytes(&touching), 4), Ok(1.0));
         // Moved towards its neighbour by one grid unit, away from no wall.
         let overlap = [[0.25 + UNIT, 0.25, 0.25], [0.75, 0.25, 0.25]];
@@ -152,10 +135,7 @@ mod tests {
         // rounded, the integers decide, and one unit less of radius fits.
         let shy = [[0.25, 0.25, 0.25 - 2.0 * UNIT], contact[1]];
         assert!(score(&bytes(&shy), 2).is_ok());
-        let greedy = [
-            [0.25, 0.25, 0.25],
-            [0.25 + 0.3 - 2.0 * UNIT, 0.25 + 0.4 - 2.0 * UNIT, 0.25],
-        ];
+        let greedy = [[0.25, 0.25, 0.25], [0.25 + 0.3 - 2.0 * UNIT, 0.25 + 0.4 - 2.0 * UNIT, 0.25]];
         assert!(refused(&greedy).contains("overlap"));
     }
 
@@ -164,10 +144,7 @@ mod tests {
         assert!(refused(&[[0.5, 0.5, 0.5], [0.5, 0.5, 0.1]]).contains("overlap"));
         assert!(refused(&[[0.5, 0.5, 0.5], [0.5, 0.5, 0.0]]).contains("overlap"));
         // Outside of all circles a point is valid and worth nothing.
-        assert_eq!(
-            score(&bytes(&[[0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]), 2),
-            Ok(0.5)
-        );
+        assert_eq!(score(&bytes(&[[0.5, 0.5, 0.5], [0.0, 0.0, 0.0]]), 2), Ok(0.5));
     }
 
     #[test]
@@ -178,10 +155,7 @@ mod tests {
         assert!(refused(&[[0.5, 0.5, 1e300]]).contains("outside 0..=1"));
         assert!(refused(&[[-1e-300, 0.5, 0.0]]).contains("outside 0..=1"));
         for length in [0, 23, 25, 48] {
-            assert!(matches!(
-                score(&vec![0; length], 1),
-                Err(Outcome::InvalidOutput { .. })
-            ));
+            assert!(matches!(score(&vec![0; length], 1), Err(Outcome::InvalidOutput { .. })));
         }
     }
 

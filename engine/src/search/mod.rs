@@ -108,11 +108,7 @@ struct Reign {
 
 impl Reign {
     fn seed(&self, run_seed: u64, index: usize) -> u64 {
-        seeds::derive(
-            run_seed,
-            "selection",
-            &[u64::from(self.number), index as u64],
-        )
+        seeds::derive(run_seed, "selection", &[u64::from(self.number), index as u64])
     }
 }
 
@@ -189,10 +185,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             let begun = Instant::now();
             let generation = completed + 1;
             let incumbent = self.population.id(self.incumbent().member);
-            self.observe(&RunEvent::Generation {
-                generation,
-                incumbent,
-            });
+            self.observe(&RunEvent::Generation { generation, incumbent });
             let challengers = self.propose(generation)?;
             if challengers.is_empty() {
                 stopped = Some(StopReason::NoProposals);
@@ -204,10 +197,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             completed = generation;
         }
         if let Some(reason) = stopped {
-            self.archive_events(&[Event::Stopped {
-                generation: completed,
-                reason,
-            }])?;
+            self.archive_events(&[Event::Stopped { generation: completed, reason }])?;
             self.observe(&RunEvent::Stopped { reason });
         }
         let comparison = self.compare_at_the_end()?;
@@ -234,40 +224,23 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         });
         let baseline = self.population.candidate(0).clone();
         self.archive_events(&[
-            Event::Started {
-                config: folder.config_digest().clone(),
-                seed: self.run_seed,
-            },
-            Event::Proposed {
-                index: 0,
-                candidate: baseline,
-            },
+            Event::Started { config: folder.config_digest().clone(), seed: self.run_seed },
+            Event::Proposed { index: 0, candidate: baseline },
         ])
     }
 
     /// The baseline on several seeds: how much scores move by themselves.
     fn measure_noise(&mut self) -> Result<(), Halt> {
         let reign = self.incumbent();
-        let seeds: Vec<u64> = (0..self.config.noise_seeds as usize)
-            .map(|i| reign.seed(self.run_seed, i))
-            .collect();
-        let jobs: Vec<Job> = seeds
-            .iter()
-            .map(|seed| Job::selection(reign.member, *seed))
-            .collect();
+        let seeds: Vec<u64> =
+            (0..self.config.noise_seeds as usize).map(|i| reign.seed(self.run_seed, i)).collect();
+        let jobs: Vec<Job> = seeds.iter().map(|seed| Job::selection(reign.member, *seed)).collect();
         let records = self.wave(&jobs)?;
         if let Some(bad) = records.iter().find(|record| record.result.score.is_none()) {
             let outcome = bad.result.outcome.clone();
-            return Err(EngineError::BaselineFailed {
-                seed: bad.key.seed,
-                outcome,
-            }
-            .into());
+            return Err(EngineError::BaselineFailed { seed: bad.key.seed, outcome }.into());
         }
-        let scores: Vec<f64> = records
-            .iter()
-            .filter_map(|record| record.result.score)
-            .collect();
+        let scores: Vec<f64> = records.iter().filter_map(|record| record.result.score).collect();
         self.noise = mean_and_sd(&scores).1;
         let config = self.config;
         self.gate = Gate::new(
@@ -279,9 +252,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         );
         let scores = scores.into_iter().map(Some).collect();
         let baseline = ScoreSummary::new(self.population.id(reign.member), seeds, scores);
-        self.archive_events(&[Event::NoiseFloor {
-            baseline: baseline.clone(),
-        }])?;
+        self.archive_events(&[Event::NoiseFloor { baseline: baseline.clone() }])?;
         self.observe(&RunEvent::NoiseFloor { baseline });
         Ok(())
     }
@@ -293,10 +264,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             return Ok(Some(StopReason::Evals));
         }
         match self.search.folder.archive().next_recorded()? {
-            Some(Event::Stopped {
-                generation,
-                reason: StopReason::Wall,
-            }) if generation == completed => {
+            Some(Event::Stopped { generation, reason: StopReason::Wall }) if generation == completed => {
                 return Ok(Some(StopReason::Wall));
             }
             Some(_) => return Ok(None),
@@ -306,8 +274,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             return Ok(None);
         };
         let workers = self.search.workers.max(1) as u32;
-        let last_wave =
-            self.bench.mean_evaluation() * (2 * self.config.final_seeds).div_ceil(workers);
+        let last_wave = self.bench.mean_evaluation() * (2 * self.config.final_seeds).div_ceil(workers);
         let enough = self.started.elapsed() + self.slowest_generation + last_wave > wall;
         Ok(enough.then_some(StopReason::Wall))
     }
@@ -322,11 +289,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         let jobs: Vec<Job> = members
             .iter()
             .flat_map(|member| {
-                seeds.iter().map(|seed| Job {
-                    member: *member,
-                    split: Split::Final,
-                    seed: *seed,
-                })
+                seeds.iter().map(|seed| Job { member: *member, split: Split::Final, seed: *seed })
             })
             .collect();
         let records = self.wave(&jobs)?;
@@ -339,11 +302,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             .zip(of_baseline)
             .filter_map(|(new, old)| Some(direction.gain((*new)?, (*old)?)))
             .collect();
-        let gain = if best == 0 {
-            None
-        } else {
-            Gain::of(&gains, self.noise)
-        };
+        let gain = if best == 0 { None } else { Gain::of(&gains, self.noise) };
         let summary = |member: usize, scores: &[Option<f64>]| {
             ScoreSummary::new(self.population.id(member), seeds.clone(), scores.to_vec())
         };
@@ -354,18 +313,13 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             gain,
         };
         self.archive_events(&[Event::Final(comparison.clone())])?;
-        self.observe(&RunEvent::Final {
-            comparison: comparison.clone(),
-        });
+        self.observe(&RunEvent::Final { comparison: comparison.clone() });
         Ok(comparison)
     }
 
     fn incumbent(&self) -> Reign {
         // The baseline's reign is never removed.
-        self.reigns.last().copied().unwrap_or(Reign {
-            member: 0,
-            number: 0,
-        })
+        self.reigns.last().copied().unwrap_or(Reign { member: 0, number: 0 })
     }
 
     fn evaluations_left(&self) -> usize {

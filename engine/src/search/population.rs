@@ -29,12 +29,7 @@ pub struct Population {
 
 impl Population {
     pub fn new(direction: Direction) -> Self {
-        Self {
-            direction,
-            members: Vec::new(),
-            entries: Vec::new(),
-            by_id: HashMap::new(),
-        }
+        Self { direction, members: Vec::new(), entries: Vec::new(), by_id: HashMap::new() }
     }
 
     pub fn direction(&self) -> Direction {
@@ -61,11 +56,7 @@ impl Population {
             diagnostics: None,
             origin: candidate.origin.clone(),
         });
-        self.members.push(Member {
-            candidate,
-            refusal,
-            results: BTreeMap::new(),
-        });
+        self.members.push(Member { candidate, refusal, results: BTreeMap::new() });
         number
     }
 
@@ -97,10 +88,7 @@ impl Population {
     /// The knobs as the candidate declared them on its first finished seed;
     /// empty if it never finished.
     pub fn knob_space(&self, member: usize) -> &[(String, KnobRange)] {
-        let finished = self.members[member]
-            .results
-            .values()
-            .find(|r| r.result.outcome.is_finished());
+        let finished = self.members[member].results.values().find(|r| r.result.outcome.is_finished());
         finished.map_or(&[], |record| &record.result.knobs)
     }
 
@@ -127,27 +115,17 @@ impl Population {
     /// The first failure by seed, if any.
     pub fn failure(&self, member: usize) -> Option<&Outcome> {
         let failed = |record: &&Shared| !record.result.outcome.is_finished();
-        self.members[member]
-            .results
-            .values()
-            .find(failed)
-            .map(|record| &record.result.outcome)
+        self.members[member].results.values().find(failed).map(|record| &record.result.outcome)
     }
 
     /// Files a selection evaluation.
     pub fn learn(&mut self, number: usize, record: &Shared) {
-        self.members[number]
-            .results
-            .insert(record.key.seed, record.clone());
+        self.members[number].results.insert(record.key.seed, record.clone());
         let results = &self.members[number].results;
         let scores: Option<Vec<f64>> = results.values().map(|r| r.result.score).collect();
-        let score = scores
-            .filter(|s| !s.is_empty())
-            .map(|s| crate::gate::mean_and_sd(&s).0);
+        let score = scores.filter(|s| !s.is_empty()).map(|s| crate::gate::mean_and_sd(&s).0);
         let seeds = results.len() as u32;
-        let failure = self
-            .failure(number)
-            .map(|o| (o.code().to_owned(), diagnostics(o)));
+        let failure = self.failure(number).map(|o| (o.code().to_owned(), diagnostics(o)));
         let entry = &mut self.entries[number];
         entry.score = score;
         entry.seeds = seeds;
@@ -173,17 +151,8 @@ impl Population {
             .filter_map(scored)
             .filter(|(number, _)| *number != without)
             .collect();
-        ranked.sort_by(|a, b| {
-            self.direction
-                .gain(b.1, a.1)
-                .total_cmp(&0.0)
-                .then(a.0.cmp(&b.0))
-        });
-        ranked
-            .into_iter()
-            .take(count)
-            .map(|(number, _)| number)
-            .collect()
+        ranked.sort_by(|a, b| self.direction.gain(b.1, a.1).total_cmp(&0.0).then(a.0.cmp(&b.0)));
+        ranked.into_iter().take(count).map(|(number, _)| number).collect()
     }
 }
 

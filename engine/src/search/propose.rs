@@ -19,28 +19,14 @@ const ATTEMPTS: u64 = 24;
 const MAX_NOTE: usize = 300;
 
 /// The weight of each proposer, in their order.
-pub fn weights(
-    config: &SearchConfig,
-    proposers: &[&dyn Proposer],
-) -> Result<Vec<f64>, EngineError> {
+pub fn weights(config: &SearchConfig, proposers: &[&dyn Proposer]) -> Result<Vec<f64>, EngineError> {
     let known: Vec<&str> = proposers.iter().map(|proposer| proposer.name()).collect();
-    if let Some(name) = config
-        .proposers
-        .keys()
-        .find(|name| !known.contains(&name.as_str()))
-    {
-        return Err(EngineError::UnknownProposer {
-            name: name.clone(),
-            known: known.join(", "),
-        });
+    if let Some(name) = config.proposers.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(EngineError::UnknownProposer { name: name.clone(), known: known.join(", ") });
     }
     let all_equal = config.proposers.is_empty();
     let weight = |name: &&str| {
-        if all_equal {
-            1.0
-        } else {
-            config.proposers.get(*name).copied().unwrap_or(0.0)
-        }
+        if all_equal { 1.0 } else { config.proposers.get(*name).copied().unwrap_or(0.0) }
     };
     Ok(known.iter().map(weight).collect())
 }
@@ -57,9 +43,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             let Some((proposal, parent)) = self.propose_one(generation, index, known) else {
                 continue;
             };
-            let source = proposal
-                .source
-                .unwrap_or_else(|| self.population.source(parent).to_owned());
+            let source = proposal.source.unwrap_or_else(|| self.population.source(parent).to_owned());
             let source_id = self.search.folder.blobs().put(source.as_bytes())?;
             let refusal = (self.search.admit)(self.population.source(parent), &source).err();
             let candidate = Candidate {
@@ -71,17 +55,12 @@ impl<E: Evaluate> Loop<'_, '_, E> {
                 origin: cleaned(&proposal.origin),
                 generation,
             };
-            events.push(Event::Proposed {
-                index: index as u32,
-                candidate: candidate.clone(),
-            });
+            events.push(Event::Proposed { index: index as u32, candidate: candidate.clone() });
             numbers.push(self.population.add(candidate, source, refusal));
         }
         self.archive_events(&events)?;
         for number in &numbers {
-            self.observe(&RunEvent::Proposed {
-                candidate: self.population.candidate(*number).clone(),
-            });
+            self.observe(&RunEvent::Proposed { candidate: self.population.candidate(*number).clone() });
         }
         Ok(numbers)
     }
@@ -91,11 +70,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     fn propose_one(&self, generation: u32, index: u64, known: usize) -> Option<(Proposal, usize)> {
         let entries = self.population.entries().get(..known)?;
         for attempt in 0..ATTEMPTS {
-            let seed = seeds::derive(
-                self.run_seed,
-                "proposal",
-                &[u64::from(generation), index, attempt],
-            );
+            let seed = seeds::derive(self.run_seed, "proposal", &[u64::from(generation), index, attempt]);
             let mut rng = SplitMix64::new(seed);
             let parent = self.pick_parent(&mut rng);
             let history = History {
@@ -108,8 +83,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             while let Some(drawn) = rng.weighted(&weights) {
                 weights[drawn] = 0.0;
                 let proposer = self.search.proposers[drawn];
-                if let Some(proposal) = proposer.propose(&history, &entries[parent], rng.next_u64())
-                {
+                if let Some(proposal) = proposer.propose(&history, &entries[parent], rng.next_u64()) {
                     if let Some(found) = self.acceptable(proposal) {
                         return Some(found);
                     }
@@ -131,16 +105,10 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             Some(source) => BlobId::of(source.as_bytes()),
             None => self.population.candidate(parent).source.clone(),
         };
-        if self
-            .population
-            .number(&CandidateId::of(&source_id, &proposal.knobs))
-            .is_some()
-        {
+        if self.population.number(&CandidateId::of(&source_id, &proposal.knobs)).is_some() {
             return None;
         }
-        proposal.second_parent = proposal
-            .second_parent
-            .filter(|id| self.population.number(id).is_some());
+        proposal.second_parent = proposal.second_parent.filter(|id| self.population.number(id).is_some());
         Some((proposal, parent))
     }
 
@@ -150,27 +118,13 @@ impl<E: Evaluate> Loop<'_, '_, E> {
         if rng.unit() < self.config.incumbent_share {
             return incumbent;
         }
-        let elites = self
-            .population
-            .elites(self.config.elites as usize, incumbent);
-        elites
-            .get(rng.below(elites.len()))
-            .copied()
-            .unwrap_or(incumbent)
+        let elites = self.population.elites(self.config.elites as usize, incumbent);
+        elites.get(rng.below(elites.len())).copied().unwrap_or(incumbent)
     }
 }
 
 /// A proposer's words, made fit for a terminal and a page.
 fn cleaned(origin: &Origin) -> Origin {
-    let clean = |text: &str| {
-        text.chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_NOTE)
-            .collect()
-    };
-    Origin {
-        proposer: clean(&origin.proposer),
-        operator: clean(&origin.operator),
-        note: clean(&origin.note),
-    }
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
+    Origin { proposer: clean(&origin.proposer), operator: clean(&origin.operator), note: clean(&origin.note) }
 }

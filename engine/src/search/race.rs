@@ -28,13 +28,8 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     /// crowns the best that passed.
     pub(super) fn race(&mut self, generation: u32, members: &[usize]) -> Result<(), Halt> {
         let reign = self.incumbent();
-        let mut field: Vec<Challenger> = members
-            .iter()
-            .map(|member| Challenger {
-                member: *member,
-                ruling: None,
-            })
-            .collect();
+        let mut field: Vec<Challenger> =
+            members.iter().map(|member| Challenger { member: *member, ruling: None }).collect();
         self.first_seed(reign, &mut field)?;
         self.keep_most_promising(reign, &mut field);
         for look in self.gate.looks().to_vec() {
@@ -47,32 +42,19 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     /// new incumbent on its own seeds.
     fn first_seed(&mut self, reign: Reign, field: &mut [Challenger]) -> Result<(), Halt> {
         let seeds = self.race_seeds(reign, MIN_PAIRS);
-        let mut jobs: Vec<Job> = seeds
-            .iter()
-            .map(|seed| Job::selection(reign.member, *seed))
-            .collect();
-        jobs.extend(
-            field
-                .iter()
-                .map(|challenger| Job::selection(challenger.member, seeds[0])),
-        );
+        let mut jobs: Vec<Job> = seeds.iter().map(|seed| Job::selection(reign.member, *seed)).collect();
+        jobs.extend(field.iter().map(|challenger| Job::selection(challenger.member, seeds[0])));
         self.affordable_wave(&jobs)?;
-        let stable = seeds
-            .iter()
-            .all(|seed| self.population.failure_on(reign.member, *seed).is_none());
+        let stable = seeds.iter().all(|seed| self.population.failure_on(reign.member, *seed).is_none());
         for challenger in field.iter_mut() {
             match self.population.result(challenger.member, seeds[0]) {
                 None => challenger.rule(Ruling::OutOfBudget, "the evaluation budget is used up"),
                 Some(record) if !record.result.outcome.is_finished() => {
                     challenger.rule(Ruling::Failed, one_line(&record.result.outcome.to_string()));
                 }
-                Some(_) if !stable => {
-                    challenger.rule(Ruling::NoRival, "the incumbent failed on fresh seeds")
-                }
+                Some(_) if !stable => challenger.rule(Ruling::NoRival, "the incumbent failed on fresh seeds"),
                 Some(_) => match self.gains(reign, challenger.member, 1).first() {
-                    None => {
-                        challenger.rule(Ruling::NoRival, "the incumbent has no score on this seed")
-                    }
+                    None => challenger.rule(Ruling::NoRival, "the incumbent has no score on this seed"),
                     Some(gain) if self.gate.is_clear_loser(*gain) => {
                         challenger.rule(Ruling::Dropped, "clearly worse on the first seed");
                     }
@@ -85,65 +67,32 @@ impl<E: Evaluate> Loop<'_, '_, E> {
 
     /// Of those still in the race, only the best `racers` go on.
     fn keep_most_promising(&self, reign: Reign, field: &mut [Challenger]) {
-        let first = |member: usize| {
-            self.gains(reign, member, 1)
-                .first()
-                .copied()
-                .unwrap_or(f64::NEG_INFINITY)
-        };
-        let mut racing: Vec<&mut Challenger> =
-            field.iter_mut().filter(|c| c.ruling.is_none()).collect();
-        racing.sort_by(|a, b| {
-            first(b.member)
-                .total_cmp(&first(a.member))
-                .then(a.member.cmp(&b.member))
-        });
+        let first =
+            |member: usize| self.gains(reign, member, 1).first().copied().unwrap_or(f64::NEG_INFINITY);
+        let mut racing: Vec<&mut Challenger> = field.iter_mut().filter(|c| c.ruling.is_none()).collect();
+        racing.sort_by(|a, b| first(b.member).total_cmp(&first(a.member)).then(a.member.cmp(&b.member)));
         for challenger in racing.into_iter().skip(self.config.racers as usize) {
-            challenger.rule(
-                Ruling::Outranked,
-                "others of its generation did better on the first seed",
-            );
+            challenger.rule(Ruling::Outranked, "others of its generation did better on the first seed");
         }
     }
 
     /// Brings everyone still in the race to `look` pairs, and judges.
-    fn further_seeds(
-        &mut self,
-        reign: Reign,
-        field: &mut [Challenger],
-        look: usize,
-    ) -> Result<(), Halt> {
+    fn further_seeds(&mut self, reign: Reign, field: &mut [Challenger], look: usize) -> Result<(), Halt> {
         if field.iter().all(|challenger| challenger.ruling.is_some()) {
             return Ok(());
         }
         let seeds = self.race_seeds(reign, look);
-        let mut jobs: Vec<Job> = seeds
-            .iter()
-            .map(|seed| Job::selection(reign.member, *seed))
-            .collect();
-        for challenger in field
-            .iter()
-            .filter(|challenger| challenger.ruling.is_none())
-        {
-            jobs.extend(
-                seeds
-                    .iter()
-                    .map(|seed| Job::selection(challenger.member, *seed)),
-            );
+        let mut jobs: Vec<Job> = seeds.iter().map(|seed| Job::selection(reign.member, *seed)).collect();
+        for challenger in field.iter().filter(|challenger| challenger.ruling.is_none()) {
+            jobs.extend(seeds.iter().map(|seed| Job::selection(challenger.member, *seed)));
         }
         self.affordable_wave(&jobs)?;
-        for challenger in field
-            .iter_mut()
-            .filter(|challenger| challenger.ruling.is_none())
-        {
+        for challenger in field.iter_mut().filter(|challenger| challenger.ruling.is_none()) {
             if let Some(outcome) = self.population.failure(challenger.member) {
                 challenger.rule(Ruling::Failed, one_line(&outcome.to_string()));
                 continue;
             }
-            if seeds
-                .iter()
-                .any(|seed| self.population.result(challenger.member, *seed).is_none())
-            {
+            if seeds.iter().any(|seed| self.population.result(challenger.member, *seed).is_none()) {
                 challenger.rule(Ruling::OutOfBudget, "the evaluation budget is used up");
                 continue;
             }
@@ -159,21 +108,13 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     }
 
     /// Records a decision about each, in order of proposal, and the succession.
-    fn decide(
-        &mut self,
-        generation: u32,
-        reign: Reign,
-        field: Vec<Challenger>,
-    ) -> Result<(), Halt> {
+    fn decide(&mut self, generation: u32, reign: Reign, field: Vec<Challenger>) -> Result<(), Halt> {
         let most = self.config.race_seeds as usize;
         let mut decisions: Vec<(usize, Decision)> = Vec::with_capacity(field.len());
         for challenger in field {
             let gains = self.gains(reign, challenger.member, most);
             let (ruling, reason) = challenger.ruling.unwrap_or_else(|| {
-                (
-                    Ruling::NotBetter,
-                    format!("not beyond noise after {} pairs", gains.len()),
-                )
+                (Ruling::NotBetter, format!("not beyond noise after {} pairs", gains.len()))
             });
             let decision = Decision {
                 generation,
@@ -196,45 +137,21 @@ impl<E: Evaluate> Loop<'_, '_, E> {
                 self.population.accept(*member);
             }
         }
-        let mut events: Vec<Event> = decisions
-            .iter()
-            .map(|(_, d)| Event::Decided(d.clone()))
-            .collect();
-        let mut told: Vec<RunEvent> = decisions
-            .iter()
-            .map(|(_, d)| RunEvent::Decided {
-                decision: d.clone(),
-            })
-            .collect();
+        let mut events: Vec<Event> = decisions.iter().map(|(_, d)| Event::Decided(d.clone())).collect();
+        let mut told: Vec<RunEvent> =
+            decisions.iter().map(|(_, d)| RunEvent::Decided { decision: d.clone() }).collect();
         if let Some(at) = winner {
             self.crowned += 1;
-            self.reigns.push(Reign {
-                member: decisions[at].0,
-                number: self.crowned,
-            });
+            self.reigns.push(Reign { member: decisions[at].0, number: self.crowned });
             let candidate = decisions[at].1.candidate.clone();
-            events.push(Event::Crowned {
-                generation,
-                candidate: candidate.clone(),
-                reign: self.crowned,
-            });
-            told.push(RunEvent::Crowned {
-                generation,
-                candidate,
-            });
+            events.push(Event::Crowned { generation, candidate: candidate.clone(), reign: self.crowned });
+            told.push(RunEvent::Crowned { generation, candidate });
         } else if self.reigns.len() > 1 && self.has_failed(reign) {
             self.reigns.pop();
             let candidate = self.population.id(reign.member);
             let successor = self.population.id(self.incumbent().member);
-            events.push(Event::Demoted {
-                generation,
-                candidate,
-                successor: successor.clone(),
-            });
-            told.push(RunEvent::Crowned {
-                generation,
-                candidate: successor,
-            });
+            events.push(Event::Demoted { generation, candidate, successor: successor.clone() });
+            told.push(RunEvent::Crowned { generation, candidate: successor });
         }
         self.archive_events(&events)?;
         told.iter().for_each(|event| self.observe(event));
@@ -251,9 +168,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     }
 
     fn race_seeds(&self, reign: Reign, count: usize) -> Vec<u64> {
-        (0..count)
-            .map(|index| reign.seed(self.run_seed, index))
-            .collect()
+        (0..count).map(|index| reign.seed(self.run_seed, index)).collect()
     }
 
     /// Paired differences over the first `count` seeds of the reign, where
@@ -264,10 +179,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             let new = self.population.score(member, seed)?;
             Some(direction.gain(new, self.population.score(reign.member, seed)?))
         };
-        self.race_seeds(reign, count)
-            .into_iter()
-            .filter_map(pair)
-            .collect()
+        self.race_seeds(reign, count).into_iter().filter_map(pair).collect()
     }
 
     /// Does those of the jobs that are not known yet, as far as the
@@ -288,10 +200,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
 fn best_passed(decisions: &[(usize, Decision)]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (at, (_, decision)) in decisions.iter().enumerate() {
-        let mean = decision
-            .gain
-            .as_ref()
-            .map_or(f64::NEG_INFINITY, |gain| gain.mean);
+        let mean = decision.gain.as_ref().map_or(f64::NEG_INFINITY, |gain| gain.mean);
         if decision.ruling == Ruling::Passed && best.is_none_or(|(_, so_far)| mean > so_far) {
             best = Some((at, mean));
         }
@@ -301,11 +210,5 @@ fn best_passed(decisions: &[(usize, Decision)]) -> Option<usize> {
 
 /// The first line of a candidate's words, bounded.
 fn one_line(text: &str) -> String {
-    text.lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect()
+    text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(300).collect()
 }

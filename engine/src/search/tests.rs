@@ -20,101 +20,54 @@ fn finished(end: RunEnd) -> RunSummary {
 #[test]
 fn a_gain_that_is_there_is_found_and_confirmed_on_the_final_split() {
     let home = tempfile::tempdir().unwrap();
-    let folder = new_run(
-        home.path(),
-        SearchConfig {
-            generations: 8,
-            ..small_search()
-        },
-        1,
-    );
+    let folder = new_run(home.path(), SearchConfig { generations: 8, ..small_search() }, 1);
     let evaluator = Quadratic::default();
     let summary = finished(run(&folder, &evaluator, 2, &Unobserved).unwrap());
     let comparison = &summary.comparison;
     assert!(comparison.beats_noise, "{comparison:?}");
     // The baseline scores 0.99; most of the quadratic's part is won.
-    assert!(
-        comparison.gain.as_ref().unwrap().mean > 0.3,
-        "{comparison:?}"
-    );
+    assert!(comparison.gain.as_ref().unwrap().mean > 0.3, "{comparison:?}");
     assert_eq!(comparison.baseline.seeds.len(), 3);
 
     let archive = folder.archive();
     let seeds_of = |split: Split| -> BTreeSet<u64> {
         let all = archive.evaluations().unwrap();
-        all.into_iter()
-            .filter(|r| r.key.split == split)
-            .map(|r| r.key.seed)
-            .collect()
+        all.into_iter().filter(|r| r.key.split == split).map(|r| r.key.seed).collect()
     };
     assert!(seeds_of(Split::Selection).is_disjoint(&seeds_of(Split::Final)));
     assert_eq!(archive.incumbent().unwrap().as_ref(), Some(&summary.best));
     let lineage = archive.lineage(&summary.best).unwrap();
-    assert_eq!(
-        lineage.last().map(|c| c.id.clone()),
-        Some(folder.baseline().id)
-    );
-    let codes: Vec<String> = archive
-        .outcomes()
-        .unwrap()
-        .into_iter()
-        .map(|o| o.code)
-        .collect();
+    assert_eq!(lineage.last().map(|c| c.id.clone()), Some(folder.baseline().id));
+    let codes: Vec<String> = archive.outcomes().unwrap().into_iter().map(|o| o.code).collect();
     assert!(
         codes.contains(&"compile-error".to_owned()) && codes.contains(&"rejected".to_owned()),
         "{codes:?}"
     );
-    assert_eq!(
-        archive.final_comparison().unwrap().as_ref(),
-        Some(comparison)
-    );
+    assert_eq!(archive.final_comparison().unwrap().as_ref(), Some(comparison));
     let curve = archive.best_so_far().unwrap();
     assert_eq!(curve.len() as u64, summary.candidates);
     assert!(curve.last().unwrap().best.unwrap() < curve[0].best.unwrap() - 0.2);
     assert_eq!(
-        archive.totals().unwrap().selection_evaluations
-            + archive.totals().unwrap().final_evaluations,
+        archive.totals().unwrap().selection_evaluations + archive.totals().unwrap().final_evaluations,
         summary.evaluations
     );
-    assert_eq!(
-        archive
-            .find(&summary.best.as_str()[..8])
-            .unwrap()
-            .map(|c| c.id),
-        Some(summary.best)
-    );
+    assert_eq!(archive.find(&summary.best.as_str()[..8]).unwrap().map(|c| c.id), Some(summary.best));
 }
 
 #[test]
 fn each_new_incumbent_is_judged_on_seeds_that_it_did_not_win_by() {
     let home = tempfile::tempdir().unwrap();
-    let folder = new_run(
-        home.path(),
-        SearchConfig {
-            generations: 8,
-            ..small_search()
-        },
-        1,
-    );
+    let folder = new_run(home.path(), SearchConfig { generations: 8, ..small_search() }, 1);
     finished(run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap());
     let mut reign_seeds: Vec<u64> = Vec::new();
     let mut crowned = 0;
     for event in folder.archive().events().unwrap() {
         if let Event::Crowned { reign, .. } = event {
             crowned += 1;
-            reign_seeds.extend((0..8).map(|i| {
-                Reign {
-                    member: 0,
-                    number: reign,
-                }
-                .seed(1, i)
-            }));
+            reign_seeds.extend((0..8).map(|i| Reign { member: 0, number: reign }.seed(1, i)));
         }
     }
-    assert!(
-        crowned >= 2,
-        "the test needs two successions, had {crowned}"
-    );
+    assert!(crowned >= 2, "the test needs two successions, had {crowned}");
     let distinct: BTreeSet<u64> = reign_seeds.iter().copied().collect();
     assert_eq!(distinct.len(), reign_seeds.len());
 }
@@ -124,17 +77,9 @@ fn pure_noise_keeps_nothing_in_nineteen_of_twenty_runs() {
     let kept = (0..40)
         .filter(|seed| {
             let home = tempfile::tempdir().unwrap();
-            let search = SearchConfig {
-                generations: 4,
-                final_seeds: 2,
-                ..small_search()
-            };
+            let search = SearchConfig { generations: 4, final_seeds: 2, ..small_search() };
             let folder = new_run(home.path(), search, *seed);
-            let evaluator = Quadratic {
-                null: true,
-                noise: 0.1,
-                ..Quadratic::default()
-            };
+            let evaluator = Quadratic { null: true, noise: 0.1, ..Quadratic::default() };
             let summary = finished(run(&folder, &evaluator, 1, &Unobserved).unwrap());
             summary.best != folder.baseline().id
         })
@@ -146,27 +91,13 @@ fn pure_noise_keeps_nothing_in_nineteen_of_twenty_runs() {
 fn without_noise_strictly_better_is_kept_and_equal_is_not() {
     let home = tempfile::tempdir().unwrap();
     let folder = new_run(home.path(), small_search(), 5);
-    let summary = finished(
-        run(
-            &folder,
-            &Quadratic {
-                noise: 0.0,
-                ..Quadratic::default()
-            },
-            2,
-            &Unobserved,
-        )
-        .unwrap(),
-    );
+    let summary =
+        finished(run(&folder, &Quadratic { noise: 0.0, ..Quadratic::default() }, 2, &Unobserved).unwrap());
     assert_eq!(summary.noise, 0.0);
     assert!(summary.comparison.beats_noise);
     let home = tempfile::tempdir().unwrap();
     let folder = new_run(home.path(), small_search(), 5);
-    let flat = Quadratic {
-        noise: 0.0,
-        null: true,
-        ..Quadratic::default()
-    };
+    let flat = Quadratic { noise: 0.0, null: true, ..Quadratic::default() };
     let summary = finished(run(&folder, &flat, 2, &Unobserved).unwrap());
     assert_eq!(summary.best, folder.baseline().id);
     assert!(!summary.comparison.beats_noise);
@@ -177,14 +108,7 @@ fn without_noise_strictly_better_is_kept_and_equal_is_not() {
 fn an_evaluation_budget_is_kept_to_the_last_one() {
     for evals in [4, 5, 9, 17, 30] {
         let home = tempfile::tempdir().unwrap();
-        let folder = new_run(
-            home.path(),
-            SearchConfig {
-                evals: Some(evals),
-                ..small_search()
-            },
-            2,
-        );
+        let folder = new_run(home.path(), SearchConfig { evals: Some(evals), ..small_search() }, 2);
         let summary = finished(run(&folder, &Quadratic::default(), 3, &Unobserved).unwrap());
         let used = folder.archive().totals().unwrap().selection_evaluations;
         assert!(used <= u64::from(evals).max(4), "{used} of {evals}");
@@ -198,22 +122,10 @@ fn a_wall_clock_stop_is_recorded_and_repeated_on_resume() {
     let folder = new_run(home.path(), small_search(), 2);
     let stop = AtomicBool::new(false);
     let evaluator = Quadratic::default();
-    let run_for = |wall| {
-        run_until(
-            &folder_of(home.path()),
-            &evaluator,
-            2,
-            &Unobserved,
-            &stop,
-            wall,
-        )
-    };
+    let run_for = |wall| run_until(&folder_of(home.path()), &evaluator, 2, &Unobserved, &stop, wall);
     drop(folder);
     let summary = finished(run_for(Some(Duration::ZERO)).unwrap());
-    assert_eq!(
-        (summary.stopped, summary.generations),
-        (Some(StopReason::Wall), 0)
-    );
+    assert_eq!((summary.stopped, summary.generations), (Some(StopReason::Wall), 0));
     // Now with all the time in the world: the record stands.
     assert_eq!(finished(run_for(None).unwrap()), summary);
 }
@@ -259,19 +171,8 @@ fn failures_are_recorded_as_data_for_proposers() {
     };
     search.run().unwrap();
     let seen = seen.into_inner().unwrap();
-    assert!(
-        ["finished", "compile-error", "rejected"]
-            .iter()
-            .all(|code| seen.contains(*code)),
-        "{seen:?}"
-    );
-    let rulings: BTreeSet<Ruling> = folder
-        .archive()
-        .decisions()
-        .unwrap()
-        .iter()
-        .map(|d| d.ruling)
-        .collect();
+    assert!(["finished", "compile-error", "rejected"].iter().all(|code| seen.contains(*code)), "{seen:?}");
+    let rulings: BTreeSet<Ruling> = folder.archive().decisions().unwrap().iter().map(|d| d.ruling).collect();
     assert!(rulings.contains(&Ruling::Failed));
 }
 
@@ -279,19 +180,10 @@ fn failures_are_recorded_as_data_for_proposers() {
 fn a_baseline_that_fails_and_a_proposer_that_is_not_there_are_told() {
     let home = tempfile::tempdir().unwrap();
     let task = fake::task(small_search());
-    let new = crate::run::NewRun {
-        task: &task,
-        source: "broken",
-        seed: 0,
-        identity: "fake",
-        data: None,
-    };
+    let new = crate::run::NewRun { task: &task, source: "broken", seed: 0, identity: "fake", data: None };
     let folder = RunFolder::create(home.path(), &new).unwrap();
     let error = run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap_err();
-    assert!(
-        matches!(error, EngineError::BaselineFailed { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, EngineError::BaselineFailed { .. }), "{error}");
 
     let home = tempfile::tempdir().unwrap();
     let mut search = small_search();
@@ -305,19 +197,10 @@ fn a_baseline_that_fails_and_a_proposer_that_is_not_there_are_told() {
 fn a_run_made_with_another_toolchain_is_not_continued() {
     let home = tempfile::tempdir().unwrap();
     let task = fake::task(small_search());
-    let new = crate::run::NewRun {
-        task: &task,
-        source: "",
-        seed: 0,
-        identity: "other",
-        data: None,
-    };
+    let new = crate::run::NewRun { task: &task, source: "", seed: 0, identity: "other", data: None };
     let folder = RunFolder::create(home.path(), &new).unwrap();
     let error = run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap_err();
-    assert!(
-        matches!(error, EngineError::OtherIdentity { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, EngineError::OtherIdentity { .. }), "{error}");
 }
 
 #[test]
@@ -336,12 +219,5 @@ fn the_observer_is_told_of_every_evaluation_and_decision() {
     });
     let summary = finished(run(&folder, &Quadratic::default(), 4, &watch).unwrap());
     let counts = counts.into_inner().unwrap();
-    assert_eq!(
-        counts,
-        (
-            summary.evaluations,
-            summary.evaluations,
-            summary.candidates - 1
-        )
-    );
+    assert_eq!(counts, (summary.evaluations, summary.evaluations, summary.candidates - 1));
 }

@@ -29,11 +29,7 @@ pub struct Job {
 
 impl Job {
     pub fn selection(member: usize, seed: u64) -> Self {
-        Self {
-            member,
-            split: Split::Selection,
-            seed,
-        }
+        Self { member, split: Split::Selection, seed }
     }
 }
 
@@ -50,12 +46,7 @@ pub struct Bench<'a, 'b, E: Evaluate> {
 
 impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
     pub fn new(search: &'b Search<'a, E>) -> Self {
-        Self {
-            search,
-            known: HashMap::new(),
-            builds: Mutex::default(),
-            total: Duration::ZERO,
-        }
+        Self { search, known: HashMap::new(), builds: Mutex::default(), total: Duration::ZERO }
     }
 
     /// Evaluations known so far.
@@ -65,17 +56,12 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
 
     /// Mean wall-clock time of an evaluation.
     pub fn mean_evaluation(&self) -> Duration {
-        self.total
-            .checked_div(self.known.len().max(1) as u32)
-            .unwrap_or_default()
+        self.total.checked_div(self.known.len().max(1) as u32).unwrap_or_default()
     }
 
     /// Lets go of components; the sandbox has a cache of its own.
     pub fn forget_builds(&self) {
-        self.builds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Does the jobs that are neither known nor recorded, and appends those
@@ -101,10 +87,7 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
         if !missing.is_empty() {
             let recorded = (jobs.len() - missing.len()) as u32;
             let evaluations = missing.len() as u32;
-            self.search.observer.observe(&RunEvent::Wave {
-                evaluations,
-                recorded,
-            });
+            self.search.observer.observe(&RunEvent::Wave { evaluations, recorded });
             self.work(population, jobs, &keys, &missing, &found)?;
         }
         let records: Option<Vec<Shared>> = found.into_iter().map(OnceLock::into_inner).collect();
@@ -118,9 +101,7 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
         let mut told = HashSet::new();
         let fresh: Vec<&Shared> = records
             .iter()
-            .filter(|record| {
-                !self.known.contains_key(&record.key) && told.insert(record.key.clone())
-            })
+            .filter(|record| !self.known.contains_key(&record.key) && told.insert(record.key.clone()))
             .collect();
         let events: Vec<Event> = fresh
             .iter()
@@ -176,10 +157,7 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
             };
             handles.into_iter().map(join).collect()
         });
-        results
-            .into_iter()
-            .collect::<Result<(), EngineError>>()
-            .map_err(Halt::from)
+        results.into_iter().collect::<Result<(), EngineError>>().map_err(Halt::from)
     }
 
     fn evaluate(
@@ -188,34 +166,21 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
         member: usize,
         key: &EvaluationKey,
     ) -> Result<Shared, EngineError> {
-        self.search
-            .observer
-            .observe(&RunEvent::evaluation_started(key));
+        self.search.observer.observe(&RunEvent::evaluation_started(key));
         let candidate = population.candidate(member);
         let (result, build) = match population.refusal(member) {
-            Some(reason) => (
-                Evaluated::failed(Outcome::Rejected {
-                    reason: reason.to_owned(),
-                }),
-                None,
-            ),
+            Some(reason) => (Evaluated::failed(Outcome::Rejected { reason: reason.to_owned() }), None),
             None => match self.built(&candidate.source, population.source(member)) {
                 Ok(built) => {
-                    let result = self.search.evaluator.evaluate(
-                        &built,
-                        &candidate.knobs,
-                        key.seed,
-                        key.split,
-                    )?;
+                    let result =
+                        self.search.evaluator.evaluate(&built, &candidate.knobs, key.seed, key.split)?;
                     (result, Some(self.search.evaluator.facts(&built)))
                 }
                 Err(BuildFailure::Candidate(outcome)) => (Evaluated::failed(outcome), None),
                 Err(BuildFailure::Host(error)) => return Err(error.into()),
             },
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let record = EvaluationRecord {
             key: key.clone(),
             result: result.normalised(),
@@ -251,16 +216,13 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
 }
 
 fn key(population: &Population, job: &Job) -> EvaluationKey {
-    EvaluationKey {
-        candidate: population.id(job.member),
-        split: job.split,
-        seed: job.seed,
-    }
+    EvaluationKey { candidate: population.id(job.member), split: job.split, seed: job.seed }
 }
 
 fn panicked() -> EngineError {
     EngineError::Host {
         message: "an evaluation thread panicked".into(),
-        hint: "this is a defect in terrarium: the message above says where; `terrarium resume` goes on".into(),
+        hint: "this is a defect in terrarium: the message above says where; `terrarium resume` goes on"
+            .into(),
     }
 }

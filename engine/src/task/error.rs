@@ -84,33 +84,15 @@ impl TaskError {
         } else {
             "check the TOML syntax at this place"
         };
-        Self::at(
-            text,
-            origin,
-            error.span().unwrap_or(0..0),
-            what,
-            hint.to_owned(),
-        )
+        Self::at(text, origin, error.span().unwrap_or(0..0), what, hint.to_owned())
     }
 
-    pub(super) fn value(
-        text: &str,
-        origin: &str,
-        path: Vec<&str>,
-        what: String,
-        hint: String,
-    ) -> Self {
+    pub(super) fn value(text: &str, origin: &str, path: Vec<&str>, what: String, hint: String) -> Self {
         let span = locate(text, &path).unwrap_or(0..0);
         Self::at(text, origin, span, what, hint)
     }
 
-    fn at(
-        text: &str,
-        origin: &str,
-        span: std::ops::Range<usize>,
-        what: String,
-        hint: String,
-    ) -> Self {
+    fn at(text: &str, origin: &str, span: std::ops::Range<usize>, what: String, hint: String) -> Self {
         let before = text.get(..span.start).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         Self::Invalid(Box::new(InvalidTask {
@@ -132,10 +114,7 @@ fn locate(text: &str, path: &[&str]) -> Option<std::ops::Range<usize>> {
     let mut table = document.get_ref();
     let mut span = None;
     for name in path {
-        let Some((key, value)) = table
-            .iter()
-            .find(|(key, _)| key.get_ref().as_ref() == *name)
-        else {
+        let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref().as_ref() == *name) else {
             break;
         };
         span = Some(value.span());

@@ -60,27 +60,9 @@ impl SearchConfig {
     /// hint.
     pub fn fault(&self) -> Option<(&'static str, String, &'static str)> {
         let whole = [
-            (
-                "generation_size",
-                self.generation_size,
-                1,
-                10_000,
-                "a few times the number of cores is usual",
-            ),
-            (
-                "generations",
-                self.generations,
-                1,
-                1_000_000,
-                "each generation builds on the last",
-            ),
-            (
-                "evals",
-                self.evals.unwrap_or(u32::MAX),
-                1,
-                u32::MAX,
-                "leave it out for no limit",
-            ),
+            ("generation_size", self.generation_size, 1, 10_000, "a few times the number of cores is usual"),
+            ("generations", self.generations, 1, 1_000_000, "each generation builds on the last"),
+            ("evals", self.evals.unwrap_or(u32::MAX), 1, u32::MAX, "leave it out for no limit"),
             (
                 "noise_seeds",
                 self.noise_seeds,
@@ -88,42 +70,14 @@ impl SearchConfig {
                 1000,
                 "a standard deviation needs two evaluations; five are usual",
             ),
-            (
-                "race_seeds",
-                self.race_seeds,
-                3,
-                1000,
-                "the gate needs at least three pairs",
-            ),
-            (
-                "final_seeds",
-                self.final_seeds,
-                2,
-                1000,
-                "an interval needs two pairs; five are usual",
-            ),
-            (
-                "racers",
-                self.racers,
-                1,
-                10_000,
-                "at least one challenger must be able to win",
-            ),
-            (
-                "elites",
-                self.elites,
-                0,
-                10_000,
-                "0 lets only the incumbent be a parent",
-            ),
+            ("race_seeds", self.race_seeds, 3, 1000, "the gate needs at least three pairs"),
+            ("final_seeds", self.final_seeds, 2, 1000, "an interval needs two pairs; five are usual"),
+            ("racers", self.racers, 1, 10_000, "at least one challenger must be able to win"),
+            ("elites", self.elites, 0, 10_000, "0 lets only the incumbent be a parent"),
         ];
         for (name, value, low, high, hint) in whole {
             if !(low..=high).contains(&value) {
-                return Some((
-                    name,
-                    format!("{name} = {value} is out of range: {low}..={high}"),
-                    hint,
-                ));
+                return Some((name, format!("{name} = {value} is out of range: {low}..={high}"), hint));
             }
         }
         if !(self.alpha >= 1e-6 && self.alpha <= 0.5) {
@@ -131,28 +85,17 @@ impl SearchConfig {
             return Some(("alpha", what, "0.05 is usual"));
         }
         if !(self.drop_below >= 0.0 && self.drop_below.is_finite()) {
-            let what = format!(
-                "drop_below = {} must be a finite number of at least 0",
-                self.drop_below
-            );
-            return Some((
-                "drop_below",
-                what,
-                "1.0 is usual; larger drops fewer challengers early",
-            ));
+            let what = format!("drop_below = {} must be a finite number of at least 0", self.drop_below);
+            return Some(("drop_below", what, "1.0 is usual; larger drops fewer challengers early"));
         }
         if !(0.0..=1.0).contains(&self.incumbent_share) {
-            let what = format!(
-                "incumbent_share = {} is out of range: 0..=1",
-                self.incumbent_share
-            );
+            let what = format!("incumbent_share = {} is out of range: 0..=1", self.incumbent_share);
             return Some(("incumbent_share", what, "0.7 is usual"));
         }
         for (name, weight) in &self.proposers {
             if !(*weight >= 0.0 && weight.is_finite()) {
-                let what = format!(
-                    "the weight of proposer `{name}` is {weight}: it must be finite and at least 0"
-                );
+                let what =
+                    format!("the weight of proposer `{name}` is {weight}: it must be finite and at least 0");
                 return Some(("proposers", what, "0 switches a proposer off"));
             }
         }
@@ -164,8 +107,6 @@ impl SearchConfig {
     pub fn most_challengers(&self) -> u64 {
         let by_generations = u64::from(self.generations) * u64::from(self.generation_size);
         // Each challenger costs one evaluation at least.
-        by_generations
-            .min(u64::from(self.evals.unwrap_or(u32::MAX)))
-            .max(1)
+        by_generations.min(u64::from(self.evals.unwrap_or(u32::MAX))).max(1)
     }
 }

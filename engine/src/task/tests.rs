@@ -34,10 +34,7 @@ fn a_good_task_gets_defaults_and_survives_a_round_trip() {
     let task = Task::parse(GOOD, "task.toml").unwrap();
     assert_eq!(task.budget.device_fuel, 1_000_000);
     assert_eq!(task.search.generations, 3);
-    assert_eq!(
-        task.search.generation_size,
-        SearchConfig::default().generation_size
-    );
+    assert_eq!(task.search.generation_size, SearchConfig::default().generation_size);
     let again = Task::parse(&toml::to_string(&task).unwrap(), "again").unwrap();
     assert_eq!(again, task);
 }
@@ -45,10 +42,7 @@ fn a_good_task_gets_defaults_and_survives_a_round_trip() {
 #[test]
 fn an_unknown_field_is_named_with_its_line() {
     let (what, hint) = message(&GOOD.replace("windows = 32", "windoes = 32"));
-    assert!(
-        what.starts_with("task.toml:15:1: unknown field `windoes`"),
-        "{what}"
-    );
+    assert!(what.starts_with("task.toml:15:1: unknown field `windoes`"), "{what}");
     assert!(hint.contains("spelling"), "{hint}");
 }
 
@@ -60,22 +54,10 @@ fn numbers_that_make_no_sense_are_refused_where_they_stand() {
         ("generations = 3", "generations = 0", "task.toml:21:15"),
         ("generations = 3", "generations = -3", "task.toml:21:15"),
         ("generations = 3", "generations = inf", "task.toml:21:15"),
-        (
-            "device_fuel = 1_000_000",
-            "device_fuel = 0",
-            "task.toml:10:15",
-        ),
-        (
-            "device_fuel = 1_000_000",
-            "device_fuel = nan",
-            "task.toml:10:15",
-        ),
+        ("device_fuel = 1_000_000", "device_fuel = 0", "task.toml:10:15"),
+        ("device_fuel = 1_000_000", "device_fuel = nan", "task.toml:10:15"),
         ("context = 64", "context = 0", "task.toml:13:11"),
-        (
-            "alpha = 0.05",
-            "proposers = { knobs = nan }",
-            "task.toml:22:1",
-        ),
+        ("alpha = 0.05", "proposers = { knobs = nan }", "task.toml:22:1"),
         ("name = \"tiny\"", "name = \"Ti ny\"", "task.toml:3:8"),
         ("\"candidate/lib.rs\"", "\"../lib.rs\"", "task.toml:7:13"),
         ("\"candidate/lib.rs\"", "\"/etc/passwd\"", "task.toml:7:13"),
@@ -89,10 +71,7 @@ fn numbers_that_make_no_sense_are_refused_where_they_stand() {
 #[test]
 fn each_world_asks_for_its_own_sections() {
     let (what, _) = message(&GOOD.replace("world = \"trainer\"", "world = \"function\""));
-    assert!(
-        what.contains("has no use for a section [evaluation]"),
-        "{what}"
-    );
+    assert!(what.contains("has no use for a section [evaluation]"), "{what}");
     let (what, _) = message(&GOOD.replace("[data]\nkind = \"corpus\"", ""));
     assert!(what.contains("needs a section [data]"), "{what}");
     let circles = r#"
@@ -106,10 +85,7 @@ candidate = "candidate/lib.rs"
 builtin = "circles"
 n = 26
 "#;
-    assert_eq!(
-        Task::parse(circles, "c").unwrap().evaluator,
-        Some(EvaluatorConfig::Circles { n: 26 })
-    );
+    assert_eq!(Task::parse(circles, "c").unwrap().evaluator, Some(EvaluatorConfig::Circles { n: 26 }));
     let (what, _) = message(&circles.replace("n = 26", "n = 0"));
     assert!(what.contains("n = 0 is out of range"), "{what}");
     assert!(Task::parse(&circles.replace("n = 26", "m = 26"), "c").is_err());
@@ -137,18 +113,8 @@ fn a_task_is_found_by_template_name_or_by_folder() {
     assert_eq!(by_path.task.header.name, "tiny");
     let error = load("nonsense", root.path()).unwrap_err();
     assert!(error.hint().contains("templates: tiny"), "{}", error.hint());
-    std::fs::write(
-        folder.join("candidate/lib.rs"),
-        vec![b'x'; 1 + MAX_TEXT_BYTES as usize],
-    )
-    .unwrap();
-    assert!(matches!(
-        load("tiny", root.path()),
-        Err(TaskError::TooLarge { .. })
-    ));
+    std::fs::write(folder.join("candidate/lib.rs"), vec![b'x'; 1 + MAX_TEXT_BYTES as usize]).unwrap();
+    assert!(matches!(load("tiny", root.path()), Err(TaskError::TooLarge { .. })));
     std::fs::write(folder.join("candidate/lib.rs"), [0xff, 0xfe]).unwrap();
-    assert!(matches!(
-        load("tiny", root.path()),
-        Err(TaskError::Unreadable { .. })
-    ));
+    assert!(matches!(load("tiny", root.path()), Err(TaskError::Unreadable { .. })));
 }

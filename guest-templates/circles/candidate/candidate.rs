@@ -24,10 +24,7 @@ struct Random(u64);
 impl Random {
     /// Uniform in [0, 1).
     fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 }
@@ -63,11 +60,7 @@ fn start(n: usize, jitter: f64, random: &mut Random) -> Vec<Circle> {
                 let shift = jitter * (random.next() - 0.5);
                 ((k as f64 + 0.5 + shift) * cell).clamp(0.02, 0.98)
             };
-            Circle {
-                x: place(i % side),
-                y: place(i / side),
-                r: 0.4 * cell,
-            }
+            Circle { x: place(i % side), y: place(i / side), r: 0.4 * cell }
         })
         .collect()
 }
@@ -152,9 +145,7 @@ fn repair(circles: &mut [Circle]) {
         }
     }
     // The verifier allows no overlap, so stay clear of rounding.
-    circles
-        .iter_mut()
-        .for_each(|c| c.r = (c.r - 1e-12).max(0.0));
+    circles.iter_mut().for_each(|c| c.r = (c.r - 1e-12).max(0.0));
 }
 
 fn wall(c: Circle) -> f64 {
@@ -173,13 +164,9 @@ struct Packer;
 impl Function for Packer {
     fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
         let Some((n, seed)) = input.split_first_chunk::<4>() else {
-            return Err(Error::invalid(
-                "the input is 12 bytes: n as u32, then a seed as u64",
-            ));
+            return Err(Error::invalid("the input is 12 bytes: n as u32, then a seed as u64"));
         };
-        let seed: [u8; 8] = seed
-            .try_into()
-            .map_err(|_| Error::invalid("the seed is 8 bytes"))?;
+        let seed: [u8; 8] = seed.try_into().map_err(|_| Error::invalid("the seed is 8 bytes"))?;
         let n = u32::from_le_bytes(*n).min(10_000) as usize;
         let circles = pack(n, u64::from_le_bytes(seed));
         let values = circles.iter().flat_map(|c| [c.x, c.y, c.r]);

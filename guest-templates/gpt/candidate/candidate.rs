@@ -38,15 +38,10 @@ impl Config {
         let head_dim = 8 * knobs::size("head_dim_by_8", 4, 2, 8, Linear);
         let heads = knobs::size("heads", 2, 1, 8, Linear);
         let groups = knobs::size("queries_per_key", 1, 1, 4, Linear);
-        let kv_heads = if heads.is_multiple_of(groups) {
-            heads / groups
-        } else {
-            heads
-        };
+        let kv_heads = if heads.is_multiple_of(groups) { heads / groups } else { heads };
         let expansion = knobs::size("mlp_expansion", 4, 1, 8, Linear);
-        let pattern = ["L", "SL", "SSL", "SSSL"]
-            [knobs::choice("windows", 0, &["L", "SL", "SSL", "SSSL"])]
-        .as_bytes();
+        let pattern =
+            ["L", "SL", "SSL", "SSSL"][knobs::choice("windows", 0, &["L", "SL", "SSL", "SSSL"])].as_bytes();
         let value = knobs::choice("value_embeddings", 1, &["none", "alternating", "all"]);
         let last = depth - 1;
         Config {
@@ -57,9 +52,7 @@ impl Config {
             kv_heads,
             hidden: expansion * head_dim * heads,
             // The last layer always sees everything.
-            windows: (0..depth)
-                .map(|i| i != last && pattern[i as usize % pattern.len()] == b'S')
-                .collect(),
+            windows: (0..depth).map(|i| i != last && pattern[i as usize % pattern.len()] == b'S').collect(),
             value_layers: (0..depth)
                 .map(|i| value == 2 || (value == 1 && (last - i).is_multiple_of(2)))
                 .collect(),
@@ -82,14 +75,7 @@ fn batch_shape() -> (u32, u32) {
     let rows = knobs::size("batch_rows", 8, 1, 64, Logarithmic);
     let time = knobs::choice("train_context", 1, &["half", "full"]);
     let context = data::describe().context;
-    (
-        rows,
-        if time == 0 {
-            (context / 2).max(1)
-        } else {
-            context
-        },
-    )
+    (rows, if time == 0 { (context / 2).max(1) } else { context })
 }
 // EVOLVE-BLOCK-END
 
@@ -127,17 +113,12 @@ impl Model {
             Ok(tensor)
         };
         // Uniform with the variance of a normal of deviation 1/√C.
-        let spread =
-            knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
+        let spread = knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
         let tables = config.value_layers.iter().filter(|&&has| has).count() as u32;
         let embedding_scale = knobs::float("embedding_init", 1.0, 0.01, 2.0, Logarithmic);
         let head_scale = knobs::float("head_init", 0.001, 0.0001, 0.1, Logarithmic);
         Ok(Model {
-            embedding: random(
-                &[config.vocabulary, c],
-                Distribution::Normal,
-                embedding_scale,
-            )?,
+            embedding: random(&[config.vocabulary, c], Distribution::Normal, embedding_scale)?,
             head: random(&[config.vocabulary, c], Distribution::Normal, head_scale)?,
             query: random(&[layers, c, c], Distribution::Uniform, spread)?,
             key: random(&[layers, kv, c], Distribution::Uniform, spread)?,
@@ -163,14 +144,10 @@ impl Model {
         let mut x = x0;
         let mut tables = 0;
         for layer in 0..self.config.depth {
-            let (keep, first) = (
-                t.param_row(&self.residual, layer)?,
-                t.param_row(&self.first, layer)?,
-            );
-            x = t.map(
-                &[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)],
-                &|e| e[2] * e[0] + e[3] * e[1],
-            )?;
+            let (keep, first) = (t.param_row(&self.residual, layer)?, t.param_row(&self.first, layer)?);
+            x = t.map(&[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)], &|e| {
+                e[2] * e[0] + e[3] * e[1]
+            })?;
             let h = t.rms_norm(x, EPS)?;
             let h = self.attention(t, h, tokens, layer, &mut tables)?;
             x = t.add(x, h)?;
@@ -181,14 +158,7 @@ impl Model {
         t.rms_norm(x, EPS)
     }
 
-    fn attention(
-        &self,
-        t: &mut Tape,
-        x: Var,
-        tokens: Var,
-        layer: u32,
-        tables: &mut u32,
-    ) -> Result<Var> {
+    fn attention(&self, t: &mut Tape, x: Var, tokens: Var, layer: u32, tables: &mut u32) -> Result<Var> {
         let c = &self.config;
         let (b, time) = (t.shape(x)[0], t.shape(x)[1]);
         let (wq, wk, wv) = (
@@ -218,11 +188,7 @@ impl Model {
         let k = t.rope(k, c.rope_base)?;
         let q = t.rms_norm(q, EPS)?;
         let k = t.rms_norm(k, EPS)?;
-        let window = if c.windows[layer as usize] {
-            (data::describe().context / 2).max(1)
-        } else {
-            0
-        };
+        let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
         let y = t.attention(q, k, v, window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let wo = t.param_row(&self.project, layer)?;
@@ -230,10 +196,7 @@ impl Model {
     }
 
     fn mlp(&self, t: &mut Tape, x: Var, layer: u32) -> Result<Var> {
-        let (up, down) = (
-            t.param_row(&self.expand, layer)?,
-            t.param_row(&self.contract, layer)?,
-        );
+        let (up, down) = (t.param_row(&self.expand, layer)?, t.param_row(&self.contract, layer)?);
         let h = t.linear(x, up)?;
         let h = t.map_elements(&[h], &|e| e[0].relu().square())?;
         t.linear(h, down)
@@ -265,14 +228,7 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     let scalar_rate = knobs::number("scalar_rate", 0.01, 0.001, 0.5, Logarithmic);
 
     let m = model;
-    let matrices = [
-        &m.query,
-        &m.key,
-        &m.value,
-        &m.project,
-        &m.expand,
-        &m.contract,
-    ];
+    let matrices = [&m.query, &m.key, &m.value, &m.project, &m.expand, &m.contract];
     let mut embeddings = vec![m.embedding.clone()];
     embeddings.extend(m.value_tables.iter().cloned());
     let mut scalars = vec![m.residual.clone(), m.first.clone()];
@@ -281,27 +237,9 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     }
     Ok(vec![
         Box::new(Muon::new(&matrices.map(Tensor::clone), muon)?),
-        Box::new(AdamW::new(
-            &embeddings,
-            AdamWConfig {
-                rate: embedding_rate,
-                ..adam
-            },
-        )?),
-        Box::new(AdamW::new(
-            &[m.head.clone()],
-            AdamWConfig {
-                rate: head_rate,
-                ..adam
-            },
-        )?),
-        Box::new(AdamW::new(
-            &scalars,
-            AdamWConfig {
-                rate: scalar_rate,
-                ..adam
-            },
-        )?),
+        Box::new(AdamW::new(&embeddings, AdamWConfig { rate: embedding_rate, ..adam })?),
+        Box::new(AdamW::new(&[m.head.clone()], AdamWConfig { rate: head_rate, ..adam })?),
+        Box::new(AdamW::new(&scalars, AdamWConfig { rate: scalar_rate, ..adam })?),
     ])
 }
 
@@ -345,20 +283,13 @@ impl Gpt {
         let cap = self.model.config.softcap;
         let z = t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())?;
         t.store(z, &logits)?;
-        Ok(Predictor {
-            tokens,
-            logits,
-            graph: t.record()?,
-        })
+        Ok(Predictor { tokens, logits, graph: t.record()? })
     }
 }
 
 impl Trainer for Gpt {
     fn init(seed: u64) -> Result<Self> {
-        Ok(Gpt {
-            model: Model::init(seed)?,
-            predictors: Vec::new(),
-        })
+        Ok(Gpt { model: Model::init(seed)?, predictors: Vec::new() })
     }
 
     fn train(&mut self) -> Result<()> {
@@ -403,10 +334,7 @@ impl Trainer for Gpt {
     }
 
     fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()> {
-        let known = self
-            .predictors
-            .iter()
-            .position(|p| p.tokens.shape() == tokens.shape());
+        let known = self.predictors.iter().position(|p| p.tokens.shape() == tokens.shape());
         let at = match known {
             Some(at) => at,
             None => {

@@ -18,11 +18,7 @@ pub struct Info {
 /// What the task's data is like.
 pub fn describe() -> Info {
     let info = host::describe();
-    Info {
-        vocabulary: info.vocabulary,
-        context: info.context,
-        train_tokens: info.train_tokens,
-    }
+    Info { vocabulary: info.vocabulary, context: info.context, train_tokens: info.train_tokens }
 }
 
 /// Fills `tokens` and `targets` (int32 [B,T]) with the next batch;

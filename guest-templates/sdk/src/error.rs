@@ -28,18 +28,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A shape mistake; say which operation and which shapes.
     pub fn shape(message: impl Into<String>) -> Self {
-        Self {
-            kind: ErrorKind::Shape,
-            message: message.into(),
-        }
+        Self { kind: ErrorKind::Shape, message: message.into() }
     }
 
     /// Any other mistake of the caller.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            kind: ErrorKind::Invalid,
-            message: message.into(),
-        }
+        Self { kind: ErrorKind::Invalid, message: message.into() }
     }
 
     /// What kind of error it is.
@@ -75,10 +69,7 @@ impl From<compute::Error> for Error {
             Some(op) => format!("{name} at operation {op}: {}", error.detail),
             None => format!("{name}: {}", error.detail),
         };
-        Self {
-            kind: ErrorKind::Host(error.code),
-            message,
-        }
+        Self { kind: ErrorKind::Host(error.code), message }
     }
 }
 

@@ -26,22 +26,8 @@ pub trait NativeHost {
     fn free_graph(&mut self, graph: u64) -> HostResult<()>;
     fn describe(&mut self) -> data::Info;
     fn next_batch(&mut self, tokens: u64, targets: u64) -> HostResult<()>;
-    fn knob_number(
-        &mut self,
-        name: &str,
-        default: f64,
-        low: f64,
-        high: f64,
-        scale: knobs::Scale,
-    ) -> f64;
-    fn knob_integer(
-        &mut self,
-        name: &str,
-        default: i64,
-        low: i64,
-        high: i64,
-        scale: knobs::Scale,
-    ) -> i64;
+    fn knob_number(&mut self, name: &str, default: f64, low: f64, high: f64, scale: knobs::Scale) -> f64;
+    fn knob_integer(&mut self, name: &str, default: i64, low: i64, high: i64, scale: knobs::Scale) -> i64;
     fn knob_choice(&mut self, name: &str, default: u32, options: &[String]) -> u32;
     fn log(&mut self, message: &str);
     fn metric(&mut self, name: &str, step: u64, value: f64);
@@ -67,9 +53,7 @@ pub fn uninstall() -> Option<Box<dyn NativeHost>> {
 
 /// Calls the thread's host; `None` when there is none.
 pub(crate) fn with<T>(call: impl FnOnce(&mut dyn NativeHost) -> T) -> Option<T> {
-    HOST.try_with(|cell| cell.borrow_mut().as_mut().map(|host| call(host.as_mut())))
-        .ok()
-        .flatten()
+    HOST.try_with(|cell| cell.borrow_mut().as_mut().map(|host| call(host.as_mut()))).ok().flatten()
 }
 
 /// The error of a call with no host installed.

@@ -61,11 +61,7 @@ pub struct Expr<'k> {
 impl Kernel {
     /// An empty kernel over rows of `cols` elements.
     pub fn new(cols: u32) -> Self {
-        Self {
-            cols,
-            nodes: RefCell::default(),
-            inputs: RefCell::default(),
-        }
+        Self { cols, nodes: RefCell::default(), inputs: RefCell::default() }
     }
 
     /// The next input operand, laid over the row as `layout` says.
@@ -105,10 +101,7 @@ impl Kernel {
                 nodes.len() - 1
             }
         };
-        Expr {
-            kernel: self,
-            id: id as u32,
-        }
+        Expr { kernel: self, id: id as u32 }
     }
 
     fn entry(&self, id: u32) -> Entry {
@@ -137,23 +130,15 @@ impl Kernel {
             (BinaryOp::Add, Some(x), Some(y)) => return self.constant(x + y),
             _ => {}
         }
-        self.push(
-            Node::Binary(op, a, b),
-            self.entry(a).per_row && self.entry(b).per_row,
-        )
+        self.push(Node::Binary(op, a, b), self.entry(a).per_row && self.entry(b).per_row)
     }
 
     fn reduce(&self, op: Reduction, a: u32) -> Expr<'_> {
         if self.entry(a).per_row {
             // The same value in every column.
             return match op {
-                Reduction::Sum => {
-                    self.binary(BinaryOp::Multiply, a, self.constant(self.cols as f32).id)
-                }
-                Reduction::Maximum => Expr {
-                    kernel: self,
-                    id: a,
-                },
+                Reduction::Sum => self.binary(BinaryOp::Multiply, a, self.constant(self.cols as f32).id),
+                Reduction::Maximum => Expr { kernel: self, id: a },
             };
         }
         self.push(Node::Reduce(op, a), true)
@@ -197,11 +182,9 @@ impl Kernel {
                 Node::Input(k) => compute::Node::Input(k),
                 Node::Constant(value) => compute::Node::Constant(value),
                 Node::Unary(op, a) => compute::Node::Unary(compute::UnaryNode { op, a: at(a) }),
-                Node::Binary(op, a, b) => compute::Node::Binary(compute::BinaryNode {
-                    op,
-                    a: at(a),
-                    b: at(b),
-                }),
+                Node::Binary(op, a, b) => {
+                    compute::Node::Binary(compute::BinaryNode { op, a: at(a), b: at(b) })
+                }
                 Node::Select(c, a, b) => compute::Node::Select(compute::SelectNode {
                     condition: at(c),
                     then: at(a),

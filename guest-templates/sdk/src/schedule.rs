@@ -26,12 +26,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// Always 1.
-    pub const CONSTANT: Schedule = Schedule {
-        warmup: 0.0,
-        warmdown: 0.0,
-        floor: 1.0,
-        decay: Decay::Linear,
-    };
+    pub const CONSTANT: Schedule = Schedule { warmup: 0.0, warmdown: 0.0, floor: 1.0, decay: Decay::Linear };
 
     /// The factor when `progress` (0 to 1) of the budget is used.
     pub fn at(&self, progress: f64) -> f64 {

@@ -141,9 +141,7 @@ impl Tape {
     pub fn param_row(&mut self, bank: &Tensor, index: u32) -> Result<Var> {
         let shape = bank.shape().to_vec();
         if shape.len() < 2 || index >= shape[0] {
-            return Err(Error::shape(format!(
-                "param_row {index} of a bank of shape {shape:?}"
-            )));
+            return Err(Error::shape(format!("param_row {index} of a bank of shape {shape:?}")));
         }
         let at = self.param_index(bank);
         self.params[at].rows.resize(shape[0] as usize, None);
@@ -164,21 +162,12 @@ impl Tape {
     }
 
     fn param_index(&mut self, tensor: &Tensor) -> usize {
-        if let Some(at) = self
-            .params
-            .iter()
-            .position(|p| p.tensor.raw() == tensor.raw())
-        {
+        if let Some(at) = self.params.iter().position(|p| p.tensor.raw() == tensor.raw()) {
             return at;
         }
         let slot = self.bind(tensor);
         let var = self.add_var(slot, self.training);
-        self.params.push(ParamEntry {
-            tensor: tensor.clone(),
-            var,
-            rows: Vec::new(),
-            whole: false,
-        });
+        self.params.push(ParamEntry { tensor: tensor.clone(), var, rows: Vec::new(), whole: false });
         self.params.len() - 1
     }
 
@@ -221,12 +210,7 @@ impl Tape {
     }
 
     fn add_var(&mut self, slot: Slot, needs_gradient: bool) -> Var {
-        self.vars.push(VarEntry {
-            slot,
-            needs_gradient,
-            gradient: None,
-            home: None,
-        });
+        self.vars.push(VarEntry { slot, needs_gradient, gradient: None, home: None });
         Var(self.vars.len() as u32 - 1)
     }
 

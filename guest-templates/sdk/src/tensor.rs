@@ -54,14 +54,7 @@ impl Tensor {
     }
 
     fn from_raw(raw: u64, shape: &[u32], dtype: Dtype, owned: bool) -> Self {
-        Self {
-            inner: Rc::new(Handle {
-                raw,
-                shape: shape.to_vec(),
-                dtype,
-                owned,
-            }),
-        }
+        Self { inner: Rc::new(Handle { raw, shape: shape.to_vec(), dtype, owned }) }
     }
 
     /// A tensor that the host lent (the arguments of `forward`); it is not
@@ -87,21 +80,12 @@ impl Tensor {
 
     /// Sets every element.
     pub fn fill(&self, value: f32) -> Result<()> {
-        host::submit(&[compute::Op::Fill(compute::Fill {
-            dst: self.raw(),
-            value,
-        })])
+        host::submit(&[compute::Op::Fill(compute::Fill { dst: self.raw(), value })])
     }
 
     /// Draws every element: N(0, scale²) or U(-scale, scale), from Philox
     /// keyed by `seed`; give each tensor a `stream` of its own.
-    pub fn randomize(
-        &self,
-        distribution: Distribution,
-        scale: f32,
-        seed: u64,
-        stream: u64,
-    ) -> Result<()> {
+    pub fn randomize(&self, distribution: Distribution, scale: f32, seed: u64, stream: u64) -> Result<()> {
         host::submit(&[compute::Op::Random(compute::Random {
             dst: self.raw(),
             seed,
@@ -121,9 +105,7 @@ impl Tensor {
     pub fn row(&self, index: u32) -> Result<Self> {
         let shape = self.shape();
         if shape.len() < 2 || index >= shape[0] {
-            return Err(Error::shape(format!(
-                "row {index} of a tensor of shape {shape:?}"
-            )));
+            return Err(Error::shape(format!("row {index} of a tensor of shape {shape:?}")));
         }
         let rest = &shape[1..];
         self.view(u64::from(index) * elements(rest), rest)
@@ -147,18 +129,12 @@ impl Tensor {
     /// Reads the first element, such as a loss. Refused during `forward`.
     pub fn scalar(&self) -> Result<f32> {
         let values = self.download(1)?;
-        values
-            .first()
-            .copied()
-            .ok_or_else(|| Error::invalid("the host sent no value"))
+        values.first().copied().ok_or_else(|| Error::invalid("the host sent no value"))
     }
 
     /// Reads a whole float tensor. Refused during `forward`.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
-        self.download(
-            u32::try_from(self.len())
-                .map_err(|_| Error::invalid("tensor too large to download"))?,
-        )
+        self.download(u32::try_from(self.len()).map_err(|_| Error::invalid("tensor too large to download"))?)
     }
 
     /// Reads `count` elements of an int32 tensor from the start. Refused
@@ -169,10 +145,7 @@ impl Tensor {
 
     /// Copies every element of `src`, which has as many.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
-        host::submit(&[compute::Op::Copy(compute::CopyCast {
-            src: src.raw(),
-            dst: self.raw(),
-        })])
+        host::submit(&[compute::Op::Copy(compute::CopyCast { src: src.raw(), dst: self.raw() })])
     }
 
     /// Its shape.

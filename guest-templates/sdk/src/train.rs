@@ -23,10 +23,7 @@ pub fn until_budget_used(graph: &Graph, before: &mut dyn FnMut(Step) -> Result<(
         if now.device_fuel_left < graph.cost() || now.progress >= 1.0 {
             return Ok(done);
         }
-        let step = Step {
-            number: done + 1,
-            progress: now.progress,
-        };
+        let step = Step { number: done + 1, progress: now.progress };
         match before(step).and_then(|()| graph.replay()) {
             Ok(()) => done += 1,
             Err(error) if error.is_budget_exhausted() => return Ok(done),

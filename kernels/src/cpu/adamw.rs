@@ -23,13 +23,7 @@ pub(crate) fn step(
         let start = task * TASK;
         let count = TASK.min(len - start);
         // SAFETY: tasks take disjoint ranges of each output.
-        let (p, m, v) = unsafe {
-            (
-                param.range(start, count),
-                m.range(start, count),
-                v.range(start, count),
-            )
-        };
+        let (p, m, v) = unsafe { (param.range(start, count), m.range(start, count), v.range(start, count)) };
         update(p, &grad[start..start + count], m, v, hyper);
     });
 }

@@ -9,7 +9,7 @@
 //! value in k or v reaches every query whose blocks it shares.
 
 use super::matmul::{self, Matrix};
-use super::simd::{larger, maximum, multiversion, sum};
+use super::simd::{LANES, larger, maximum, multiversion, sum};
 use super::{Output, Split, math, scratch};
 use crate::step::AttentionDims;
 
@@ -19,13 +19,7 @@ pub(crate) const QUERIES: usize = 64;
 pub(crate) const KEYS: usize = 256;
 
 /// Where the row of position `t` starts in [B,T,heads,D].
-pub(crate) fn row_start(
-    dims: &AttentionDims,
-    heads: usize,
-    b: usize,
-    t: usize,
-    head: usize,
-) -> usize {
+pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, head: usize) -> usize {
     ((b * dims.time + t) * heads + head) * dims.dim
 }
 
@@ -34,6 +28,14 @@ pub(crate) fn row_start(
 fn visible(dims: &AttentionDims, t: usize, key: usize, keys: usize) -> (usize, usize) {
     let high = (t + 1).saturating_sub(key).min(keys);
     (dims.first(t).saturating_sub(key).min(high), high)
+}
+
+/// The least range of whole vectors around `low..high`, as far as there are
+/// `keys`: what lies outside the window is overwritten, since a remainder
+/// done one by one would take longer than all the vectors of a short row.
+#[inline(always)]
+fn whole_lanes(low: usize, high: usize, keys: usize) -> (usize, usize) {
+    (low / LANES * LANES, high.next_multiple_of(LANES).min(keys))
 }
 
 pub(crate) fn forward(
@@ -45,15 +47,7 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let AttentionDims {
-        batch,
-        time,
-        heads,
-        kv_heads,
-        dim,
-        scale,
-        ..
-    } = *dims;
+    let AttentionDims { batch, time, heads, kv_heads, dim, scale, .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let (out, lse) = (Output::new(out), Output::new(lse));
     let (q_stride, k_stride) = (heads * dim, kv_heads * dim);
@@ -80,14 +74,7 @@ pub(crate) fn forward(
                 let v_block = Matrix::strided(&v[kv_at..], keys, dim, k_stride);
                 // SAFETY: `scores` is ours and holds queries × keys.
                 unsafe {
-                    matmul::block(
-                        q_block,
-                        k_block.t(),
-                        scores.as_mut_ptr(),
-                        keys,
-                        scale,
-                        false,
-                    );
+                    matmul::block(q_block, k_block.t(), scores.as_mut_ptr(), keys, scale, false);
                 }
                 let scores = &mut scores[..queries * keys];
                 let block = Block { query, key, keys };
@@ -150,22 +137,31 @@ fn online_softmax_body<const FMA: bool>(
     dims: &AttentionDims,
 ) {
     let states = highest.iter_mut().zip(total).zip(factor);
-    for (i, (row, ((highest, total), factor))) in
-        scores.chunks_exact_mut(block.keys).zip(states).enumerate()
+    for (i, (row, ((highest, total), factor))) in scores.chunks_exact_mut(block.keys).zip(states).enumerate()
     {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
-        row[..low].fill(0.0);
-        row[high..].fill(0.0);
-        let row = &mut row[low..high];
+        let (start, end) = whole_lanes(low, high, block.keys);
+        row[..start].fill(0.0);
+        row[end..].fill(0.0);
         *factor = 1.0;
-        if row.is_empty() {
+        if low == high {
+            row[start..end].fill(0.0);
             continue;
         }
+        row[start..low].fill(f32::NEG_INFINITY);
+        row[high..end].fill(f32::NEG_INFINITY);
+        let row = &mut row[start..end];
         let new = larger(*highest, maximum(row));
         // Of a row of −∞ only, nothing may become NaN by −∞ − −∞ here.
         let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
         *factor = math::exp::<FMA>(*highest - shift);
-        for p in row.iter_mut() {
+        let (chunks, tail) = row.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for p in chunk {
+                *p = math::exp::<FMA>(*p - shift);
+            }
+        }
+        for p in tail {
             *p = math::exp::<FMA>(*p - shift);
         }
         *total = *total * *factor + sum(row);
@@ -196,18 +192,25 @@ fn probabilities_body<const FMA: bool>(
     block: Block,
     dims: &AttentionDims,
 ) {
-    let rows = scores
-        .chunks_exact_mut(block.keys)
-        .zip(dp.chunks_exact_mut(block.keys));
+    let rows = scores.chunks_exact_mut(block.keys).zip(dp.chunks_exact_mut(block.keys));
     for (i, ((scores, dp), (lse, delta))) in rows.zip(lse.iter().zip(delta)).enumerate() {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
+        let (start, end) = whole_lanes(low, high, block.keys);
+        let (ps, p_tail) = scores[start..end].as_chunks_mut::<LANES>();
+        let (gs, g_tail) = dp[start..end].as_chunks_mut::<LANES>();
+        for (p, g) in ps.iter_mut().zip(gs) {
+            for (p, g) in p.iter_mut().zip(g) {
+                *p = math::exp::<FMA>(*p - lse);
+                *g = *p * (*g - delta) * dims.scale;
+            }
+        }
+        for (p, g) in p_tail.iter_mut().zip(g_tail) {
+            *p = math::exp::<FMA>(*p - lse);
+            *g = *p * (*g - delta) * dims.scale;
+        }
         for outside in [0..low, high..block.keys] {
             scores[outside.clone()].fill(0.0);
             dp[outside].fill(0.0);
-        }
-        for (p, g) in scores[low..high].iter_mut().zip(&mut dp[low..high]) {
-            *p = math::exp::<FMA>(*p - lse);
-            *g = *p * (*g - delta) * dims.scale;
         }
     }
 }

@@ -40,11 +40,7 @@ pub(crate) fn backward(
     dv: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let gradients = Gradients {
-        q: Output::new(dq),
-        k: Output::new(dk),
-        v: Output::new(dv),
-    };
+    let gradients = Gradients { q: Output::new(dq), k: Output::new(dk), v: Output::new(dv) };
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
         for t in 0..dims.time {
@@ -75,14 +71,7 @@ fn query_block(
     head: usize,
     query: usize,
 ) {
-    let AttentionDims {
-        time,
-        heads,
-        kv_heads,
-        dim,
-        scale,
-        ..
-    } = *dims;
+    let AttentionDims { time, heads, kv_heads, dim, scale, .. } = *dims;
     let (q_stride, k_stride) = (heads * dim, kv_heads * dim);
     let queries = QUERIES.min(time - query);
     let keys_most = KEYS.min(time);
@@ -94,13 +83,7 @@ fn query_block(
         let (scores, rest) = scratch.split_at_mut(QUERIES * keys_most);
         let (dp, delta) = rest.split_at_mut(QUERIES * keys_most);
         let delta = &mut delta[..queries];
-        row_dots(
-            &inputs.dout[q_at..],
-            &inputs.out[q_at..],
-            q_stride,
-            dim,
-            delta,
-        );
+        row_dots(&inputs.dout[q_at..], &inputs.out[q_at..], q_stride, dim, delta);
         let mut key = dims.first(query);
         let mut fresh = true;
         while key < query + queries {
@@ -111,14 +94,7 @@ fn query_block(
             let (scores, dp) = (&mut scores[..queries * keys], &mut dp[..queries * keys]);
             // SAFETY: both are ours and hold queries × keys.
             unsafe {
-                matmul::block(
-                    q_block,
-                    k_block.t(),
-                    scores.as_mut_ptr(),
-                    keys,
-                    scale,
-                    false,
-                );
+                matmul::block(q_block, k_block.t(), scores.as_mut_ptr(), keys, scale, false);
                 matmul::block(dout_block, v_block.t(), dp.as_mut_ptr(), keys, 1.0, false);
             }
             probabilities(scores, dp, lse, delta, Block { query, key, keys }, dims);
@@ -127,14 +103,7 @@ fn query_block(
             // SAFETY: rows of this task's heads only; the last ones end
             // inside their outputs.
             unsafe {
-                matmul::block(
-                    p.t(),
-                    dout_block,
-                    gradients.v.at(kv_at),
-                    k_stride,
-                    1.0,
-                    true,
-                );
+                matmul::block(p.t(), dout_block, gradients.v.at(kv_at), k_stride, 1.0, true);
                 matmul::block(ds.t(), q_block, gradients.k.at(kv_at), k_stride, 1.0, true);
                 matmul::block(ds, k_block, gradients.q.at(q_at), q_stride, 1.0, !fresh);
             }
@@ -150,13 +119,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn row_dots_body<const FMA: bool>(
-    a: &[f32],
-    b: &[f32],
-    stride: usize,
-    dim: usize,
-    out: &mut [f32],
-) {
+fn row_dots_body<const FMA: bool>(a: &[f32], b: &[f32], stride: usize, dim: usize, out: &mut [f32]) {
     for (i, out) in out.iter_mut().enumerate() {
         *out = dot::<FMA>(&a[i * stride..][..dim], &b[i * stride..][..dim]);
     }

@@ -40,18 +40,9 @@ pub(crate) fn forward(
     dims: &CrossEntropyDims,
     faults: &StepFaults,
 ) {
-    let CrossEntropyDims {
-        vocabulary,
-        softcap,
-        ..
-    } = *dims;
+    let CrossEntropyDims { vocabulary, softcap, .. } = *dims;
     let (losses, lse) = (Output::new(losses), Output::new(lse));
-    let inputs = Inputs {
-        x,
-        weight,
-        targets,
-        lse: &[],
-    };
+    let inputs = Inputs { x, weight, targets, lse: &[] };
     chunks(split, inputs, dims, |first, logits| {
         rows(split, logits, vocabulary, |row, z| {
             let n = first + row;
@@ -80,20 +71,13 @@ pub(crate) fn backward(
     accumulate: bool,
     faults: &StepFaults,
 ) {
-    let CrossEntropyDims {
-        channels,
-        vocabulary,
-        softcap,
-        ..
-    } = *dims;
+    let CrossEntropyDims { channels, vocabulary, softcap, .. } = *dims;
     chunks(split, inputs, dims, |first, logits| {
-        rows(split, logits, vocabulary, |row, z| {
-            match inputs.targets[first + row] {
-                ignored if ignored < 0 => z.fill(0.0),
-                target => {
-                    let target = faults.clamp(target, vocabulary);
-                    backward_row(z, inputs.lse[first + row], target, softcap, grad_scale);
-                }
+        rows(split, logits, vocabulary, |row, z| match inputs.targets[first + row] {
+            ignored if ignored < 0 => z.fill(0.0),
+            target => {
+                let target = faults.clamp(target, vocabulary);
+                backward_row(z, inputs.lse[first + row], target, softcap, grad_scale);
             }
         });
         let count = logits.len() / vocabulary;
@@ -102,32 +86,14 @@ pub(crate) fn backward(
         let weight = Matrix::new(inputs.weight, vocabulary, channels, false);
         matmul::batched(split, 1, dlogits, weight, &mut dx[part.clone()], 1.0, false);
         let x = Matrix::new(&inputs.x[part], count, channels, false);
-        matmul::batched(
-            split,
-            1,
-            dlogits.t(),
-            x,
-            dweight,
-            1.0,
-            accumulate || first > 0,
-        );
+        matmul::batched(split, 1, dlogits.t(), x, dweight, 1.0, accumulate || first > 0);
     });
 }
 
 /// Calls `task(first row, logits of the chunk, before the cap)` for each
 /// chunk, in order.
-fn chunks(
-    split: Split,
-    inputs: Inputs,
-    dims: &CrossEntropyDims,
-    mut task: impl FnMut(usize, &mut [f32]),
-) {
-    let CrossEntropyDims {
-        rows,
-        channels,
-        vocabulary,
-        ..
-    } = *dims;
+fn chunks(split: Split, inputs: Inputs, dims: &CrossEntropyDims, mut task: impl FnMut(usize, &mut [f32])) {
+    let CrossEntropyDims { rows, channels, vocabulary, .. } = *dims;
     let height = chunk_rows(dims);
     scratch::with(height * vocabulary, |logits| {
         for first in (0..rows).step_by(height) {
@@ -142,12 +108,7 @@ fn chunks(
 }
 
 /// Calls `task(row, its logits)` for each row.
-fn rows(
-    split: Split,
-    logits: &mut [f32],
-    vocabulary: usize,
-    task: impl Fn(usize, &mut [f32]) + Sync + Send,
-) {
+fn rows(split: Split, logits: &mut [f32], vocabulary: usize, task: impl Fn(usize, &mut [f32]) + Sync + Send) {
     let count = logits.len() / vocabulary;
     let group = (TASK / vocabulary).max(1);
     let logits = Output::new(logits);
@@ -199,13 +160,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn backward_row_body<const FMA: bool>(
-    z: &mut [f32],
-    lse: f32,
-    target: usize,
-    softcap: f32,
-    grad_scale: f32,
-) {
+fn backward_row_body<const FMA: bool>(z: &mut [f32], lse: f32, target: usize, softcap: f32, grad_scale: f32) {
     // The target's gradient has p − 1 where the others have p.
     let of_target = gradient::<FMA>(z[target], 1.0, lse, softcap, grad_scale);
     if softcap == 0.0 {

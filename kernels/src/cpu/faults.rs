@@ -14,10 +14,7 @@ pub(crate) struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Faults {
-            first: AtomicU32::new(u32::MAX),
-            count: AtomicU64::new(0),
-        }
+        Faults { first: AtomicU32::new(u32::MAX), count: AtomicU64::new(0) }
     }
 }
 
@@ -27,17 +24,11 @@ impl Faults {
     }
 
     pub fn report(&self, graph: &Graph) -> Result<(), Error> {
-        let (first, count) = (
-            self.first.load(Ordering::Relaxed),
-            self.count.load(Ordering::Relaxed),
-        );
+        let (first, count) = (self.first.load(Ordering::Relaxed), self.count.load(Ordering::Relaxed));
         match graph.steps.get(first as usize) {
             None => Ok(()),
             Some(step) => {
-                let error = fail!(
-                    IndexRange,
-                    "{count} indices were out of range and were clamped"
-                );
+                let error = fail!(IndexRange, "{count} indices were out of range and were clamped");
                 error.map_err(|error: Error| error.at(first, step.name()))
             }
         }

@@ -97,11 +97,7 @@ pub(crate) fn ln<const FMA: bool>(x: f32) -> f32 {
     let value = fma::<FMA>(n, LN_2_HIGH, fma::<FMA>(n, LN_2_LOW, ln_m));
     let value = if x == f32::INFINITY { x } else { value };
     let value = if x == 0.0 { f32::NEG_INFINITY } else { value };
-    if x < 0.0 || x.is_nan() {
-        f32::NAN
-    } else {
-        value
-    }
+    if x < 0.0 || x.is_nan() { f32::NAN } else { value }
 }
 
 #[cfg(test)]
@@ -109,13 +105,7 @@ mod tests {
     use super::*;
 
     /// Worst relative error (and absolute below `floor`) over [low, high].
-    fn worst(
-        low: f32,
-        high: f32,
-        floor: f64,
-        fast: impl Fn(f32) -> f32,
-        exact: impl Fn(f64) -> f64,
-    ) -> f64 {
+    fn worst(low: f32, high: f32, floor: f64, fast: impl Fn(f32) -> f32, exact: impl Fn(f64) -> f64) -> f64 {
         let steps = 400_000;
         (0..=steps)
             .map(|i| {

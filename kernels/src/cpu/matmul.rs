@@ -6,6 +6,10 @@
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm_avx2;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use super::{Output, Split};
 
 /// Widest side of a block.
@@ -16,6 +20,11 @@ const NARROW: usize = 64;
 const BLOCK_WORK: u64 = 1 << 20;
 /// Blocks that a large product is cut into at least.
 const BLOCKS: usize = 16;
+
+/// Columns from which our own product is used where the machine has AVX2;
+/// narrower outputs would waste its vectors.
+#[cfg(target_arch = "x86_64")]
+const VECTOR: usize = 8;
 
 /// A strided matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -31,24 +40,12 @@ impl<'a> Matrix<'a> {
     /// A dense `rows` × `cols` matrix, stored transposed if `transposed`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'a> {
         let (row_stride, col_stride) = if transposed { (1, rows) } else { (cols, 1) };
-        Matrix {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride,
-        }
+        Matrix { data, rows, cols, row_stride, col_stride }
     }
 
     /// `rows` × `cols` with rows `stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Matrix<'a> {
-        Matrix {
-            data,
-            rows,
-            cols,
-            row_stride: stride,
-            col_stride: 1,
-        }
+        Matrix { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
     /// The transpose, of the same memory.
@@ -86,6 +83,13 @@ pub(crate) unsafe fn block(
 ) {
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx2 && b.cols >= VECTOR {
+        // SAFETY: AVX2 and FMA were detected; both inputs lie inside their
+        // slices (checked); the output is the caller's promise.
+        unsafe { gemm_avx2::product(a, b, out, out_stride, alpha, accumulate) };
+        return;
+    }
     // SAFETY: both inputs lie inside their slices (checked); the output is
     // the caller's promise. Strides are below isize::MAX, as slices are.
     unsafe {
@@ -118,9 +122,7 @@ fn partition(m: usize, n: usize, k: usize) -> (usize, usize) {
     let (mut rows, mut cols) = (m.min(BLOCK), n.min(BLOCK));
     loop {
         let blocks = m.div_ceil(rows) * n.div_ceil(cols);
-        let work = (rows as u64)
-            .saturating_mul(cols as u64)
-            .saturating_mul(k as u64);
+        let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(k as u64);
         if blocks >= BLOCKS || work / 2 < BLOCK_WORK {
             return (rows, cols);
         }
@@ -149,10 +151,7 @@ pub(crate) fn batched(
     let (rows, cols) = partition(m, n, k);
     let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
     // Small members of a batch are grouped, so that a task is worth it.
-    let work = (rows as u64)
-        .saturating_mul(cols as u64)
-        .saturating_mul(k as u64)
-        .max(1);
+    let work = (rows as u64).saturating_mul(cols as u64).saturating_mul(k as u64).max(1);
     let group = usize::try_from((BLOCK_WORK / work).max(1)).unwrap_or(1);
     let blocks = batch * down * across;
     let out = Output::new(out);
@@ -160,27 +159,14 @@ pub(crate) fn batched(
         for index in task * group..((task + 1) * group).min(blocks) {
             let (member, rest) = (index / (down * across), index % (down * across));
             let (row, col) = (rest / across * rows, rest % across * cols);
-            let a_block = Matrix {
-                data: &a.data[member * m * k + row * a.row_stride..],
-                rows: rows.min(m - row),
-                ..a
-            };
-            let b_block = Matrix {
-                data: &b.data[member * k * n + col * b.col_stride..],
-                cols: cols.min(n - col),
-                ..b
-            };
+            let a_block =
+                Matrix { data: &a.data[member * m * k + row * a.row_stride..], rows: rows.min(m - row), ..a };
+            let b_block =
+                Matrix { data: &b.data[member * k * n + col * b.col_stride..], cols: cols.min(n - col), ..b };
             // SAFETY: blocks tile the output without overlap, each is written
             // by this task alone, and row `row + rows − 1` ends inside it.
             unsafe {
-                block(
-                    a_block,
-                    b_block,
-                    out.at(member * m * n + row * n + col),
-                    n,
-                    alpha,
-                    accumulate,
-                );
+                block(a_block, b_block, out.at(member * m * n + row * n + col), n, alpha, accumulate);
             }
         }
     });
@@ -192,13 +178,7 @@ mod tests {
 
     #[test]
     fn partitions_cover_and_stay_in_range() {
-        for (m, n, k) in [
-            (1, 1, 1),
-            (2048, 1536, 384),
-            (64, 256, 2048),
-            (1, 100_000, 64),
-            (7, 3, 9),
-        ] {
+        for (m, n, k) in [(1, 1, 1), (2048, 1536, 384), (64, 256, 2048), (1, 100_000, 64), (7, 3, 9)] {
             let (rows, cols) = partition(m, n, k);
             assert!(rows >= 1 && cols >= 1 && rows <= BLOCK && cols <= BLOCK);
         }

@@ -10,6 +10,8 @@ mod attention_backward;
 mod cross_entropy;
 mod dispatch;
 mod faults;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx2;
 mod indexing;
 mod math;
 mod matmul;
@@ -50,14 +52,10 @@ impl Cpu {
             0 => default_threads(),
             some => some,
         };
-        let mut cpu = Cpu {
-            pool: None,
-            rope: rope::Tables::default(),
-        };
+        let mut cpu = Cpu { pool: None, rope: rope::Tables::default() };
         if threads > 1 {
-            let builder = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("kernels-{i}"));
+            let builder =
+                rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kernels-{i}"));
             match builder.build() {
                 Ok(pool) => cpu.pool = Some(pool),
                 Err(error) => {
@@ -86,9 +84,7 @@ impl Cpu {
 }
 
 fn default_threads() -> usize {
-    let asked = std::env::var("RAYON_NUM_THREADS")
-        .ok()
-        .and_then(|n| n.parse().ok());
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
     match asked {
         Some(0) | None => std::thread::available_parallelism().map_or(1, |n| n.get()),
         Some(threads) => threads,
@@ -97,9 +93,7 @@ fn default_threads() -> usize {
 
 fn steps(table: &Table, graph: &Graph, rope: &mut rope::Tables, pooled: bool, faults: &Faults) {
     for (index, (step, &fuel)) in graph.steps.iter().zip(&graph.fuels).enumerate() {
-        let split = Split {
-            parallel: pooled && fuel >= PARALLEL_FROM,
-        };
+        let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
         // An op list has at most MAX_OPS entries.
         dispatch::run_step(table, step, split, rope, &faults.of(index as u32));
     }

@@ -21,10 +21,7 @@ unsafe impl Sync for Bits {}
 
 impl Bits {
     fn new(slice: &mut [u32]) -> Bits {
-        Bits {
-            base: slice.as_mut_ptr(),
-            len: slice.len(),
-        }
+        Bits { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// # Safety
@@ -109,14 +106,7 @@ pub(crate) fn columns(
 }
 
 /// Each [rows, cols] of the batch becomes [cols, rows].
-pub(crate) fn transpose(
-    split: Split,
-    src: &[u32],
-    dst: &mut [u32],
-    batch: usize,
-    rows: usize,
-    cols: usize,
-) {
+pub(crate) fn transpose(split: Split, src: &[u32], dst: &mut [u32], batch: usize, rows: usize, cols: usize) {
     let strips = cols.div_ceil(SIDE);
     let dst = Bits::new(dst);
     // A task writes a strip of SIDE rows of one output matrix: contiguous.

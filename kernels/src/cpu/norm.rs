@@ -22,19 +22,8 @@ pub(crate) fn forward(
         let first = task * group;
         let count = group.min(rows - first);
         // SAFETY: tasks take disjoint rows.
-        let (out, inv) = unsafe {
-            (
-                out.range(first * cols, count * cols),
-                inv_rms.range(first, count),
-            )
-        };
-        forward_rows(
-            &x[first * cols..(first + count) * cols],
-            out,
-            inv,
-            cols,
-            eps,
-        );
+        let (out, inv) = unsafe { (out.range(first * cols, count * cols), inv_rms.range(first, count)) };
+        forward_rows(&x[first * cols..(first + count) * cols], out, inv, cols, eps);
     });
 }
 
@@ -43,17 +32,8 @@ multiversion! {
 }
 
 #[inline(always)]
-fn forward_body<const FMA: bool>(
-    x: &[f32],
-    out: &mut [f32],
-    inv: &mut [f32],
-    cols: usize,
-    eps: f32,
-) {
-    let rows = x
-        .chunks_exact(cols)
-        .zip(out.chunks_exact_mut(cols))
-        .zip(inv);
+fn forward_body<const FMA: bool>(x: &[f32], out: &mut [f32], inv: &mut [f32], cols: usize, eps: f32) {
+    let rows = x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).zip(inv);
     for ((x, out), inv) in rows {
         *inv = 1.0 / (dot::<FMA>(x, x) / cols as f32 + eps).sqrt();
         for (o, x) in out.iter_mut().zip(x) {
@@ -102,10 +82,7 @@ fn backward_body<const FMA: bool>(
     cols: usize,
     accumulate: bool,
 ) {
-    let rows = x
-        .chunks_exact(cols)
-        .zip(dout.chunks_exact(cols))
-        .zip(dx.chunks_exact_mut(cols));
+    let rows = x.chunks_exact(cols).zip(dout.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
     for (((x, dout), dx), &inv) in rows.zip(inv) {
         let along = -(inv * inv * inv) * (dot::<FMA>(dout, x) / cols as f32);
         for ((dx, x), dout) in dx.iter_mut().zip(x).zip(dout) {
@@ -123,9 +100,7 @@ mod tests {
     /// portable bodies to it.
     #[test]
     fn both_levels_agree() {
-        let x: Vec<f32> = (0..210)
-            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0)
-            .collect();
+        let x: Vec<f32> = (0..210).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
         let dout: Vec<f32> = x.iter().rev().copied().collect();
         let run = |fused: bool| {
             let (mut out, mut dx, mut inv) = (vec![0.0; 210], vec![1.0; 210], vec![0.0; 6]);

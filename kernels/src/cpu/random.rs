@@ -26,12 +26,7 @@ pub(crate) fn fill(
         let part = unsafe { output.range(start, TASK.min(len - start)) };
         for (i, quad) in part.chunks_mut(4).enumerate() {
             let block = (start / 4 + i) as u64;
-            let counter = [
-                block as u32,
-                (block >> 32) as u32,
-                stream as u32,
-                (stream >> 32) as u32,
-            ];
+            let counter = [block as u32, (block >> 32) as u32, stream as u32, (stream >> 32) as u32];
             let words = philox4x32_10(counter, key);
             let values = match distribution {
                 Distribution::Uniform => words.map(|word| uniform(word) * scale),

@@ -39,9 +39,8 @@ impl Tables {
 /// In `f64`, then rounded.
 fn angles(time: usize, dim: usize, base: f32) -> Angles {
     let half = dim / 2;
-    let frequencies: Vec<f64> = (0..half)
-        .map(|i| f64::from(base).powf(-2.0 * i as f64 / dim as f64))
-        .collect();
+    let frequencies: Vec<f64> =
+        (0..half).map(|i| f64::from(base).powf(-2.0 * i as f64 / dim as f64)).collect();
     let angle = |t: usize| frequencies.iter().map(move |f| t as f64 * f);
     let cosines = (0..time).flat_map(|t| angle(t).map(|a| a.cos() as f32));
     let sines = (0..time).flat_map(|t| angle(t).map(|a| a.sin() as f32));
@@ -83,13 +82,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn rotate_body<const FMA: bool>(
-    x: &[f32],
-    out: &mut [f32],
-    cos: &[f32],
-    sin: &[f32],
-    inverse: bool,
-) {
+fn rotate_body<const FMA: bool>(x: &[f32], out: &mut [f32], cos: &[f32], sin: &[f32], inverse: bool) {
     let half = cos.len();
     let sign = if inverse { -1.0 } else { 1.0 };
     for (x, out) in x.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {

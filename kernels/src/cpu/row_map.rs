@@ -84,13 +84,7 @@ struct Tile {
 }
 
 pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], stores: &[Span]) {
-    let inputs: Vec<Input> = inputs
-        .iter()
-        .map(|&s| Input {
-            base: t.f32_ptr(s),
-            len: s.len,
-        })
-        .collect();
+    let inputs: Vec<Input> = inputs.iter().map(|&s| Input { base: t.f32_ptr(s), len: s.len }).collect();
     let stores: Vec<Output> = stores
         .iter()
         // SAFETY: the validator lists them as outputs of this step.
@@ -103,13 +97,7 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
     split.each(tiles.div_ceil(group), |task| {
         let mut files = FILES.take();
         files.grow(program);
-        let whole = Tile {
-            row: 0,
-            rows: program.tile_rows,
-            col: 0,
-            cols: program.tile_cols,
-            start: 0,
-        };
+        let whole = Tile { row: 0, rows: program.tile_rows, col: 0, cols: program.tile_cols, start: 0 };
         execute(&program.prologue, &mut files, &inputs, whole);
         for index in task * group..((task + 1) * group).min(tiles) {
             let row = index / across * program.tile_rows;
@@ -157,9 +145,7 @@ fn read<'a>(source: Option<Source>, files: &'a Files, inputs: &[Input], tile: Ti
         Some(Source::Register(Register::Element(s))) => &files.element[s][..tile.rows * tile.cols],
         Some(Source::Register(Register::Row(s))) => &files.row[s][..tile.rows],
         // SAFETY: see above.
-        Some(Source::ElementInput(k)) => unsafe {
-            inputs[k].range(tile.start, tile.rows * tile.cols)
-        },
+        Some(Source::ElementInput(k)) => unsafe { inputs[k].range(tile.start, tile.rows * tile.cols) },
         // SAFETY: see above.
         Some(Source::RowInput(k)) => unsafe { inputs[k].range(tile.row, tile.rows) },
         // SAFETY: see above.
@@ -172,12 +158,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn execute_body<const FMA: bool>(
-    list: &[Instruction],
-    files: &mut Files,
-    inputs: &[Input],
-    tile: Tile,
-) {
+fn execute_body<const FMA: bool>(list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile) {
     for instruction in list {
         // The result leaves its file while the operands are read: the
         // allocator never gives it an operand's register.
@@ -186,9 +167,7 @@ fn execute_body<const FMA: bool>(
             Register::Row(s) => (std::mem::take(&mut files.row[s]), tile.rows),
         };
         let dst = &mut result[..len];
-        let [a, b, c] = instruction
-            .sources
-            .map(|source| read(source, files, inputs, tile));
+        let [a, b, c] = instruction.sources.map(|source| read(source, files, inputs, tile));
         match instruction.code {
             Code::Load => dst.copy_from_slice(a),
             Code::Constant(value) => dst.fill(value),

@@ -34,10 +34,7 @@ unsafe impl Sync for Output {}
 
 impl Output {
     pub fn new(slice: &mut [f32]) -> Output {
-        Output {
-            base: slice.as_mut_ptr(),
-            len: slice.len(),
-        }
+        Output { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// # Safety

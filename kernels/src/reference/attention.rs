@@ -15,11 +15,7 @@ pub struct Attention {
 
 impl Attention {
     fn first(&self, t: usize) -> usize {
-        if self.window == 0 {
-            0
-        } else {
-            (t + 1).saturating_sub(self.window)
-        }
+        if self.window == 0 { 0 } else { (t + 1).saturating_sub(self.window) }
     }
     fn query(&self, b: usize, t: usize, h: usize) -> usize {
         ((b * self.time + t) * self.heads + h) * self.dim
@@ -30,9 +26,8 @@ impl Attention {
     }
     /// All (b, h, t).
     fn queries(self) -> impl Iterator<Item = (usize, usize, usize)> {
-        (0..self.batch).flat_map(move |b| {
-            (0..self.heads).flat_map(move |h| (0..self.time).map(move |t| (b, h, t)))
-        })
+        (0..self.batch)
+            .flat_map(move |b| (0..self.heads).flat_map(move |h| (0..self.time).map(move |t| (b, h, t))))
     }
     /// Log-sum-exp and probabilities of the positions that t sees.
     fn row(&self, q: &[f64], k: &[f64], b: usize, h: usize, t: usize) -> (f64, Vec<f64>) {

@@ -20,11 +20,7 @@ impl CrossEntropy<'_> {
         let x = &self.x[n * self.channels..][..self.channels];
         let logit = |w: &[f64]| {
             let z: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum();
-            if self.softcap == 0.0 {
-                z
-            } else {
-                self.softcap * (z / self.softcap).tanh()
-            }
+            if self.softcap == 0.0 { z } else { self.softcap * (z / self.softcap).tanh() }
         };
         self.weight.chunks(self.channels).map(logit).collect()
     }
@@ -41,14 +37,7 @@ pub fn linear_cross_entropy(o: CrossEntropy) -> (Vec<f64>, Vec<f64>) {
     let row = |(n, &target): (usize, &i32)| {
         let z = o.logits(n);
         let lse = log_sum_exp(&z);
-        (
-            if target < 0 {
-                0.0
-            } else {
-                lse - z[clamp_index(target, z.len())]
-            },
-            lse,
-        )
+        (if target < 0 { 0.0 } else { lse - z[clamp_index(target, z.len())] }, lse)
     };
     o.targets.iter().enumerate().map(row).unzip()
 }
@@ -63,16 +52,8 @@ pub fn linear_cross_entropy_backward(o: CrossEntropy, grad_scale: f64) -> (Vec<f
         let z = o.logits(n);
         let lse = log_sum_exp(&z);
         for (v, z_v) in z.iter().enumerate() {
-            let onehot = if v == clamp_index(target, z.len()) {
-                1.0
-            } else {
-                0.0
-            };
-            let cap = if o.softcap == 0.0 {
-                1.0
-            } else {
-                1.0 - (z_v / o.softcap).powi(2)
-            };
+            let onehot = if v == clamp_index(target, z.len()) { 1.0 } else { 0.0 };
+            let cap = if o.softcap == 0.0 { 1.0 } else { 1.0 - (z_v / o.softcap).powi(2) };
             let dlogit = grad_scale * ((z_v - lse).exp() - onehot) * cap;
             for i in 0..c {
                 dx[n * c + i] += dlogit * o.weight[v * c + i];

@@ -16,13 +16,7 @@ use crate::op::ReduceAxis;
 
 /// out_ij = Σ_l a_il b_lj for each of `batch` products, \[m,k\]·\[k,n\]; `a` is
 /// stored \[k,m\] if `trans_a`, `b` \[n,k\] if `trans_b`.
-pub fn matmul(
-    a: &[f64],
-    b: &[f64],
-    [batch, m, n, k]: [usize; 4],
-    trans_a: bool,
-    trans_b: bool,
-) -> Vec<f64> {
+pub fn matmul(a: &[f64], b: &[f64], [batch, m, n, k]: [usize; 4], trans_a: bool, trans_b: bool) -> Vec<f64> {
     let mut out = Vec::with_capacity(batch * m * n);
     for member in 0..batch {
         let (a, b) = (&a[member * m * k..], &b[member * k * n..]);
@@ -55,12 +49,8 @@ pub fn transpose(src: &[f64], batch: usize, rows: usize, cols: usize) -> Vec<f64
 pub fn reduce(src: &[f64], rows: usize, cols: usize, axis: ReduceAxis) -> Vec<f64> {
     let at = |r: usize, c: usize| src[r * cols + c];
     match axis {
-        ReduceAxis::Rows => (0..cols)
-            .map(|c| (0..rows).map(|r| at(r, c)).sum())
-            .collect(),
-        ReduceAxis::Cols => (0..rows)
-            .map(|r| (0..cols).map(|c| at(r, c)).sum())
-            .collect(),
+        ReduceAxis::Rows => (0..cols).map(|c| (0..rows).map(|r| at(r, c)).sum()).collect(),
+        ReduceAxis::Cols => (0..rows).map(|r| (0..cols).map(|c| at(r, c)).sum()).collect(),
         ReduceAxis::All => vec![src.iter().sum()],
     }
 }
@@ -84,22 +74,14 @@ pub fn rms_norm_backward(x: &[f64], dout: &[f64], cols: usize, eps: f64) -> Vec<
     let rows = x.chunks(cols).zip(dout.chunks(cols)).zip(inv);
     rows.flat_map(|((x, dy), s)| {
         let mean = x.iter().zip(dy).map(|(x, dy)| x * dy).sum::<f64>() / cols as f64;
-        x.iter()
-            .zip(dy)
-            .map(move |(x, dy)| s * dy - x * s * s * s * mean)
-            .collect::<Vec<_>>()
+        x.iter().zip(dy).map(move |(x, dy)| s * dy - x * s * s * s * mean).collect::<Vec<_>>()
     })
     .collect()
 }
 
 /// Rotates the pair (x_i, x_{i+D/2}) at position t by t · base^(−2i/D); by
 /// the negative angle if `inverse`.
-pub fn rope(
-    x: &[f64],
-    [batch, time, heads, dim]: [usize; 4],
-    base: f64,
-    inverse: bool,
-) -> Vec<f64> {
+pub fn rope(x: &[f64], [batch, time, heads, dim]: [usize; 4], base: f64, inverse: bool) -> Vec<f64> {
     let mut out = vec![0.0; x.len()];
     let half = dim / 2;
     for position in 0..batch * time {

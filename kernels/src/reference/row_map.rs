@@ -63,16 +63,8 @@ pub fn row_map(
             Node::ColIndex => each(&|i| (i % cols) as f64),
             Node::Unary { op, a } => each(&|i| unary(op, value(a)[i])),
             Node::Binary { op, a, b } => each(&|i| binary(op, value(a)[i], value(b)[i])),
-            Node::Select {
-                condition,
-                then,
-                otherwise,
-            } => each(&|i| {
-                if value(condition)[i] > 0.0 {
-                    value(then)[i]
-                } else {
-                    value(otherwise)[i]
-                }
+            Node::Select { condition, then, otherwise } => each(&|i| {
+                if value(condition)[i] > 0.0 { value(then)[i] } else { value(otherwise)[i] }
             }),
             Node::Reduce { op, a } => {
                 let reduced: Vec<f64> = value(a)

@@ -10,17 +10,8 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(seed: u64) -> Bench {
-        let open = |threads| {
-            Device::cpu(CpuConfig {
-                threads,
-                ..CpuConfig::default()
-            })
-            .unwrap()
-        };
-        Bench {
-            devices: [1, 2, 3].map(open).into(),
-            seed,
-        }
+        let open = |threads| Device::cpu(CpuConfig { threads, ..CpuConfig::default() }).unwrap();
+        Bench { devices: [1, 2, 3].map(open).into(), seed }
     }
 
     /// A number in [−1, 1).
@@ -75,9 +66,7 @@ impl Bench {
 
     pub fn run(&mut self, ops: Vec<Op>) {
         self.agreed(|d| {
-            let graph = d
-                .prepare(ops.clone())
-                .unwrap_or_else(|e| panic!("{e}: {ops:?}"));
+            let graph = d.prepare(ops.clone()).unwrap_or_else(|e| panic!("{e}: {ops:?}"));
             d.run(&graph).unwrap_or_else(|e| panic!("{e}: {ops:?}"));
             graph.cost()
         });
@@ -105,9 +94,6 @@ pub fn close(got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(*got) - want).abs();
-        assert!(
-            error <= tolerance * (1.0 + want.abs()),
-            "element {i}: {got} instead of {want}"
-        );
+        assert!(error <= tolerance * (1.0 + want.abs()), "element {i}: {got} instead of {want}");
     }
 }

@@ -19,40 +19,21 @@ struct Monkey {
     theme: usize,
 }
 
-const SHAPES: [&[u32]; 8] = [
-    &[4, 4],
-    &[4],
-    &[1, 4, 2, 4],
-    &[1, 2, 4],
-    &[7],
-    &[1],
-    &[3, 4],
-    &[2, 2, 4],
-];
+const SHAPES: [&[u32]; 8] = [&[4, 4], &[4], &[1, 4, 2, 4], &[1, 2, 4], &[7], &[1], &[3, 4], &[2, 2, 4]];
 
 impl Monkey {
     fn new(seed: u64, device: &mut Device) -> Monkey {
         let mut floats = Vec::new();
         for shape in SHAPES {
-            let mut same: Vec<TensorId> = (0..9)
-                .map(|_| device.alloc(DType::F32, shape).unwrap())
-                .collect();
+            let mut same: Vec<TensorId> = (0..9).map(|_| device.alloc(DType::F32, shape).unwrap()).collect();
             let all = device.alloc(DType::F32, &[64]).unwrap();
             same.extend((0..2).map(|i| device.view(all, i, shape).unwrap()));
             floats.push(same);
         }
-        let ints = (0..3)
-            .map(|_| device.alloc(DType::I32, &[4]).unwrap())
-            .collect();
+        let ints = (0..3).map(|_| device.alloc(DType::I32, &[4]).unwrap()).collect();
         let gone = device.alloc(DType::F32, &[4]).unwrap();
         device.free(gone).unwrap();
-        Monkey {
-            bench: Bench::new(seed),
-            floats,
-            ints,
-            gone,
-            theme: 0,
-        }
+        Monkey { bench: Bench::new(seed), floats, ints, gone, theme: 0 }
     }
     fn pick(&mut self, bound: usize) -> usize {
         self.bench.index(bound) as usize
@@ -79,11 +60,7 @@ impl Monkey {
         (self.bench.draw().to_bits() as u64) << self.pick(40)
     }
     fn small(&mut self) -> u32 {
-        if self.pick(20) == 0 {
-            self.word() as u32
-        } else {
-            self.pick(6) as u32
-        }
+        if self.pick(20) == 0 { self.word() as u32 } else { self.pick(6) as u32 }
     }
     fn value(&mut self) -> f32 {
         match self.pick(16) {
@@ -99,12 +76,7 @@ impl Monkey {
         self.pick(2) == 0
     }
     fn layout(&mut self) -> Layout {
-        [
-            Layout::Element,
-            Layout::PerRow,
-            Layout::PerCol,
-            Layout::Scalar,
-        ][self.pick(4)]
+        [Layout::Element, Layout::PerRow, Layout::PerCol, Layout::Scalar][self.pick(4)]
     }
     fn laid_out(&mut self, layout: Layout) -> TensorId {
         match layout {
@@ -114,47 +86,19 @@ impl Monkey {
         }
     }
     fn node(&mut self, before: u32) -> Node {
-        let unary = [
-            UnaryOp::Exponential,
-            UnaryOp::Sine,
-            UnaryOp::Logarithm,
-            UnaryOp::Floor,
-        ];
-        let binary = [
-            BinaryOp::Power,
-            BinaryOp::Divide,
-            BinaryOp::Minimum,
-            BinaryOp::LessThan,
-        ];
+        let unary = [UnaryOp::Exponential, UnaryOp::Sine, UnaryOp::Logarithm, UnaryOp::Floor];
+        let binary = [BinaryOp::Power, BinaryOp::Divide, BinaryOp::Minimum, BinaryOp::LessThan];
         let mut earlier = || {
-            if self.pick(60) == 0 {
-                self.small()
-            } else {
-                self.pick(before.max(1) as usize) as u32
-            }
+            if self.pick(60) == 0 { self.small() } else { self.pick(before.max(1) as usize) as u32 }
         };
         let (a, b, c) = (earlier(), earlier(), earlier());
         match self.pick(8) {
             0 | 1 => Node::Input(a),
             2 => Node::Constant(self.value()),
-            3 => Node::Unary {
-                op: unary[self.pick(4)],
-                a,
-            },
-            4 => Node::Binary {
-                op: binary[self.pick(4)],
-                a,
-                b,
-            },
-            5 => Node::Select {
-                condition: a,
-                then: b,
-                otherwise: c,
-            },
-            6 => Node::Reduce {
-                op: [Reduction::Sum, Reduction::Maximum][self.pick(2)],
-                a,
-            },
+            3 => Node::Unary { op: unary[self.pick(4)], a },
+            4 => Node::Binary { op: binary[self.pick(4)], a, b },
+            5 => Node::Select { condition: a, then: b, otherwise: c },
+            6 => Node::Reduce { op: [Reduction::Sum, Reduction::Maximum][self.pick(2)], a },
             _ => Node::ColIndex,
         }
     }
@@ -162,10 +106,7 @@ impl Monkey {
         let mut inputs = Vec::new();
         for _ in 0..self.pick(5) + 1 {
             let layout = self.layout();
-            inputs.push(Operand {
-                tensor: self.laid_out(layout),
-                layout,
-            });
+            inputs.push(Operand { tensor: self.laid_out(layout), layout });
         }
         let mut nodes = vec![Node::Input(0)];
         for _ in 0..self.pick(8) {
@@ -177,91 +118,36 @@ impl Monkey {
         }
         let mut stores = Vec::new();
         for _ in 0..self.pick(3) + 1 {
-            let layout = if self.flag() {
-                Layout::Element
-            } else {
-                self.layout()
-            };
+            let layout = if self.flag() { Layout::Element } else { self.layout() };
             let (node, tensor) = (self.pick(nodes.len()) as u32, self.laid_out(layout));
-            stores.push(Store {
-                node,
-                tensor,
-                layout,
-            });
+            stores.push(Store { node, tensor, layout });
         }
-        let (rows, cols) = if self.pick(9) == 0 {
-            (self.small(), self.small())
-        } else {
-            (4, 4)
-        };
-        RowMap {
-            rows,
-            cols,
-            inputs,
-            nodes,
-            stores,
-        }
-        .into()
+        let (rows, cols) = if self.pick(9) == 0 { (self.small(), self.small()) } else { (4, 4) };
+        RowMap { rows, cols, inputs, nodes, stores }.into()
     }
     fn op(&mut self) -> Op {
         self.theme = self.pick(SHAPES.len());
         match self.pick(18) {
-            0 => Fill {
-                dst: self.float(),
-                value: self.value(),
-            }
-            .into(),
+            0 => Fill { dst: self.float(), value: self.value() }.into(),
             1 => {
                 let distribution = [Distribution::Normal, Distribution::Uniform][self.pick(2)];
                 let (seed, stream) = (self.word(), self.word());
                 let (dst, scale) = (self.float(), self.value());
-                Random {
-                    dst,
-                    seed,
-                    stream,
-                    distribution,
-                    scale,
-                }
-                .into()
+                Random { dst, seed, stream, distribution, scale }.into()
             }
-            2 => Copy {
-                src: self.float(),
-                dst: self.float(),
-            }
-            .into(),
+            2 => Copy { src: self.float(), dst: self.float() }.into(),
             3 => {
                 let (src, src_col) = (self.float(), self.small());
                 let (dst, dst_col) = (self.float(), self.small());
                 let (width, accumulate) = (self.small(), self.flag());
-                Columns {
-                    src,
-                    src_col,
-                    dst,
-                    dst_col,
-                    width,
-                    accumulate,
-                }
-                .into()
+                Columns { src, src_col, dst, dst_col, width, accumulate }.into()
             }
-            4 => Transpose {
-                src: self.float(),
-                dst: self.float(),
-            }
-            .into(),
+            4 => Transpose { src: self.float(), dst: self.float() }.into(),
             5 => {
                 let (a, b, out) = (self.float(), self.float(), self.float());
                 let (trans_a, trans_b) = (self.flag(), self.flag());
                 let (alpha, accumulate) = (self.value(), self.flag());
-                MatMul {
-                    a,
-                    b,
-                    out,
-                    trans_a,
-                    trans_b,
-                    alpha,
-                    accumulate,
-                }
-                .into()
+                MatMul { a, b, out, trans_a, trans_b, alpha, accumulate }.into()
             }
             6 => self.row_map(),
             7 => {
@@ -269,64 +155,29 @@ impl Monkey {
                 let shape = [1, 5][self.pick(2)];
                 let (src, dst) = (self.float(), self.of(shape));
                 let (scale, accumulate) = (self.value(), self.flag());
-                Reduce {
-                    src,
-                    dst,
-                    axis,
-                    scale,
-                    accumulate,
-                }
-                .into()
+                Reduce { src, dst, axis, scale, accumulate }.into()
             }
             8 => {
                 self.theme = 0;
                 let (x, out, inv_rms) = (self.float(), self.float(), self.of(1));
-                RmsNorm {
-                    x,
-                    out,
-                    inv_rms,
-                    eps: self.value(),
-                }
-                .into()
+                RmsNorm { x, out, inv_rms, eps: self.value() }.into()
             }
             9 => {
                 self.theme = 0;
                 let (x, inv_rms) = (self.float(), self.of(1));
                 let (dout, dx, accumulate) = (self.float(), self.float(), self.flag());
-                RmsNormBackward {
-                    x,
-                    inv_rms,
-                    dout,
-                    dx,
-                    accumulate,
-                }
-                .into()
+                RmsNormBackward { x, inv_rms, dout, dx, accumulate }.into()
             }
             10 => {
                 let (x, out) = (self.of(2), self.of(2));
-                Rope {
-                    x,
-                    out,
-                    base: self.value(),
-                    inverse: self.flag(),
-                }
-                .into()
+                Rope { x, out, base: self.value(), inverse: self.flag() }.into()
             }
             11 => {
                 self.theme = 2;
                 let (q, k, v) = (self.float(), self.float(), self.float());
                 let (out, lse) = (self.float(), self.of(3));
                 let (window, scale) = (self.small(), self.value());
-                Attention {
-                    q,
-                    k,
-                    v,
-                    out,
-                    lse,
-                    window,
-                    scale,
-                }
-                .into()
+                Attention { q, k, v, out, lse, window, scale }.into()
             }
             12 => {
                 self.theme = 2;
@@ -334,49 +185,17 @@ impl Monkey {
                 let (out, lse, dout) = (self.float(), self.of(3), self.float());
                 let (dq, dk, dv) = (self.float(), self.float(), self.float());
                 let (window, scale) = (self.small(), self.value());
-                AttentionBackward {
-                    q,
-                    k,
-                    v,
-                    out,
-                    lse,
-                    dout,
-                    dq,
-                    dk,
-                    dv,
-                    window,
-                    scale,
-                }
-                .into()
+                AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into()
             }
-            13 => Gather {
-                table: self.of(6),
-                indices: self.int(),
-                out: self.of(0),
-            }
-            .into(),
+            13 => Gather { table: self.of(6), indices: self.int(), out: self.of(0) }.into(),
             14 => {
                 let (src, indices, table) = (self.of(0), self.int(), self.of(6));
-                ScatterAdd {
-                    src,
-                    indices,
-                    table,
-                    accumulate: self.flag(),
-                }
-                .into()
+                ScatterAdd { src, indices, table, accumulate: self.flag() }.into()
             }
             15 => {
                 let (x, weight, targets) = (self.of(0), self.of(6), self.int());
                 let (losses, lse, softcap) = (self.of(1), self.of(1), self.value());
-                LinearCrossEntropy {
-                    x,
-                    weight,
-                    targets,
-                    losses,
-                    lse,
-                    softcap,
-                }
-                .into()
+                LinearCrossEntropy { x, weight, targets, losses, lse, softcap }.into()
             }
             16 => {
                 let (x, weight, targets, lse) = (self.of(0), self.of(6), self.int(), self.of(1));
@@ -398,29 +217,16 @@ impl Monkey {
             _ => {
                 let (param, grad) = (self.float(), self.float());
                 let (m, v, hyper) = (self.float(), self.float(), self.of(4));
-                AdamW {
-                    param,
-                    grad,
-                    m,
-                    v,
-                    hyper,
-                }
-                .into()
+                AdamW { param, grad, m, v, hyper }.into()
             }
         }
     }
 }
 
 fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
-    let mut device = Device::cpu(CpuConfig {
-        threads: 1,
-        ..CpuConfig::default()
-    })
-    .unwrap();
+    let mut device = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
     let mut monkey = Monkey::new(seed, &mut device);
-    let places: Vec<i32> = (0..4)
-        .map(|_| (monkey.small() as i32).wrapping_sub(2))
-        .collect();
+    let places: Vec<i32> = (0..4).map(|_| (monkey.small() as i32).wrapping_sub(2)).collect();
     device.upload_i32(monkey.ints[0], 0, &places).unwrap();
     let mut seen: BTreeMap<&'static str, [u32; 2]> = BTreeMap::new();
     for _ in 0..count {
@@ -457,9 +263,6 @@ proptest! {
 #[test]
 fn the_garbage_reaches_every_operation() {
     for (name, [accepted, refused]) in rampage(1, 20_000) {
-        assert!(
-            accepted > 20 && refused > 20,
-            "{name}: {accepted} accepted, {refused} refused"
-        );
+        assert!(accepted > 20 && refused > 20, "{name}: {accepted} accepted, {refused} refused");
     }
 }

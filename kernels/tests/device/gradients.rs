@@ -38,9 +38,7 @@ fn rms_norm() {
     let mut bench = Bench::new(1);
     let (x, dout) = (draws(&mut bench, 21), draws(&mut bench, 21));
     let gradient = reference::rms_norm_backward(&x, &dout, 7, 1e-2);
-    check(&x, &gradient, |x| {
-        dot(&reference::rms_norm(x, 7, 1e-2).0, &dout)
-    });
+    check(&x, &gradient, |x| dot(&reference::rms_norm(x, 7, 1e-2).0, &dout));
 }
 
 #[test]
@@ -49,29 +47,18 @@ fn rope_backwards_is_its_inverse() {
     let shape = [1, 5, 2, 6];
     let (x, dout) = (draws(&mut bench, 60), draws(&mut bench, 60));
     let gradient = reference::rope(&dout, shape, 100.0, true);
-    check(&x, &gradient, |x| {
-        dot(&reference::rope(x, shape, 100.0, false), &dout)
-    });
+    check(&x, &gradient, |x| dot(&reference::rope(x, shape, 100.0, false), &dout));
 }
 
 #[test]
 fn attention() {
     let mut bench = Bench::new(3);
     for window in [0, 3] {
-        let dims = Attention {
-            batch: 2,
-            time: 6,
-            heads: 4,
-            kv_heads: 2,
-            dim: 3,
-            window,
-            scale: 0.7,
-        };
+        let dims = Attention { batch: 2, time: 6, heads: 4, kv_heads: 2, dim: 3, window, scale: 0.7 };
         let (q, dout) = (draws(&mut bench, 144), draws(&mut bench, 144));
         let (k, v) = (draws(&mut bench, 72), draws(&mut bench, 72));
         let (dq, dk, dv) = reference::attention_backward(&q, &k, &v, &dout, dims);
-        let loss =
-            |q: &[f64], k: &[f64], v: &[f64]| dot(&reference::attention(q, k, v, dims).0, &dout);
+        let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&reference::attention(q, k, v, dims).0, &dout);
         check(&q, &dq, |q| loss(q, &k, &v));
         check(&k, &dk, |k| loss(&q, k, &v));
         check(&v, &dv, |v| loss(&q, &k, v));
@@ -85,22 +72,10 @@ fn linear_cross_entropy() {
         let (x, weight) = (draws(&mut bench, 20), draws(&mut bench, 28));
         let targets = [0, -1, 6, 3, 3];
         let loss = |x: &[f64], weight: &[f64]| {
-            let o = CrossEntropy {
-                x,
-                weight,
-                targets: &targets,
-                channels: 4,
-                softcap,
-            };
+            let o = CrossEntropy { x, weight, targets: &targets, channels: 4, softcap };
             0.3 * reference::linear_cross_entropy(o).0.iter().sum::<f64>()
         };
-        let o = CrossEntropy {
-            x: &x,
-            weight: &weight,
-            targets: &targets,
-            channels: 4,
-            softcap,
-        };
+        let o = CrossEntropy { x: &x, weight: &weight, targets: &targets, channels: 4, softcap };
         let (dx, dweight) = reference::linear_cross_entropy_backward(o, 0.3);
         check(&x, &dx, |x| loss(x, &weight));
         check(&weight, &dweight, |weight| loss(&x, weight));
@@ -114,7 +89,5 @@ fn gather_backwards_is_scatter_add() {
     let indices = [1, 0, 1, 3, 1];
     let mut gradient = vec![0.0; 12];
     reference::scatter_add(&dout, &indices, &mut gradient, 3);
-    check(&table, &gradient, |table| {
-        dot(&reference::gather(table, &indices, 3), &dout)
-    });
+    check(&table, &gradient, |table| dot(&reference::gather(table, &indices, 3), &dout));
 }

@@ -4,12 +4,7 @@ use proptest::prelude::*;
 use terrarium_kernels::*;
 
 fn open(max_bytes: u64, max_tensors: u32) -> Device {
-    Device::cpu(CpuConfig {
-        threads: 1,
-        max_bytes,
-        max_tensors,
-    })
-    .unwrap()
+    Device::cpu(CpuConfig { threads: 1, max_bytes, max_tensors }).unwrap()
 }
 
 fn code<T>(result: Result<T, Error>) -> ErrorCode {
@@ -29,16 +24,9 @@ fn a_device_can_move_between_threads() {
 fn shapes_are_checked() {
     let mut d = open(1 << 20, 10);
     for shape in [&[][..], &[1, 2, 3, 4, 5], &[0], &[3, 0], &[u32::MAX; 4]] {
-        assert_eq!(
-            code(d.alloc(DType::F32, shape)),
-            ErrorCode::InvalidArgument,
-            "{shape:?}"
-        );
+        assert_eq!(code(d.alloc(DType::F32, shape)), ErrorCode::InvalidArgument, "{shape:?}");
     }
-    assert_eq!(
-        code(d.alloc(DType::F32, &[u32::MAX, u32::MAX])),
-        ErrorCode::OutOfMemory
-    );
+    assert_eq!(code(d.alloc(DType::F32, &[u32::MAX, u32::MAX])), ErrorCode::OutOfMemory);
     assert_eq!(d.usage().bytes, 0);
 }
 
@@ -54,23 +42,10 @@ fn storage_lives_as_long_as_its_last_view() {
     let mut out = [0.0];
     d.download_f32(view, 23, &mut out).unwrap();
     assert_eq!(out, [7.0]);
-    assert_eq!(
-        code(d.download_f32(view, 24, &mut out)),
-        ErrorCode::InvalidArgument
-    );
-    assert_eq!(
-        code(d.download_f32(view, u64::MAX, &mut out)),
-        ErrorCode::InvalidArgument
-    );
+    assert_eq!(code(d.download_f32(view, 24, &mut out)), ErrorCode::InvalidArgument);
+    assert_eq!(code(d.download_f32(view, u64::MAX, &mut out)), ErrorCode::InvalidArgument);
     d.free(view).unwrap();
-    assert_eq!(
-        d.usage(),
-        DeviceUsage {
-            bytes: 0,
-            peak_bytes: 4096,
-            tensors: 0
-        }
-    );
+    assert_eq!(d.usage(), DeviceUsage { bytes: 0, peak_bytes: 4096, tensors: 0 });
     // What is handed out again is zero.
     let b = d.alloc(DType::F32, &[1024]).unwrap();
     let mut all = vec![1.0; 1024];
@@ -110,14 +85,7 @@ fn old_handles_never_come_back() {
     }
     let id = d.alloc(DType::F32, &[2]).unwrap();
     d.reset();
-    assert_eq!(
-        d.usage(),
-        DeviceUsage {
-            bytes: 0,
-            peak_bytes: 0,
-            tensors: 0
-        }
-    );
+    assert_eq!(d.usage(), DeviceUsage { bytes: 0, peak_bytes: 0, tensors: 0 });
     assert_eq!(code(d.shape(id)), ErrorCode::BadHandle);
     let next = d.alloc(DType::F32, &[2]).unwrap();
     assert_ne!(id, next);
@@ -128,15 +96,7 @@ fn graphs_are_bound_to_their_device_and_tensors() {
     let (mut d, mut other) = (open(1 << 20, 4), open(1 << 20, 4));
     let id = d.alloc(DType::F32, &[2]).unwrap();
     assert_eq!(other.alloc(DType::F32, &[1]).unwrap(), id);
-    let graph = d
-        .prepare(vec![
-            Fill {
-                dst: id,
-                value: 2.0,
-            }
-            .into(),
-        ])
-        .unwrap();
+    let graph = d.prepare(vec![Fill { dst: id, value: 2.0 }.into()]).unwrap();
     assert_eq!(graph.ops(), 1);
     assert_eq!(graph.profile()[0].name, "Fill");
     assert_eq!(graph.profile()[0].cost, graph.cost());

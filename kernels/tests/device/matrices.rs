@@ -124,15 +124,7 @@ fn large_products_are_right_and_do_not_depend_on_threads() {
             let (a, a64) = bench.random(&pair(m, k, trans_a));
             let (b, b64) = bench.random(&pair(k, n, trans_b));
             let out = bench.zeros(&[m, n]);
-            let product = MatMul {
-                a,
-                b,
-                out,
-                trans_a,
-                trans_b,
-                alpha: 1.0,
-                accumulate: false,
-            };
+            let product = MatMul { a, b, out, trans_a, trans_b, alpha: 1.0, accumulate: false };
             bench.run(vec![product.into()]);
             let want = reference::matmul(&a64, &b64, [1, m, n, k], trans_a, trans_b);
             close(&bench.get(out), &want, 1e-4);
@@ -147,28 +139,10 @@ fn casts_are_defined_for_every_float() {
     let src = bench.put(&[6], &floats);
     let ints = bench.put_ints(&[6], &[0; 6]);
     let back = bench.zeros(&[6]);
-    bench.run(vec![
-        Copy { src, dst: ints }.into(),
-        Copy {
-            src: ints,
-            dst: back,
-        }
-        .into(),
-    ]);
+    bench.run(vec![Copy { src, dst: ints }.into(), Copy { src: ints, dst: back }.into()]);
     let want = [1.0, -1.0, 0.0, i32::MAX as f32, i32::MIN as f32, 0.0];
     assert_eq!(bench.get(back), want);
-    bench.run(vec![
-        Fill {
-            dst: ints,
-            value: f32::NAN,
-        }
-        .into(),
-        Copy {
-            src: ints,
-            dst: back,
-        }
-        .into(),
-    ]);
+    bench.run(vec![Fill { dst: ints, value: f32::NAN }.into(), Copy { src: ints, dst: back }.into()]);
     assert_eq!(bench.get(back), [0.0; 6]);
 }
 
@@ -177,29 +151,11 @@ fn random_fill_has_its_distribution_and_repeats() {
     let mut bench = Bench::new(1);
     let count = 400_001;
     let fill = |dst, stream, distribution| -> Op {
-        Random {
-            dst,
-            seed: 42,
-            stream,
-            distribution,
-            scale: 2.0,
-        }
-        .into()
+        Random { dst, seed: 42, stream, distribution, scale: 2.0 }.into()
     };
-    for (distribution, variance) in [
-        (Distribution::Normal, 4.0),
-        (Distribution::Uniform, 4.0 / 3.0),
-    ] {
-        let (a, b, c) = (
-            bench.zeros(&[count]),
-            bench.zeros(&[count]),
-            bench.zeros(&[count]),
-        );
-        bench.run(vec![
-            fill(a, 1, distribution),
-            fill(b, 2, distribution),
-            fill(c, 1, distribution),
-        ]);
+    for (distribution, variance) in [(Distribution::Normal, 4.0), (Distribution::Uniform, 4.0 / 3.0)] {
+        let (a, b, c) = (bench.zeros(&[count]), bench.zeros(&[count]), bench.zeros(&[count]));
+        bench.run(vec![fill(a, 1, distribution), fill(b, 2, distribution), fill(c, 1, distribution)]);
         let (a, b, c) = (bench.get(a), bench.get(b), bench.get(c));
         assert_eq!(a, c);
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;

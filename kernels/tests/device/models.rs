@@ -9,15 +9,7 @@ use crate::bench::{Bench, close};
 /// Runs both directions of attention and compares everything.
 fn check_attention(seed: u64, dims: reference::Attention) {
     let mut bench = Bench::new(seed);
-    let reference::Attention {
-        batch,
-        time,
-        heads,
-        kv_heads,
-        dim,
-        window,
-        scale,
-    } = dims;
+    let reference::Attention { batch, time, heads, kv_heads, dim, window, scale } = dims;
     let (wide, narrow) = ([batch, time, heads, dim], [batch, time, kv_heads, dim]);
     let (q, q64) = bench.random(&wide);
     let (k, k64) = bench.random(&narrow);
@@ -31,30 +23,8 @@ fn check_attention(seed: u64, dims: reference::Attention) {
     let lse = bench.zeros(&[batch, heads, time]);
     let (window, scale32) = (window as u32, scale as f32);
     bench.run(vec![
-        Attention {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            window,
-            scale: scale32,
-        }
-        .into(),
-        AttentionBackward {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dout,
-            dq,
-            dk,
-            dv,
-            window,
-            scale: scale32,
-        }
-        .into(),
+        Attention { q, k, v, out, lse, window, scale: scale32 }.into(),
+        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale: scale32 }.into(),
     ]);
     let (want, want_lse) = reference::attention(&q64, &k64, &v64, dims);
     close(&bench.get(out), &want, 3e-6);
@@ -125,52 +95,21 @@ proptest! {
     }
 }
 
-fn check_cross_entropy(
-    seed: u64,
-    [rows, channels, vocabulary]: [usize; 3],
-    capped: bool,
-    accumulate: bool,
-) {
+fn check_cross_entropy(seed: u64, [rows, channels, vocabulary]: [usize; 3], capped: bool, accumulate: bool) {
     let mut bench = Bench::new(seed);
     let softcap = if capped { 1.5f32 } else { 0.0 };
     let (x, x64) = bench.random(&[rows, channels]);
     let (weight, weight64) = bench.random(&[vocabulary, channels]);
-    let wanted: Vec<i32> = (0..rows)
-        .map(|n| {
-            if n % 7 == 3 {
-                -1
-            } else {
-                bench.index(vocabulary)
-            }
-        })
-        .collect();
+    let wanted: Vec<i32> = (0..rows).map(|n| if n % 7 == 3 { -1 } else { bench.index(vocabulary) }).collect();
     let targets = bench.put_ints(&[rows], &wanted);
     let (losses, lse) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
     let (dx, _) = bench.random(&[rows, channels]);
     let (dweight, before) = bench.random(&[vocabulary, channels]);
     let grad_scale = 0.25;
     bench.run(vec![
-        LinearCrossEntropy {
-            x,
-            weight,
-            targets,
-            losses,
-            lse,
-            softcap,
-        }
-        .into(),
-        LinearCrossEntropyBackward {
-            x,
-            weight,
-            targets,
-            lse,
-            dx,
-            dweight,
-            softcap,
-            grad_scale,
-            accumulate,
-        }
-        .into(),
+        LinearCrossEntropy { x, weight, targets, losses, lse, softcap }.into(),
+        LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, softcap, grad_scale, accumulate }
+            .into(),
     ]);
     let operands = reference::CrossEntropy {
         x: &x64,
@@ -200,24 +139,11 @@ fn cross_entropy_over_several_chunks() {
 /// Longer than a block of keys, so that the running softmax is rescaled.
 #[test]
 fn attention_over_several_blocks() {
-    let dims = reference::Attention {
-        batch: 2,
-        time: 600,
-        heads: 4,
-        kv_heads: 2,
-        dim: 8,
-        window: 0,
-        scale: 2.0,
-    };
+    let dims =
+        reference::Attention { batch: 2, time: 600, heads: 4, kv_heads: 2, dim: 8, window: 0, scale: 2.0 };
     check_attention(5, dims);
     check_attention(6, reference::Attention { window: 70, ..dims });
-    check_attention(
-        7,
-        reference::Attention {
-            window: 300,
-            ..dims
-        },
-    );
+    check_attention(7, reference::Attention { window: 300, ..dims });
     check_attention(8, reference::Attention { window: 1, ..dims });
 }
 
@@ -229,25 +155,12 @@ fn attention_is_causal_to_the_bit() {
     let (q, _) = bench.random(&shape);
     let values: Vec<f32> = (0..time * 16).map(|_| bench.draw()).collect();
     let mut changed = values.clone();
-    changed[100 * 16..]
-        .iter_mut()
-        .for_each(|x| *x = *x * 3.0 + 1.0);
+    changed[100 * 16..].iter_mut().for_each(|x| *x = *x * 3.0 + 1.0);
     let mut outputs = Vec::new();
     for values in [values, changed] {
         let k = bench.put(&shape, &values);
         let (out, lse) = (bench.zeros(&shape), bench.zeros(&[1, 2, 150]));
-        bench.run(vec![
-            Attention {
-                q,
-                k,
-                v: k,
-                out,
-                lse,
-                window: 0,
-                scale: 0.4,
-            }
-            .into(),
-        ]);
+        bench.run(vec![Attention { q, k, v: k, out, lse, window: 0, scale: 0.4 }.into()]);
         outputs.push(bench.get(out));
     }
     let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

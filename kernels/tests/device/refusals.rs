@@ -8,13 +8,7 @@ struct Lab {
 
 impl Lab {
     fn new() -> Lab {
-        Lab {
-            d: Device::cpu(CpuConfig {
-                threads: 1,
-                ..CpuConfig::default()
-            })
-            .unwrap(),
-        }
+        Lab { d: Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap() }
     }
     fn f(&mut self, shape: &[u32]) -> TensorId {
         self.d.alloc(DType::F32, shape).unwrap()
@@ -38,28 +32,15 @@ impl Lab {
 }
 
 fn kernel(inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store>) -> RowMap {
-    RowMap {
-        rows: 4,
-        cols: 6,
-        inputs,
-        nodes,
-        stores,
-    }
+    RowMap { rows: 4, cols: 6, inputs, nodes, stores }
 }
 
 fn element(tensor: TensorId) -> Operand {
-    Operand {
-        tensor,
-        layout: Layout::Element,
-    }
+    Operand { tensor, layout: Layout::Element }
 }
 
 fn to(node: u32, tensor: TensorId) -> Store {
-    Store {
-        node,
-        tensor,
-        layout: Layout::Element,
-    }
+    Store { node, tensor, layout: Layout::Element }
 }
 
 #[test]
@@ -74,47 +55,15 @@ fn overlapping_outputs() {
     lab.accepts(Transpose { src: a, dst: c });
     let matmul = |a, b, out| {
         let (trans_a, trans_b) = (false, false);
-        MatMul {
-            a,
-            b,
-            out,
-            trans_a,
-            trans_b,
-            alpha: 1.0,
-            accumulate: true,
-        }
+        MatMul { a, b, out, trans_a, trans_b, alpha: 1.0, accumulate: true }
     };
     lab.accepts(matmul(a, a, c));
     lab.refuses(matmul(a, c, c), ErrorCode::Alias);
     let hyper = lab.f(&[7]);
     let (m, v) = (lab.f(&[16]), lab.f(&[16]));
-    lab.accepts(AdamW {
-        param: a,
-        grad: c,
-        m,
-        v,
-        hyper,
-    });
-    lab.refuses(
-        AdamW {
-            param: a,
-            grad: c,
-            m,
-            v: m,
-            hyper,
-        },
-        ErrorCode::Alias,
-    );
-    lab.refuses(
-        AdamW {
-            param: a,
-            grad: b,
-            m,
-            v,
-            hyper,
-        },
-        ErrorCode::Alias,
-    );
+    lab.accepts(AdamW { param: a, grad: c, m, v, hyper });
+    lab.refuses(AdamW { param: a, grad: c, m, v: m, hyper }, ErrorCode::Alias);
+    lab.refuses(AdamW { param: a, grad: b, m, v, hyper }, ErrorCode::Alias);
 }
 
 #[test]
@@ -126,27 +75,11 @@ fn row_kernels_in_place_only_over_the_same_elements() {
     let row = lab.d.view(all, 0, &[6]).unwrap();
     let nodes = || vec![Node::Input(0)];
     lab.accepts(kernel(vec![element(x)], nodes(), vec![to(0, x)]));
-    lab.accepts(kernel(
-        vec![element(x), element(x)],
-        nodes(),
-        vec![to(0, x)],
-    ));
-    lab.refuses(
-        kernel(vec![element(x)], nodes(), vec![to(0, shifted)]),
-        ErrorCode::Alias,
-    );
-    lab.refuses(
-        kernel(vec![element(x)], nodes(), vec![to(0, x), to(0, x)]),
-        ErrorCode::Alias,
-    );
-    let per_col = Operand {
-        tensor: row,
-        layout: Layout::PerCol,
-    };
-    lab.refuses(
-        kernel(vec![element(x), per_col], nodes(), vec![to(0, x)]),
-        ErrorCode::Alias,
-    );
+    lab.accepts(kernel(vec![element(x), element(x)], nodes(), vec![to(0, x)]));
+    lab.refuses(kernel(vec![element(x)], nodes(), vec![to(0, shifted)]), ErrorCode::Alias);
+    lab.refuses(kernel(vec![element(x)], nodes(), vec![to(0, x), to(0, x)]), ErrorCode::Alias);
+    let per_col = Operand { tensor: row, layout: Layout::PerCol };
+    lab.refuses(kernel(vec![element(x), per_col], nodes(), vec![to(0, x)]), ErrorCode::Alias);
 }
 
 #[test]
@@ -158,88 +91,31 @@ fn malformed_row_kernels() {
     let bad = |nodes: Vec<Node>| kernel(input(), nodes, vec![to(0, y)]);
     lab.refuses(bad(vec![]), InvalidArgument);
     lab.refuses(bad(vec![Node::Input(1)]), InvalidArgument);
-    lab.refuses(
-        bad(vec![Node::Unary {
-            op: UnaryOp::Tanh,
-            a: 0,
-        }]),
-        InvalidArgument,
-    );
-    lab.refuses(
-        bad(vec![Node::Unary {
-            op: UnaryOp::Tanh,
-            a: u32::MAX,
-        }]),
-        InvalidArgument,
-    );
+    lab.refuses(bad(vec![Node::Unary { op: UnaryOp::Tanh, a: 0 }]), InvalidArgument);
+    lab.refuses(bad(vec![Node::Unary { op: UnaryOp::Tanh, a: u32::MAX }]), InvalidArgument);
     lab.refuses(bad(vec![Node::Input(0); 257]), InvalidArgument);
     lab.accepts(bad(vec![Node::Input(0); 256]));
-    lab.refuses(
-        kernel(input(), vec![Node::Input(0)], vec![]),
-        InvalidArgument,
-    );
-    lab.refuses(
-        kernel(input(), vec![Node::Input(0)], vec![to(0, y); 9]),
-        InvalidArgument,
-    );
-    lab.refuses(
-        kernel(vec![element(x); 17], vec![Node::Input(0)], vec![to(0, y)]),
-        InvalidArgument,
-    );
-    lab.refuses(
-        kernel(input(), vec![Node::Input(0)], vec![to(1, y)]),
-        InvalidArgument,
-    );
-    let rate = |layout, tensor| Store {
-        node: 0,
-        tensor,
-        layout,
-    };
+    lab.refuses(kernel(input(), vec![Node::Input(0)], vec![]), InvalidArgument);
+    lab.refuses(kernel(input(), vec![Node::Input(0)], vec![to(0, y); 9]), InvalidArgument);
+    lab.refuses(kernel(vec![element(x); 17], vec![Node::Input(0)], vec![to(0, y)]), InvalidArgument);
+    lab.refuses(kernel(input(), vec![Node::Input(0)], vec![to(1, y)]), InvalidArgument);
+    let rate = |layout, tensor| Store { node: 0, tensor, layout };
     let stored = |store| kernel(input(), vec![Node::Input(0)], vec![store]);
     lab.refuses(stored(rate(Layout::PerRow, per_row)), InvalidArgument);
     lab.refuses(stored(rate(Layout::PerCol, per_row)), InvalidArgument);
-    lab.refuses(
-        stored(rate(Layout::Element, per_row)),
-        ErrorCode::ShapeMismatch,
-    );
-    lab.refuses(
-        RowMap {
-            rows: 0,
-            ..stored(to(0, y))
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        RowMap {
-            rows: u32::MAX,
-            cols: u32::MAX,
-            ..stored(to(0, y))
-        },
-        ErrorCode::ShapeMismatch,
-    );
+    lab.refuses(stored(rate(Layout::Element, per_row)), ErrorCode::ShapeMismatch);
+    lab.refuses(RowMap { rows: 0, ..stored(to(0, y)) }, InvalidArgument);
+    lab.refuses(RowMap { rows: u32::MAX, cols: u32::MAX, ..stored(to(0, y)) }, ErrorCode::ShapeMismatch);
     // A reduction holds whole rows: of a huge one it may not.
     let huge = RowMap {
         rows: 4,
         cols: u32::MAX,
         inputs: vec![],
-        nodes: vec![
-            Node::ColIndex,
-            Node::Reduce {
-                op: Reduction::Sum,
-                a: 0,
-            },
-        ],
-        stores: vec![Store {
-            node: 1,
-            tensor: per_row,
-            layout: Layout::PerRow,
-        }],
+        nodes: vec![Node::ColIndex, Node::Reduce { op: Reduction::Sum, a: 0 }],
+        stores: vec![Store { node: 1, tensor: per_row, layout: Layout::PerRow }],
     };
     lab.refuses(huge.clone(), InvalidArgument);
-    lab.accepts(RowMap {
-        cols: 1 << 22,
-        ..huge
-    });
+    lab.accepts(RowMap { cols: 1 << 22, ..huge });
 }
 
 #[test]
@@ -248,124 +124,35 @@ fn shapes_and_types() {
     let mut lab = Lab::new();
     let (a, b, out) = (lab.f(&[3, 4]), lab.f(&[4, 5]), lab.f(&[3, 5]));
     let (line, ints) = (lab.f(&[12]), lab.i(&[3, 4]));
-    let base = MatMul {
-        a,
-        b,
-        out,
-        trans_a: false,
-        trans_b: false,
-        alpha: 1.0,
-        accumulate: false,
-    };
+    let base = MatMul { a, b, out, trans_a: false, trans_b: false, alpha: 1.0, accumulate: false };
     lab.accepts(base.clone());
-    lab.refuses(
-        MatMul {
-            trans_a: true,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        MatMul {
-            a: line,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        MatMul {
-            a: ints,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        MatMul {
-            out: a,
-            a: out,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        MatMul {
-            alpha: f32::NAN,
-            ..base
-        },
-        InvalidArgument,
-    );
+    lab.refuses(MatMul { trans_a: true, ..base.clone() }, ShapeMismatch);
+    lab.refuses(MatMul { a: line, ..base.clone() }, ShapeMismatch);
+    lab.refuses(MatMul { a: ints, ..base.clone() }, ShapeMismatch);
+    lab.refuses(MatMul { out: a, a: out, ..base.clone() }, ShapeMismatch);
+    lab.refuses(MatMul { alpha: f32::NAN, ..base }, InvalidArgument);
     let batch = lab.f(&[2, 3, 4]);
     lab.refuses(Transpose { src: batch, dst: a }, ShapeMismatch);
     lab.refuses(Transpose { src: line, dst: a }, ShapeMismatch);
     lab.refuses(Copy { src: line, dst: b }, ShapeMismatch);
-    let columns = Columns {
-        src: a,
-        src_col: 1,
-        dst: out,
-        dst_col: 0,
-        width: 3,
-        accumulate: false,
-    };
+    let columns = Columns { src: a, src_col: 1, dst: out, dst_col: 0, width: 3, accumulate: false };
     lab.accepts(columns.clone());
-    lab.refuses(
-        Columns {
-            src_col: 2,
-            ..columns.clone()
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        Columns {
-            dst_col: u32::MAX,
-            ..columns.clone()
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        Columns {
-            width: 0,
-            ..columns.clone()
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        Columns {
-            src: ints,
-            ..columns
-        },
-        ShapeMismatch,
-    );
+    lab.refuses(Columns { src_col: 2, ..columns.clone() }, InvalidArgument);
+    lab.refuses(Columns { dst_col: u32::MAX, ..columns.clone() }, InvalidArgument);
+    lab.refuses(Columns { width: 0, ..columns.clone() }, InvalidArgument);
+    lab.refuses(Columns { src: ints, ..columns }, ShapeMismatch);
     let inv_rms = lab.f(&[3]);
     let other = lab.f(&[3, 4]);
-    let norm = |eps| RmsNorm {
-        x: a,
-        out: other,
-        inv_rms,
-        eps,
-    };
+    let norm = |eps| RmsNorm { x: a, out: other, inv_rms, eps };
     lab.accepts(norm(1e-6));
     for eps in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         lab.refuses(norm(eps), InvalidArgument);
     }
     let x = lab.f(&[2, 4, 3, 3]);
     let y = lab.f(&[2, 4, 3, 3]);
+    lab.refuses(Rope { x, out: y, base: 10.0, inverse: false }, ShapeMismatch);
     lab.refuses(
-        Rope {
-            x,
-            out: y,
-            base: 10.0,
-            inverse: false,
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        Reduce {
-            src: a,
-            dst: line,
-            axis: ReduceAxis::Rows,
-            scale: 1.0,
-            accumulate: false,
-        },
+        Reduce { src: a, dst: line, axis: ReduceAxis::Rows, scale: 1.0, accumulate: false },
         ShapeMismatch,
     );
 }
@@ -374,55 +161,14 @@ fn shapes_and_types() {
 fn attention_arguments() {
     use ErrorCode::{InvalidArgument, ShapeMismatch};
     let mut lab = Lab::new();
-    let (q, out, lse) = (
-        lab.f(&[2, 5, 4, 8]),
-        lab.f(&[2, 5, 4, 8]),
-        lab.f(&[2, 4, 5]),
-    );
-    let (k, v, odd) = (
-        lab.f(&[2, 5, 2, 8]),
-        lab.f(&[2, 5, 2, 8]),
-        lab.f(&[2, 5, 3, 8]),
-    );
-    let base = Attention {
-        q,
-        k,
-        v,
-        out,
-        lse,
-        window: 5,
-        scale: 0.3,
-    };
+    let (q, out, lse) = (lab.f(&[2, 5, 4, 8]), lab.f(&[2, 5, 4, 8]), lab.f(&[2, 4, 5]));
+    let (k, v, odd) = (lab.f(&[2, 5, 2, 8]), lab.f(&[2, 5, 2, 8]), lab.f(&[2, 5, 3, 8]));
+    let base = Attention { q, k, v, out, lse, window: 5, scale: 0.3 };
     lab.accepts(base.clone());
-    lab.refuses(
-        Attention {
-            window: 6,
-            ..base.clone()
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        Attention {
-            scale: f32::INFINITY,
-            ..base.clone()
-        },
-        InvalidArgument,
-    );
-    lab.refuses(
-        Attention {
-            k: odd,
-            v: odd,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
-    lab.refuses(
-        Attention {
-            v: odd,
-            ..base.clone()
-        },
-        ShapeMismatch,
-    );
+    lab.refuses(Attention { window: 6, ..base.clone() }, InvalidArgument);
+    lab.refuses(Attention { scale: f32::INFINITY, ..base.clone() }, InvalidArgument);
+    lab.refuses(Attention { k: odd, v: odd, ..base.clone() }, ShapeMismatch);
+    lab.refuses(Attention { v: odd, ..base.clone() }, ShapeMismatch);
     let flat = lab.f(&[40]);
     lab.refuses(Attention { lse: flat, ..base }, ShapeMismatch);
 }
@@ -433,26 +179,9 @@ fn bad_indices_are_clamped_and_reported() {
     let (table, indices, out) = (lab.f(&[3, 1]), lab.i(&[4]), lab.f(&[4, 1]));
     lab.d.upload_f32(table, 0, &[10.0, 20.0, 30.0]).unwrap();
     lab.d.upload_i32(indices, 0, &[-5, 1, 3, i32::MAX]).unwrap();
-    let fill = Fill {
-        dst: out,
-        value: 0.0,
-    };
-    let scatter = ScatterAdd {
-        src: out,
-        indices,
-        table,
-        accumulate: false,
-    };
-    let ops = vec![
-        fill.into(),
-        Gather {
-            table,
-            indices,
-            out,
-        }
-        .into(),
-        scatter.into(),
-    ];
+    let fill = Fill { dst: out, value: 0.0 };
+    let scatter = ScatterAdd { src: out, indices, table, accumulate: false };
+    let ops = vec![fill.into(), Gather { table, indices, out }.into(), scatter.into()];
     let graph = lab.d.prepare(ops).unwrap();
     let error = lab.d.run(&graph).unwrap_err();
     assert_eq!((error.code(), error.op()), (ErrorCode::IndexRange, Some(1)));
@@ -471,23 +200,13 @@ fn long_lists() {
     let dst = lab.f(&[1]);
     let list = |count| vec![Op::Fill(Fill { dst, value: 0.0 }); count];
     assert_eq!(lab.d.prepare(list(MAX_OPS)).unwrap().ops(), MAX_OPS);
-    assert_eq!(
-        lab.d.prepare(list(MAX_OPS + 1)).unwrap_err().code(),
-        ErrorCode::Quota
-    );
+    assert_eq!(lab.d.prepare(list(MAX_OPS + 1)).unwrap_err().code(), ErrorCode::Quota);
     let x = lab.f(&[4, 6]);
-    let kernel = Op::RowMap(kernel(
-        vec![],
-        vec![Node::Constant(1.0); 256],
-        vec![to(0, x)],
-    ));
+    let kernel = Op::RowMap(kernel(vec![], vec![Node::Constant(1.0); 256], vec![to(0, x)]));
     let most = MAX_GRAPH_NODES / 256;
     lab.d.prepare(vec![kernel.clone(); most]).unwrap();
     let error = lab.d.prepare(vec![kernel; most + 1]).unwrap_err();
-    assert_eq!(
-        (error.code(), error.op()),
-        (ErrorCode::Quota, Some(most as u32))
-    );
+    assert_eq!((error.code(), error.op()), (ErrorCode::Quota, Some(most as u32)));
     let empty = lab.d.prepare(vec![]).unwrap();
     assert_eq!(empty.cost(), 0);
     lab.d.run(&empty).unwrap();
@@ -498,10 +217,7 @@ fn errors_name_the_place() {
     let mut lab = Lab::new();
     let dst = lab.f(&[1]);
     let good = Op::Fill(Fill { dst, value: 0.0 });
-    let bad = Op::Copy(Copy {
-        src: TensorId::from_bits(7),
-        dst,
-    });
+    let bad = Op::Copy(Copy { src: TensorId::from_bits(7), dst });
     let error = lab.d.prepare(vec![good, bad]).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -37,13 +37,7 @@ const BINARY: [BinaryOp; 8] = [
 /// The operands of a random kernel, one of each layout and a second element
 /// input, with their numbers.
 fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f64>)> {
-    let layouts = [
-        Layout::Element,
-        Layout::PerRow,
-        Layout::PerCol,
-        Layout::Scalar,
-        Layout::Element,
-    ];
+    let layouts = [Layout::Element, Layout::PerRow, Layout::PerCol, Layout::Scalar, Layout::Element];
     let shape = |layout| match layout {
         Layout::Element => vec![rows, cols],
         Layout::PerRow => vec![rows],
@@ -65,70 +59,23 @@ fn expression(bench: &mut Bench, cols: usize, length: usize, reduce: bool) -> Ve
         let a = bench.index(nodes.len()) as u32;
         let b = bench.index(nodes.len()) as u32;
         let next = nodes.len() as u32;
-        let tamed = Node::Unary {
-            op: UnaryOp::Tanh,
-            a: next,
-        };
+        let tamed = Node::Unary { op: UnaryOp::Tanh, a: next };
         match bench.index(if reduce { 9 } else { 7 }) {
-            0 => nodes.push(Node::Unary {
-                op: UnaryOp::Sine,
-                a,
-            }),
-            1 => nodes.push(Node::Unary {
-                op: UnaryOp::Sigmoid,
-                a,
-            }),
-            2 => nodes.push(Node::Binary {
-                op: BinaryOp::Maximum,
-                a,
-                b,
-            }),
-            3 => nodes.extend([
-                Node::Binary {
-                    op: BinaryOp::Add,
-                    a,
-                    b,
-                },
-                tamed,
-            ]),
-            4 => nodes.extend([
-                Node::Binary {
-                    op: BinaryOp::Multiply,
-                    a,
-                    b,
-                },
-                tamed,
-            ]),
-            5 => nodes.extend([
-                Node::ColIndex,
-                Node::Unary {
-                    op: UnaryOp::Cosine,
-                    a: next,
-                },
-            ]),
+            0 => nodes.push(Node::Unary { op: UnaryOp::Sine, a }),
+            1 => nodes.push(Node::Unary { op: UnaryOp::Sigmoid, a }),
+            2 => nodes.push(Node::Binary { op: BinaryOp::Maximum, a, b }),
+            3 => nodes.extend([Node::Binary { op: BinaryOp::Add, a, b }, tamed]),
+            4 => nodes.extend([Node::Binary { op: BinaryOp::Multiply, a, b }, tamed]),
+            5 => nodes.extend([Node::ColIndex, Node::Unary { op: UnaryOp::Cosine, a: next }]),
             // The condition is an input, so that rounding cannot flip it.
-            6 => nodes.push(Node::Select {
-                condition: a % 5,
-                then: a,
-                otherwise: b,
-            }),
+            6 => nodes.push(Node::Select { condition: a % 5, then: a, otherwise: b }),
             // A mean: a sum would multiply the errors by the columns.
             7 => nodes.extend([
-                Node::Reduce {
-                    op: Reduction::Sum,
-                    a,
-                },
+                Node::Reduce { op: Reduction::Sum, a },
                 Node::Constant(1.0 / cols as f32),
-                Node::Binary {
-                    op: BinaryOp::Multiply,
-                    a: next,
-                    b: next + 1,
-                },
+                Node::Binary { op: BinaryOp::Multiply, a: next, b: next + 1 },
             ]),
-            _ => nodes.push(Node::Reduce {
-                op: Reduction::Maximum,
-                a,
-            }),
+            _ => nodes.push(Node::Reduce { op: Reduction::Maximum, a }),
         }
     }
     nodes
@@ -145,11 +92,7 @@ fn per_row(nodes: &[Node]) -> Vec<bool> {
             Node::ColIndex => false,
             Node::Unary { a, .. } => flag(a),
             Node::Binary { a, b, .. } => flag(a) && flag(b),
-            Node::Select {
-                condition,
-                then,
-                otherwise,
-            } => flag(condition) && flag(then) && flag(otherwise),
+            Node::Select { condition, then, otherwise } => flag(condition) && flag(then) && flag(otherwise),
         });
     }
     flags
@@ -168,11 +111,7 @@ fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: 
             _ => (Layout::Element, vec![rows, cols]),
         };
         let tensor = bench.zeros(&shape);
-        stores.push(Store {
-            node: node as u32,
-            tensor,
-            layout,
-        });
+        stores.push(Store { node: node as u32, tensor, layout });
         wanted.push((node as u32, layout));
     }
     bench.run(vec![
@@ -185,10 +124,7 @@ fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: 
         }
         .into(),
     ]);
-    let values: Vec<(&[f64], Layout)> = operands
-        .iter()
-        .map(|(o, v)| (v.as_slice(), o.layout))
-        .collect();
+    let values: Vec<(&[f64], Layout)> = operands.iter().map(|(o, v)| (v.as_slice(), o.layout)).collect();
     let want = reference::row_map(rows, cols, &values, &nodes, &wanted);
     for (store, want) in stores.iter().zip(want) {
         // Up to 15 functions deep, each at most doubling the error.
@@ -219,43 +155,23 @@ fn every_function() {
     let b32: Vec<f32> = (0..count).map(|_| bench.draw() * 2.5).collect();
     let (a, b) = (bench.put(&[count], &a32), bench.put(&[count], &b32));
     let (a64, b64) = (widen(&a32), widen(&b32));
-    let inputs = [
-        (a64.as_slice(), Layout::Element),
-        (b64.as_slice(), Layout::Element),
-    ];
+    let inputs = [(a64.as_slice(), Layout::Element), (b64.as_slice(), Layout::Element)];
     let unary = UNARY.map(|op| Node::Unary { op, a: 0 });
-    let signed = [
-        UnaryOp::Relu,
-        UnaryOp::Step,
-        UnaryOp::Tanh,
-        UnaryOp::Floor,
-        UnaryOp::Absolute,
-    ]
-    .map(|op| Node::Unary { op, a: 1 });
+    let signed = [UnaryOp::Relu, UnaryOp::Step, UnaryOp::Tanh, UnaryOp::Floor, UnaryOp::Absolute]
+        .map(|op| Node::Unary { op, a: 1 });
     let binary = BINARY.map(|op| Node::Binary { op, a: 0, b: 1 });
-    let select = [Node::Select {
-        condition: 1,
-        then: 0,
-        otherwise: 1,
-    }];
+    let select = [Node::Select { condition: 1, then: 0, otherwise: 1 }];
     for node in unary.into_iter().chain(signed).chain(binary).chain(select) {
         let nodes = vec![Node::Input(0), Node::Input(1), node];
         let out = bench.zeros(&[count]);
-        let element = |tensor| Operand {
-            tensor,
-            layout: Layout::Element,
-        };
+        let element = |tensor| Operand { tensor, layout: Layout::Element };
         bench.run(vec![
             RowMap {
                 rows: 1,
                 cols: count as u32,
                 inputs: vec![element(a), element(b)],
                 nodes: nodes.clone(),
-                stores: vec![Store {
-                    node: 2,
-                    tensor: out,
-                    layout: Layout::Element,
-                }],
+                stores: vec![Store { node: 2, tensor: out, layout: Layout::Element }],
             }
             .into(),
         ]);
@@ -274,49 +190,21 @@ fn in_place_softmax() {
         let totals = bench.zeros(&[rows]);
         let nodes = vec![
             Node::Input(0),
-            Node::Reduce {
-                op: Reduction::Maximum,
-                a: 0,
-            },
-            Node::Binary {
-                op: BinaryOp::Subtract,
-                a: 0,
-                b: 1,
-            },
-            Node::Unary {
-                op: UnaryOp::Exponential,
-                a: 2,
-            },
-            Node::Reduce {
-                op: Reduction::Sum,
-                a: 3,
-            },
-            Node::Binary {
-                op: BinaryOp::Divide,
-                a: 3,
-                b: 4,
-            },
+            Node::Reduce { op: Reduction::Maximum, a: 0 },
+            Node::Binary { op: BinaryOp::Subtract, a: 0, b: 1 },
+            Node::Unary { op: UnaryOp::Exponential, a: 2 },
+            Node::Reduce { op: Reduction::Sum, a: 3 },
+            Node::Binary { op: BinaryOp::Divide, a: 3, b: 4 },
         ];
         bench.run(vec![
             RowMap {
                 rows: rows as u32,
                 cols: cols as u32,
-                inputs: vec![Operand {
-                    tensor: x,
-                    layout: Layout::Element,
-                }],
+                inputs: vec![Operand { tensor: x, layout: Layout::Element }],
                 nodes: nodes.clone(),
                 stores: vec![
-                    Store {
-                        node: 5,
-                        tensor: x,
-                        layout: Layout::Element,
-                    },
-                    Store {
-                        node: 4,
-                        tensor: totals,
-                        layout: Layout::PerRow,
-                    },
+                    Store { node: 5, tensor: x, layout: Layout::Element },
+                    Store { node: 4, tensor: totals, layout: Layout::PerRow },
                 ],
             }
             .into(),
@@ -333,10 +221,7 @@ fn element_wise_in_place_over_many_tasks() {
     let mut bench = Bench::new(13);
     let (x, x64) = bench.random(&[5, 40_000]);
     let (y, y64) = bench.random(&[200_000]);
-    let element = |tensor| Operand {
-        tensor,
-        layout: Layout::Element,
-    };
+    let element = |tensor| Operand { tensor, layout: Layout::Element };
     bench.run(vec![
         RowMap {
             rows: 200,
@@ -345,43 +230,19 @@ fn element_wise_in_place_over_many_tasks() {
             nodes: vec![
                 Node::Input(0),
                 Node::Input(1),
-                Node::Binary {
-                    op: BinaryOp::Add,
-                    a: 0,
-                    b: 1,
-                },
-                Node::Binary {
-                    op: BinaryOp::Multiply,
-                    a: 0,
-                    b: 1,
-                },
+                Node::Binary { op: BinaryOp::Add, a: 0, b: 1 },
+                Node::Binary { op: BinaryOp::Multiply, a: 0, b: 1 },
             ],
             stores: vec![
-                Store {
-                    node: 2,
-                    tensor: x,
-                    layout: Layout::Element,
-                },
-                Store {
-                    node: 3,
-                    tensor: y,
-                    layout: Layout::Element,
-                },
+                Store { node: 2, tensor: x, layout: Layout::Element },
+                Store { node: 3, tensor: y, layout: Layout::Element },
             ],
         }
         .into(),
     ]);
     let pairs = || x64.iter().zip(&y64);
-    close(
-        &bench.get(x),
-        &pairs().map(|(x, y)| x + y).collect::<Vec<_>>(),
-        1e-6,
-    );
-    close(
-        &bench.get(y),
-        &pairs().map(|(x, y)| x * y).collect::<Vec<_>>(),
-        1e-6,
-    );
+    close(&bench.get(x), &pairs().map(|(x, y)| x + y).collect::<Vec<_>>(), 1e-6);
+    close(&bench.get(y), &pairs().map(|(x, y)| x * y).collect::<Vec<_>>(), 1e-6);
 }
 
 /// NaN is neither hidden nor a panic.
@@ -396,56 +257,29 @@ fn nan_spreads() {
             RowMap {
                 rows: 1,
                 cols: 4,
-                inputs: vec![Operand {
-                    tensor: x,
-                    layout: Layout::Element,
-                }],
+                inputs: vec![Operand { tensor: x, layout: Layout::Element }],
                 nodes: vec![Node::Input(0), Node::Unary { op, a: 0 }],
-                stores: vec![Store {
-                    node: 1,
-                    tensor: out,
-                    layout: Layout::Element,
-                }],
+                stores: vec![Store { node: 1, tensor: out, layout: Layout::Element }],
             }
             .into(),
         ]);
         let got = bench.get(out);
-        assert!(
-            op == UnaryOp::Step || got[0].is_nan(),
-            "{op:?} hides NaN: {got:?}"
-        );
+        assert!(op == UnaryOp::Step || got[0].is_nan(), "{op:?} hides NaN: {got:?}");
     }
-    for (op, swap) in [BinaryOp::Minimum, BinaryOp::Maximum]
-        .map(|op| [(op, 0), (op, 1)])
-        .concat()
-    {
+    for (op, swap) in [BinaryOp::Minimum, BinaryOp::Maximum].map(|op| [(op, 0), (op, 1)]).concat() {
         let out = bench.zeros(&[1, 4]);
         bench.run(vec![
             RowMap {
                 rows: 1,
                 cols: 4,
-                inputs: vec![Operand {
-                    tensor: x,
-                    layout: Layout::Element,
-                }],
+                inputs: vec![Operand { tensor: x, layout: Layout::Element }],
                 nodes: vec![
                     Node::Input(0),
                     Node::Constant(0.0),
-                    Node::Binary {
-                        op,
-                        a: swap,
-                        b: 1 - swap,
-                    },
-                    Node::Reduce {
-                        op: Reduction::Maximum,
-                        a: 2,
-                    },
+                    Node::Binary { op, a: swap, b: 1 - swap },
+                    Node::Reduce { op: Reduction::Maximum, a: 2 },
                 ],
-                stores: vec![Store {
-                    node: 3,
-                    tensor: out,
-                    layout: Layout::Element,
-                }],
+                stores: vec![Store { node: 3, tensor: out, layout: Layout::Element }],
             }
             .into(),
         ]);

@@ -14,33 +14,12 @@ fn norms_and_rope() {
     let (out, dx) = (bench.zeros(&shape), bench.zeros(&shape));
     let inv_rms = bench.zeros(&[2400]);
     bench.run(vec![
-        RmsNorm {
-            x,
-            out,
-            inv_rms,
-            eps: 1e-6,
-        }
-        .into(),
-        RmsNormBackward {
-            x,
-            inv_rms,
-            dout,
-            dx,
-            accumulate: true,
-        }
-        .into(),
+        RmsNorm { x, out, inv_rms, eps: 1e-6 }.into(),
+        RmsNormBackward { x, inv_rms, dout, dx, accumulate: true }.into(),
     ]);
     assert!(bench.get(out).iter().any(|v| *v != 0.0));
     assert!(bench.get(dx).iter().any(|v| *v != 0.0));
-    bench.run(vec![
-        Rope {
-            x,
-            out,
-            base: 1e4,
-            inverse: false,
-        }
-        .into(),
-    ]);
+    bench.run(vec![Rope { x, out, base: 1e4, inverse: false }.into()]);
     assert_ne!(bench.get(out), bench.get(x));
 }
 
@@ -53,41 +32,17 @@ fn moves_and_indices() {
     let places: Vec<i32> = (0..rows).map(|_| bench.index(entries)).collect();
     let indices = bench.put_ints(&[rows], &places);
     let (out, turned) = (bench.zeros(&[rows, cols]), bench.zeros(&[cols, rows]));
-    let (cast, wide) = (
-        bench.put_ints(&[rows, cols], &[]),
-        bench.zeros(&[rows, 2 * cols]),
-    );
-    let columns = |src_col, dst_col, accumulate| Columns {
-        src,
-        src_col,
-        dst: wide,
-        dst_col,
-        width: 90,
-        accumulate,
-    };
+    let (cast, wide) = (bench.put_ints(&[rows, cols], &[]), bench.zeros(&[rows, 2 * cols]));
+    let columns =
+        |src_col, dst_col, accumulate| Columns { src, src_col, dst: wide, dst_col, width: 90, accumulate };
     bench.run(vec![
-        Gather {
-            table,
-            indices,
-            out,
-        }
-        .into(),
-        ScatterAdd {
-            src,
-            indices,
-            table,
-            accumulate: true,
-        }
-        .into(),
+        Gather { table, indices, out }.into(),
+        ScatterAdd { src, indices, table, accumulate: true }.into(),
         Transpose { src, dst: turned }.into(),
         Copy { src, dst: cast }.into(),
         columns(0, 100, false).into(),
         columns(6, 60, true).into(),
-        Copy {
-            src: cast,
-            dst: src,
-        }
-        .into(),
+        Copy { src: cast, dst: src }.into(),
     ]);
     for id in [out, table, turned, wide] {
         assert!(bench.get(id).iter().any(|v| *v != 0.0));
@@ -101,22 +56,9 @@ fn sums() {
     let mut bench = Bench::new(23);
     let (rows, cols) = (1500, 700);
     let (src, _) = bench.random(&[rows, cols]);
-    for (axis, len) in [
-        (ReduceAxis::Rows, cols),
-        (ReduceAxis::Cols, rows),
-        (ReduceAxis::All, 1),
-    ] {
+    for (axis, len) in [(ReduceAxis::Rows, cols), (ReduceAxis::Cols, rows), (ReduceAxis::All, 1)] {
         let dst = bench.zeros(&[len]);
-        bench.run(vec![
-            Reduce {
-                src,
-                dst,
-                axis,
-                scale: 1.0,
-                accumulate: false,
-            }
-            .into(),
-        ]);
+        bench.run(vec![Reduce { src, dst, axis, scale: 1.0, accumulate: false }.into()]);
         assert!(bench.get(dst).iter().all(|v| *v != 0.0));
     }
 }
@@ -130,33 +72,12 @@ fn cross_entropy_and_attention() {
     let wanted: Vec<i32> = (0..rows).map(|_| bench.index(vocabulary)).collect();
     let targets = bench.put_ints(&[rows], &wanted);
     let (losses, lse) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
-    let (dx, dweight) = (
-        bench.zeros(&[rows, channels]),
-        bench.zeros(&[vocabulary, channels]),
-    );
+    let (dx, dweight) = (bench.zeros(&[rows, channels]), bench.zeros(&[vocabulary, channels]));
     let (softcap, grad_scale, accumulate) = (15.0, 0.1, false);
     bench.run(vec![
-        LinearCrossEntropy {
-            x,
-            weight,
-            targets,
-            losses,
-            lse,
-            softcap,
-        }
-        .into(),
-        LinearCrossEntropyBackward {
-            x,
-            weight,
-            targets,
-            lse,
-            dx,
-            dweight,
-            softcap,
-            grad_scale,
-            accumulate,
-        }
-        .into(),
+        LinearCrossEntropy { x, weight, targets, losses, lse, softcap }.into(),
+        LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, softcap, grad_scale, accumulate }
+            .into(),
     ]);
     for id in [losses, lse, dx, dweight] {
         assert!(bench.get(id).iter().any(|v| *v != 0.0));
@@ -167,30 +88,8 @@ fn cross_entropy_and_attention() {
     let lse = bench.zeros(&[4, 4, 128]);
     let (window, scale) = (100, 0.2);
     bench.run(vec![
-        Attention {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            window,
-            scale,
-        }
-        .into(),
-        AttentionBackward {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dout,
-            dq,
-            dk,
-            dv,
-            window,
-            scale,
-        }
-        .into(),
+        Attention { q, k, v, out, lse, window, scale }.into(),
+        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into(),
     ]);
     for id in [out, lse, dq, dk, dv] {
         assert!(bench.get(id).iter().any(|v| *v != 0.0));

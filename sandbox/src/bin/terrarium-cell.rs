@@ -56,11 +56,19 @@ fn try_it(name: &str) -> bool {
             "thread" => std::thread::Builder::new().spawn(|| ()).is_ok(),
             "map-executable" => {
                 let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-                libc::mmap(std::ptr::null_mut(), page, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) != libc::MAP_FAILED
+                libc::mmap(std::ptr::null_mut(), page, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+                    != libc::MAP_FAILED
             }
             "make-executable" => {
                 let prot = libc::PROT_READ | libc::PROT_WRITE;
-                let p = libc::mmap(std::ptr::null_mut(), page, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+                let p = libc::mmap(
+                    std::ptr::null_mut(),
+                    page,
+                    prot,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                );
                 p != libc::MAP_FAILED && libc::mprotect(p, page, libc::PROT_READ | libc::PROT_EXEC) == 0
             }
             "signal-parent" => libc::kill(libc::getppid(), libc::SIGCONT) == 0,

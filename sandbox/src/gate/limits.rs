@@ -159,10 +159,7 @@ impl ImportAllowList {
         name: impl Into<String>,
         signature: Option<Signature>,
     ) -> &mut Self {
-        self.functions
-            .entry(module.into())
-            .or_default()
-            .insert(name.into(), signature);
+        self.functions.entry(module.into()).or_default().insert(name.into(), signature);
         self
     }
 

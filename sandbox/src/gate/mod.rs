@@ -20,10 +20,9 @@ mod limits;
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{
-    BinaryReader, BinaryReaderError, BlockType, CompositeInnerType, ElementItems, Encoding,
-    FuncToValidate, FuncValidatorAllocations, FunctionBody, Operator, OperatorsReader, Parser,
-    Payload, TypeRef, ValType, ValidPayload, Validator, ValidatorResources, WasmFeatures,
-    WasmModuleResources,
+    BinaryReader, BinaryReaderError, BlockType, CompositeInnerType, ElementItems, Encoding, FuncToValidate,
+    FuncValidatorAllocations, FunctionBody, Operator, OperatorsReader, Parser, Payload, TypeRef, ValType,
+    ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
 pub use self::limits::{CoreType, GateReport, ImportAllowList, Limit, ModuleLimits, Signature};
@@ -125,15 +124,9 @@ impl From<BinaryReaderError> for Rejection {
         let (offset, message) = (error.offset(), error.message().to_owned());
         match error.missing_wasm_feature() {
             Some(features) => {
-                let names: Vec<String> = features
-                    .iter_names()
-                    .map(|(name, _)| name.to_lowercase().replace('_', "-"))
-                    .collect();
-                Rejection::Feature {
-                    feature: names.join(" or "),
-                    offset,
-                    message,
-                }
+                let names: Vec<String> =
+                    features.iter_names().map(|(name, _)| name.to_lowercase().replace('_', "-")).collect();
+                Rejection::Feature { feature: names.join(" or "), offset, message }
             }
             None => Rejection::Malformed { offset, message },
         }
@@ -145,16 +138,8 @@ impl From<BinaryReaderError> for Rejection {
 /// # Errors
 ///
 /// The first [`Rejection`] that applies, for any bytes.
-pub fn check(
-    wasm: &[u8],
-    limits: &ModuleLimits,
-    imports: &ImportAllowList,
-) -> Result<GateReport, Rejection> {
-    let mut gate = Gate {
-        limits,
-        imports,
-        report: GateReport::default(),
-    };
+pub fn check(wasm: &[u8], limits: &ModuleLimits, imports: &ImportAllowList) -> Result<GateReport, Rejection> {
+    let mut gate = Gate { limits, imports, report: GateReport::default() };
     gate.add(Limit::Bytes, wasm.len() as u64, None, None)?;
     let mut validator = Validator::new_with_features(accepted_features());
     let mut allocations = FuncValidatorAllocations::default();
@@ -216,13 +201,7 @@ impl Gate<'_> {
     ) -> Result<(), Rejection> {
         let allowed = limit.allowed(self.limits);
         if found > allowed {
-            return Err(Rejection::TooMuch {
-                limit,
-                found,
-                allowed,
-                function,
-                offset,
-            });
+            return Err(Rejection::TooMuch { limit, found, allowed, function, offset });
         }
         Ok(())
     }
@@ -234,10 +213,7 @@ impl Gate<'_> {
     /// Bounds one section before the validator reads it.
     fn section(&mut self, payload: &Payload<'_>) -> Result<(), Rejection> {
         match payload {
-            Payload::Version {
-                encoding: Encoding::Component,
-                ..
-            } => {
+            Payload::Version { encoding: Encoding::Component, .. } => {
                 return Err(Rejection::Malformed {
                     offset: 0,
                     message: "this is a component; a core module is expected".to_owned(),
@@ -296,20 +272,13 @@ impl Gate<'_> {
                     let (offset, export) = export?;
                     self.name(export.name, offset)?;
                     if export.name.contains(RESERVED) {
-                        return Err(Rejection::ReservedExport {
-                            name: shown(export.name),
-                        });
+                        return Err(Rejection::ReservedExport { name: shown(export.name) });
                     }
                 }
             }
             Payload::ElementSection(section) => {
                 let start = section.range().start;
-                self.add(
-                    Limit::ElementSegments,
-                    section.count().into(),
-                    None,
-                    Some(start),
-                )?;
+                self.add(Limit::ElementSegments, section.count().into(), None, Some(start))?;
                 for segment in section.clone().into_iter_with_offsets() {
                     let (offset, segment) = segment?;
                     let elements = match segment.items {
@@ -321,20 +290,10 @@ impl Gate<'_> {
             }
             Payload::DataSection(section) => {
                 let start = section.range().start;
-                self.add(
-                    Limit::DataSegments,
-                    section.count().into(),
-                    None,
-                    Some(start),
-                )?;
+                self.add(Limit::DataSegments, section.count().into(), None, Some(start))?;
                 for segment in section.clone().into_iter_with_offsets() {
                     let (offset, segment) = segment?;
-                    self.add(
-                        Limit::DataBytes,
-                        segment.data.len() as u64,
-                        None,
-                        Some(offset),
-                    )?;
+                    self.add(Limit::DataBytes, segment.data.len() as u64, None, Some(offset))?;
                 }
             }
             Payload::CustomSection(section) => {
@@ -360,11 +319,7 @@ impl Gate<'_> {
             TypeRef::Global(_) => "global",
             TypeRef::Tag(_) => "tag",
         };
-        Err(Rejection::ImportKind {
-            module,
-            name,
-            kind: kind.to_owned(),
-        })
+        Err(Rejection::ImportKind { module, name, kind: kind.to_owned() })
     }
 
     /// Compares the signatures, once the section has been validated.
@@ -386,10 +341,7 @@ impl Gate<'_> {
             let ty = types[types.core_type_at_in_module(ty)].unwrap_func();
             let same = |found: &[ValType], host: &[CoreType]| {
                 found.len() == host.len()
-                    && found
-                        .iter()
-                        .zip(host)
-                        .all(|(&found, &host)| found == value_type(host))
+                    && found.iter().zip(host).all(|(&found, &host)| found == value_type(host))
             };
             if !(same(ty.params(), &signature.params) && same(ty.results(), &signature.results)) {
                 return Err(Rejection::ImportType {
@@ -411,12 +363,7 @@ impl Gate<'_> {
     ) -> Result<FuncValidatorAllocations, Rejection> {
         let index = Some(function.index);
         let start = Some(body.range().start);
-        self.peak(
-            Limit::FunctionBodyBytes,
-            body.range().len() as u64,
-            index,
-            start,
-        )?;
+        self.peak(Limit::FunctionBodyBytes, body.range().len() as u64, index, start)?;
 
         let mut checker = function.into_validator(allocations);
         let mut locals = u64::from(checker.len_locals());
@@ -436,9 +383,7 @@ impl Gate<'_> {
             let offset = reader.original_position();
             let operator = reader.read()?;
             match &operator {
-                Operator::Block { blockty }
-                | Operator::Loop { blockty }
-                | Operator::If { blockty } => {
+                Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
                     let open = u64::from(checker.control_stack_height());
                     self.peak(Limit::Nesting, open, index, Some(offset))?;
                     block_values += match *blockty {
@@ -453,22 +398,12 @@ impl Gate<'_> {
                             })
                             .map_or(0, |ty| (ty.params().len() + ty.results().len()) as u64),
                     };
-                    self.peak(
-                        Limit::BlockValuesPerFunction,
-                        block_values,
-                        index,
-                        Some(offset),
-                    )?;
+                    self.peak(Limit::BlockValuesPerFunction, block_values, index, Some(offset))?;
                 }
                 Operator::BrTable { targets: table } => {
                     let count = u64::from(table.len()) + 1;
                     targets += count;
-                    self.peak(
-                        Limit::BrTableTargetsPerFunction,
-                        targets,
-                        index,
-                        Some(offset),
-                    )?;
+                    self.peak(Limit::BrTableTargetsPerFunction, targets, index, Some(offset))?;
                     self.add(Limit::BrTableTargets, count, index, Some(offset))?;
                 }
                 _ => {}

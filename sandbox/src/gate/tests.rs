@@ -11,11 +11,7 @@ use super::{CoreType, ImportAllowList, Limit, ModuleLimits, Rejection, Signature
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn gate(text: &str) -> Result<Result<super::GateReport, Rejection>, Box<dyn Error>> {
-    Ok(check(
-        &wat::parse_str(text)?,
-        &ModuleLimits::default(),
-        &ImportAllowList::new(),
-    ))
+    Ok(check(&wat::parse_str(text)?, &ModuleLimits::default(), &ImportAllowList::new()))
 }
 
 /// Refused for this limit, quickly.
@@ -73,9 +69,7 @@ fn thousands_of_locals_are_refused() -> Outcome {
     let text = format!("(module (func (local {})))", "i32 ".repeat(49_000));
     refused(&wat::parse_str(&text)?, Limit::LocalsPerFunction);
     // In few bytes, and more than any engine takes.
-    let mut body = vec![
-        2, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x7e, 0x0b,
-    ];
+    let mut body = vec![2, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x7e, 0x0b];
     let mut wasm = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a".to_vec();
     wasm.push(body.len() as u8 + 2);
     wasm.extend([1, body.len() as u8]);
@@ -111,52 +105,18 @@ fn hosts_of_empty_functions_are_refused() -> Outcome {
 fn other_bounds_hold() -> Outcome {
     let blocks = "(block (result i32 i32 i32 i32) unreachable) drop drop drop drop ".repeat(2500);
     for (text, limit) in [
-        (
-            format!("(module (func {}))", "nop ".repeat(200_000)),
-            Limit::FunctionBodyBytes,
-        ),
-        (
-            format!(
-                "(module (func {} {}))",
-                "(block ".repeat(3000),
-                ")".repeat(3000)
-            ),
-            Limit::Nesting,
-        ),
-        (
-            format!("(module (func {blocks}))"),
-            Limit::BlockValuesPerFunction,
-        ),
+        (format!("(module (func {}))", "nop ".repeat(200_000)), Limit::FunctionBodyBytes),
+        (format!("(module (func {} {}))", "(block ".repeat(3000), ")".repeat(3000)), Limit::Nesting),
+        (format!("(module (func {blocks}))"), Limit::BlockValuesPerFunction),
         ("(module (memory 60000))".to_owned(), Limit::MemoryPages),
-        (
-            "(module (table 5000000 funcref))".to_owned(),
-            Limit::TableElements,
-        ),
-        (
-            "(module (table 1 funcref) (table 1 funcref))".to_owned(),
-            Limit::Tables,
-        ),
+        ("(module (table 5000000 funcref))".to_owned(), Limit::TableElements),
+        ("(module (table 1 funcref) (table 1 funcref))".to_owned(), Limit::Tables),
         ("(module (memory 1) (memory 1))".to_owned(), Limit::Memories),
-        (
-            format!("(module (func (export {:?})))", "x".repeat(1000)),
-            Limit::NameBytes,
-        ),
-        (
-            format!("(module {})", "(global i32 (i32.const 0))".repeat(1000)),
-            Limit::Globals,
-        ),
-        (
-            format!("(module (func $f) (elem func {}))", "$f ".repeat(30_000)),
-            Limit::SegmentElements,
-        ),
-        (
-            format!("(module (memory 1) {})", "(data \"\")".repeat(2000)),
-            Limit::DataSegments,
-        ),
-        (
-            format!("(module {})", "(@custom \"a\" \"\")".repeat(100)),
-            Limit::CustomSections,
-        ),
+        (format!("(module (func (export {:?})))", "x".repeat(1000)), Limit::NameBytes),
+        (format!("(module {})", "(global i32 (i32.const 0))".repeat(1000)), Limit::Globals),
+        (format!("(module (func $f) (elem func {}))", "$f ".repeat(30_000)), Limit::SegmentElements),
+        (format!("(module (memory 1) {})", "(data \"\")".repeat(2000)), Limit::DataSegments),
+        (format!("(module {})", "(@custom \"a\" \"\")".repeat(100)), Limit::CustomSections),
     ] {
         refused(&wat::parse_str(&text)?, limit);
     }
@@ -169,26 +129,17 @@ fn other_proposals_are_refused() -> Outcome {
     for (what, text) in [
         ("memory64", "(module (memory i64 1))"),
         ("threads", "(module (memory 1 1 shared))"),
-        (
-            "atomics",
-            "(module (memory 1) (func (drop (i32.atomic.load (i32.const 0)))))",
-        ),
+        ("atomics", "(module (memory 1) (func (drop (i32.atomic.load (i32.const 0)))))"),
         ("tail calls", "(module (func $f (return_call $f)))"),
         ("exceptions", "(module (tag $t) (func (throw $t)))"),
         ("garbage collection", "(module (type (struct)))"),
-        (
-            "typed function references",
-            "(module (type $t (func)) (func (param (ref $t))))",
-        ),
+        ("typed function references", "(module (type $t (func)) (func (param (ref $t))))"),
         ("external references", "(module (func (param externref)))"),
         (
             "relaxed SIMD",
             "(module (func (param v128) (result v128) (i8x16.relaxed_swizzle (local.get 0) (local.get 0))))",
         ),
-        (
-            "extended constants",
-            "(module (global i32 (i32.add (i32.const 1) (i32.const 2))))",
-        ),
+        ("extended constants", "(module (global i32 (i32.add (i32.const 1) (i32.const 2))))"),
         ("custom page sizes", "(module (memory 1 (pagesize 1)))"),
         (
             "wide arithmetic",
@@ -197,10 +148,7 @@ fn other_proposals_are_refused() -> Outcome {
         ("a component", "(component)"),
     ] {
         let result = gate(text)?;
-        let refused = matches!(
-            result,
-            Err(Rejection::Feature { .. } | Rejection::Malformed { .. })
-        );
+        let refused = matches!(result, Err(Rejection::Feature { .. } | Rejection::Malformed { .. }));
         assert!(refused, "{what}: {result:?}");
     }
     match gate("(module (memory i64 1))")? {
@@ -228,19 +176,11 @@ fn accepted_proposals_pass() -> Outcome {
 
 #[test]
 fn imports_come_from_the_list() -> Outcome {
-    let signature = Signature {
-        params: vec![CoreType::I32, CoreType::F64],
-        results: vec![CoreType::I64],
-    };
+    let signature = Signature { params: vec![CoreType::I32, CoreType::F64], results: vec![CoreType::I64] };
     let mut list = ImportAllowList::new();
-    list.allow("host", "known", Some(signature))
-        .allow("host", "any", None);
+    list.allow("host", "known", Some(signature)).allow("host", "any", None);
     let gate = |text: &str| -> Result<_, Box<dyn Error>> {
-        Ok(check(
-            &wat::parse_str(text)?,
-            &ModuleLimits::default(),
-            &list,
-        ))
+        Ok(check(&wat::parse_str(text)?, &ModuleLimits::default(), &list))
     };
     gate(
         "(module (import \"host\" \"known\" (func (param i32 f64) (result i64))) (import \"host\" \"any\" (func)))",
@@ -258,38 +198,23 @@ fn imports_come_from_the_list() -> Outcome {
         "(module (import \"host\" \"known\" (func (param i32 f32) (result i64))))",
         "(module (import \"host\" \"known\" (func (param i32 f64))))",
     ] {
-        assert!(
-            matches!(gate(text)?, Err(Rejection::ImportType { .. })),
-            "{text}"
-        );
+        assert!(matches!(gate(text)?, Err(Rejection::ImportType { .. })), "{text}");
     }
     for text in [
         "(module (import \"host\" \"any\" (memory 1)))",
         "(module (import \"host\" \"any\" (global (mut i32))))",
         "(module (import \"host\" \"any\" (table 1 funcref)))",
     ] {
-        assert!(
-            matches!(gate(text)?, Err(Rejection::ImportKind { .. })),
-            "{text}"
-        );
+        assert!(matches!(gate(text)?, Err(Rejection::ImportKind { .. })), "{text}");
     }
     Ok(())
 }
 
 #[test]
 fn reserved_exports_are_refused() -> Outcome {
-    for name in [
-        "terrarium-fuel-get",
-        "terrarium-fuel-set",
-        "cabi_post_terrarium-fuel-get",
-    ] {
+    for name in ["terrarium-fuel-get", "terrarium-fuel-set", "cabi_post_terrarium-fuel-get"] {
         let result = gate(&format!("(module (func (export {name:?})))"))?;
-        assert_eq!(
-            result,
-            Err(Rejection::ReservedExport {
-                name: name.to_owned()
-            })
-        );
+        assert_eq!(result, Err(Rejection::ReservedExport { name: name.to_owned() }));
     }
     Ok(())
 }
@@ -301,10 +226,7 @@ fn a_rejection_says_what_and_where_and_survives_json() -> Outcome {
         return Err("let through".into());
     };
     let shown = rejection.to_string();
-    assert!(
-        shown.contains("locals_per_function is 2000") && shown.contains("at most 1000"),
-        "{shown}"
-    );
+    assert!(shown.contains("locals_per_function is 2000") && shown.contains("at most 1000"), "{shown}");
     assert!(shown.contains("function 1"), "{shown}");
     let json = serde_json::to_string(&rejection)?;
     assert_eq!(serde_json::from_str::<Rejection>(&json)?, rejection);

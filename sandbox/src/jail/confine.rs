@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use rustix::process::{Resource, Rlimit, Signal};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 
 use super::Plan;
@@ -34,15 +34,12 @@ const WANTED: ABI = ABI::V6;
 /// `--probe`, only tries the namespaces. Called by
 /// [`crate::child::run_if_child`] alone, while there is one thread.
 pub fn child_main() -> Result<(), String> {
-    let argument = std::env::args_os()
-        .nth(3)
-        .ok_or("the jail takes one argument, its plan")?;
+    let argument = std::env::args_os().nth(3).ok_or("the jail takes one argument, its plan")?;
     if argument == PROBE {
         return leave_namespaces().map_err(|e| e.to_string());
     }
     let bytes = std::fs::read(argument).map_err(|e| format!("cannot read the plan: {e}"))?;
-    let plan: Plan =
-        serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
+    let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
     match become_compiler(&plan)? {}
 }
 
@@ -52,8 +49,7 @@ fn become_compiler(plan: &Plan) -> Result<std::convert::Infallible, String> {
     // Optional: without it the other layers hold.
     let _ = leave_namespaces();
     // After the namespaces: a change of credentials clears it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(context("prctl"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(context("prctl"))?;
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if parent as u32 != plan.parent {
         return Err("the parent is gone".into());
@@ -68,17 +64,11 @@ fn become_compiler(plan: &Plan) -> Result<std::convert::Infallible, String> {
         (Resource::Nofile, 256),
         (Resource::Core, 0),
     ] {
-        let limit = Rlimit {
-            current: Some(limit),
-            maximum: Some(limit),
-        };
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
         rustix::process::setrlimit(resource, limit).map_err(context("setrlimit"))?;
     }
     // First a signal that names the cause, a second later the one that nothing survives.
-    let cpu = Rlimit {
-        current: Some(plan.cpu_seconds),
-        maximum: Some(plan.cpu_seconds.saturating_add(1)),
-    };
+    let cpu = Rlimit { current: Some(plan.cpu_seconds), maximum: Some(plan.cpu_seconds.saturating_add(1)) };
     rustix::process::setrlimit(Resource::Cpu, cpu).map_err(context("setrlimit"))?;
     rustix::thread::set_no_new_privs(true).map_err(context("no_new_privs"))?;
     require(plan, "Landlock", restrict_files(plan))?;
@@ -107,29 +97,15 @@ fn leave_namespaces() -> std::io::Result<()> {
     // namespace needs a process of one thread, which this still is; if it
     // fails, nothing has changed. Exercised by every compile in the tests.
     let result = unsafe { libc::unshare(all) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Every descriptor but the standard three closes when the compiler starts.
 fn close_inherited() -> Result<(), String> {
     // SAFETY: marks descriptors, touches no memory; with CLOEXEC nothing that
     // this process still uses is closed under it. Exercised by every compile.
-    let result = unsafe {
-        libc::close_range(
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(format!("close_range: {}", std::io::Error::last_os_error()))
-    }
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    if result == 0 { Ok(()) } else { Err(format!("close_range: {}", std::io::Error::last_os_error())) }
 }
 
 /// Landlock: after this, the only files are those of the plan.
@@ -158,16 +134,9 @@ fn restrict_files(plan: &Plan) -> Result<(), String> {
         let Ok(data) = std::fs::metadata(path) else {
             return Ok(());
         };
-        let rights = if data.is_dir() {
-            rights
-        } else {
-            rights & file_rights
-        };
+        let rights = if data.is_dir() { rights } else { rights & file_rights };
         let file = PathFd::new(path).map_err(|e| e.to_string())?;
-        (&mut created)
-            .add_rule(PathBeneath::new(file, rights))
-            .map(drop)
-            .map_err(text)
+        (&mut created).add_rule(PathBeneath::new(file, rights)).map(drop).map_err(text)
     };
     for path in &plan.read {
         allow(path, AccessFs::ReadFile | AccessFs::ReadDir)?;
@@ -196,11 +165,7 @@ fn architecture() -> Result<TargetArch, String> {
 
 fn without_clone3() -> Result<BpfProgram, String> {
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    program(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-    )
+    program(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
 }
 
 fn program(
@@ -217,8 +182,7 @@ fn program(
 /// failing compilations. What is missing fails with `EPERM`, for a compiler
 /// that is killed cannot say what was wrong with the source.
 fn allow_list() -> Result<BpfProgram, String> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     rules.extend(CALLS_X86_64.iter().map(|call| (*call, Vec::new())));
     let one_of = |values: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
@@ -240,37 +204,18 @@ fn allow_list() -> Result<BpfProgram, String> {
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP) as u64;
     let conditional = || -> Result<_, seccompiler::BackendError> {
-        let plain_clone = SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Qword,
-            SeccompCmpOp::MaskedEq(namespaces),
-            0,
-        )?;
-        let set_name = SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Eq,
-            libc::PR_SET_NAME as u64,
-        )?;
+        let plain_clone =
+            SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(namespaces), 0)?;
+        let set_name =
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?;
         Ok([
             (libc::SYS_clone, vec![SeccompRule::new(vec![plain_clone])?]),
-            (
-                libc::SYS_ioctl,
-                one_of(&[
-                    libc::TCGETS as u64,
-                    libc::FIOCLEX as u64,
-                    libc::FIONBIO as u64,
-                ])?,
-            ),
+            (libc::SYS_ioctl, one_of(&[libc::TCGETS as u64, libc::FIOCLEX as u64, libc::FIONBIO as u64])?),
             (libc::SYS_prctl, vec![SeccompRule::new(vec![set_name])?]),
         ])
     };
     rules.extend(conditional().map_err(|e| e.to_string())?);
-    program(
-        rules,
-        SeccompAction::Errno(libc::EPERM as u32),
-        SeccompAction::Allow,
-    )
+    program(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
 const CALLS: &[i64] = &[

@@ -81,10 +81,7 @@ impl Reader {
         let mut hidden: Vec<(String, &'static str)> = [
             (job, "<job>"),
             (toolchain.compiler.sysroot.as_path(), "<sysroot>"),
-            (
-                toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib),
-                "<sdk>",
-            ),
+            (toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib), "<sdk>"),
             (toolchain.compiler.linker.as_path(), "<linker>"),
         ]
         .into_iter()
@@ -105,16 +102,10 @@ impl Reader {
                 Ok(message) => {
                     notice(&message, &mut read);
                     // Counts of messages ("aborting due to …") say nothing new.
-                    if message.level == "failure-note"
-                        || message.message.starts_with("aborting due to ")
-                    {
+                    if message.level == "failure-note" || message.message.starts_with("aborting due to ") {
                         continue;
                     }
-                    let list = if message.level.starts_with("error") {
-                        &mut errors
-                    } else {
-                        &mut warnings
-                    };
+                    let list = if message.level.starts_with("error") { &mut errors } else { &mut warnings };
                     if list.len() < MOST {
                         list.push(self.diagnostic(message));
                     }
@@ -127,17 +118,11 @@ impl Reader {
                 }
             }
         }
-        const MEMORY: &[&str] = &[
-            "memory allocation of ",
-            "out of memory",
-            "Cannot allocate memory",
-            "bad_alloc",
-        ];
+        const MEMORY: &[&str] =
+            &["memory allocation of ", "out of memory", "Cannot allocate memory", "bad_alloc"];
         read.out_of_memory |= MEMORY.iter().any(|words| other.contains(words));
         let start = other.len().saturating_sub(4 * OTHER_BYTES);
-        let tail = other
-            .get(other.ceil_char_boundary(start)..)
-            .unwrap_or_default();
+        let tail = other.get(other.ceil_char_boundary(start)..).unwrap_or_default();
         read.other = self.clean(tail, OTHER_BYTES);
         errors.extend(warnings);
         errors.truncate(MOST);
@@ -151,23 +136,14 @@ impl Reader {
     }
 
     fn diagnostic(&self, message: Message) -> Diagnostic {
-        let (line, column) = message
-            .spans
-            .iter()
-            .find(|span| span.is_primary)
-            .map_or((0, 0), position);
+        let (line, column) = message.spans.iter().find(|span| span.is_primary).map_or((0, 0), position);
         Diagnostic {
             level: self.clean(&message.level, 40),
             code: message.code.map(|code| self.clean(&code.code, 80)),
-            message: self
-                .clean(&message.message, MESSAGE_BYTES)
-                .replace(['\n', '\t'], " "),
+            message: self.clean(&message.message, MESSAGE_BYTES).replace(['\n', '\t'], " "),
             line,
             column,
-            rendered: self.clean(
-                message.rendered.as_deref().unwrap_or(&message.message),
-                RENDERED_BYTES,
-            ),
+            rendered: self.clean(message.rendered.as_deref().unwrap_or(&message.message), RENDERED_BYTES),
         }
     }
 
@@ -206,13 +182,7 @@ fn notice(message: &Message, read: &mut Read) {
         return;
     }
     if message.message.starts_with("linking with ") {
-        for signal in [
-            libc::SIGKILL,
-            libc::SIGXCPU,
-            libc::SIGXFSZ,
-            libc::SIGSEGV,
-            libc::SIGABRT,
-        ] {
+        for signal in [libc::SIGKILL, libc::SIGXCPU, libc::SIGXFSZ, libc::SIGSEGV, libc::SIGABRT] {
             if message.message.contains(&format!("signal: {signal} ")) {
                 read.linker_signal = Some(signal);
             }
@@ -227,9 +197,7 @@ mod tests {
     use super::*;
 
     fn reader() -> Reader {
-        Reader {
-            hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")],
-        }
+        Reader { hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")] }
     }
 
     fn message(level: &str, text: &str) -> String {
@@ -257,28 +225,16 @@ mod tests {
 
     #[test]
     fn control_characters_direction_marks_and_paths_are_gone() {
-        let text = message(
-            "error",
-            "a\u{1b}[31mred\u{7}\u{202e}b at /home/ada/.rustup/x\nnext",
-        );
+        let text = message("error", "a\u{1b}[31mred\u{7}\u{202e}b at /home/ada/.rustup/x\nnext");
         let read = reader().read(text.as_bytes());
-        assert_eq!(
-            read.diagnostics[0].rendered,
-            "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x\nnext"
-        );
-        assert_eq!(
-            read.diagnostics[0].message,
-            "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x next"
-        );
+        assert_eq!(read.diagnostics[0].rendered, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x\nnext");
+        assert_eq!(read.diagnostics[0].message, "a\u{fffd}[31mred\u{fffd}\u{fffd}b at <sysroot>/x next");
     }
 
     #[test]
     fn a_flood_is_cut_in_number_and_in_bytes() {
         let long = "é".repeat(10_000);
-        let text = (0..1000)
-            .map(|_| message("error", &long))
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = (0..1000).map(|_| message("error", &long)).collect::<Vec<_>>().join("\n");
         let read = reader().read(text.as_bytes());
         assert_eq!(read.diagnostics.len(), MOST);
         let bytes: usize = read.diagnostics.iter().map(|d| d.rendered.len()).sum();
@@ -296,16 +252,8 @@ mod tests {
 
     #[test]
     fn an_abort_for_want_of_memory_is_recognised_but_not_one_in_the_source() {
-        assert!(
-            reader()
-                .read(b"memory allocation of 1610612736 bytes failed\n")
-                .out_of_memory
-        );
-        assert!(
-            !reader()
-                .read(message("error", "out of memory").as_bytes())
-                .out_of_memory
-        );
+        assert!(reader().read(b"memory allocation of 1610612736 bytes failed\n").out_of_memory);
+        assert!(!reader().read(message("error", "out of memory").as_bytes()).out_of_memory);
     }
 
     #[test]

@@ -36,12 +36,8 @@ pub struct LayerStatus {
 /// [`compile`](super::compile) for `launcher`).
 pub fn probe(dirs: &Dirs, launcher: &Path) -> Vec<LayerStatus> {
     let mut found = vec![landlock(), seccomp(), namespaces(launcher), rlimits()];
-    let status = |name: &str, state, hint: String| LayerStatus {
-        name: name.into(),
-        state,
-        required: true,
-        hint,
-    };
+    let status =
+        |name: &str, state, hint: String| LayerStatus { name: name.into(), state, required: true, hint };
     match toolchain::Compiler::recorded(dirs) {
         Ok(compiler) => {
             found.push(status(
@@ -54,29 +50,13 @@ pub fn probe(dirs: &Dirs, launcher: &Path) -> Vec<LayerStatus> {
                 LayerState::On,
                 compiler.target_library().display().to_string(),
             ));
-            found.push(status(
-                "linker",
-                LayerState::On,
-                compiler.linker.display().to_string(),
-            ));
+            found.push(status("linker", LayerState::On, compiler.linker.display().to_string()));
         }
-        Err(error) => found.push(status(
-            "compiler",
-            LayerState::Off,
-            format!("{error}; {}", error.hint()),
-        )),
+        Err(error) => found.push(status("compiler", LayerState::Off, format!("{error}; {}", error.hint()))),
     }
     match toolchain::find(dirs) {
-        Ok(toolchain) => found.push(status(
-            "SDK",
-            LayerState::On,
-            toolchain.sdk_rlib.display().to_string(),
-        )),
-        Err(error) => found.push(status(
-            "SDK",
-            LayerState::Off,
-            format!("{error}; {}", error.hint()),
-        )),
+        Ok(toolchain) => found.push(status("SDK", LayerState::On, toolchain.sdk_rlib.display().to_string())),
+        Err(error) => found.push(status("SDK", LayerState::Off, format!("{error}; {}", error.hint()))),
     }
     found
 }
@@ -95,11 +75,7 @@ fn landlock_version() -> Result<i64, std::io::Error> {
             CREATE_RULESET_VERSION,
         )
     };
-    if version < 0 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(version)
-    }
+    if version < 0 { Err(std::io::Error::last_os_error()) } else { Ok(version) }
 }
 
 fn landlock() -> LayerStatus {
@@ -114,12 +90,7 @@ fn landlock() -> LayerStatus {
             "use Linux 5.19 or newer, started with `landlock` in the `lsm=` option".into(),
         ),
     };
-    LayerStatus {
-        name: "Landlock".into(),
-        state,
-        required: true,
-        hint,
-    }
+    LayerStatus { name: "Landlock".into(), state, required: true, hint }
 }
 
 fn seccomp() -> LayerStatus {
@@ -127,23 +98,14 @@ fn seccomp() -> LayerStatus {
     let action: u32 = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the call reads one u32 through the pointer, which is to a live
     // one, and changes nothing. Exercised by the test below.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
     let (state, hint) = if result == 0 {
         (LayerState::On, "filters can be installed".to_owned())
     } else {
         let error = std::io::Error::last_os_error();
-        (
-            LayerState::Unavailable(error.to_string()),
-            "use a kernel with CONFIG_SECCOMP_FILTER".to_owned(),
-        )
+        (LayerState::Unavailable(error.to_string()), "use a kernel with CONFIG_SECCOMP_FILTER".to_owned())
     };
-    LayerStatus {
-        name: "seccomp".into(),
-        state,
-        required: true,
-        hint,
-    }
+    LayerStatus { name: "seccomp".into(), state, required: true, hint }
 }
 
 fn namespaces(launcher: &Path) -> LayerStatus {
@@ -162,14 +124,10 @@ fn namespaces(launcher: &Path) -> LayerStatus {
     };
     let hint = match state {
         LayerState::On => "no network and no rights of root inside".to_owned(),
-        _ => "optional; `sysctl kernel.unprivileged_userns_clone=1` or AppArmor's `userns` rule allows it".to_owned(),
+        _ => "optional; `sysctl kernel.unprivileged_userns_clone=1` or AppArmor's `userns` rule allows it"
+            .to_owned(),
     };
-    LayerStatus {
-        name: "namespaces".into(),
-        state,
-        required: false,
-        hint,
-    }
+    LayerStatus { name: "namespaces".into(), state, required: false, hint }
 }
 
 fn rlimits() -> LayerStatus {
@@ -178,12 +136,7 @@ fn rlimits() -> LayerStatus {
         Some(bytes) => format!("address space is limited to {bytes} bytes from outside"),
         None => "no limit from outside".to_owned(),
     };
-    LayerStatus {
-        name: "rlimits".into(),
-        state: LayerState::On,
-        required: true,
-        hint,
-    }
+    LayerStatus { name: "rlimits".into(), state: LayerState::On, required: true, hint }
 }
 
 #[cfg(test)]
@@ -193,24 +146,12 @@ mod tests {
     #[test]
     fn the_required_layers_are_named_even_where_nothing_is_set_up() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let dirs = Dirs {
-            cache: folder.path().into(),
-            templates: folder.path().into(),
-        };
+        let dirs = Dirs { cache: folder.path().into(), templates: folder.path().into() };
         let found = probe(&dirs, Path::new("/nonexistent/launcher"));
-        let required: Vec<&str> = found
-            .iter()
-            .filter(|layer| layer.required)
-            .map(|layer| layer.name.as_str())
-            .collect();
-        assert_eq!(
-            required,
-            ["Landlock", "seccomp", "rlimits", "compiler", "SDK"]
-        );
-        let namespaces = found
-            .iter()
-            .find(|layer| layer.name == "namespaces")
-            .expect("named");
+        let required: Vec<&str> =
+            found.iter().filter(|layer| layer.required).map(|layer| layer.name.as_str()).collect();
+        assert_eq!(required, ["Landlock", "seccomp", "rlimits", "compiler", "SDK"]);
+        let namespaces = found.iter().find(|layer| layer.name == "namespaces").expect("named");
         assert!(matches!(namespaces.state, LayerState::Unavailable(_)));
         assert!(found.iter().all(|layer| !layer.hint.is_empty()));
     }

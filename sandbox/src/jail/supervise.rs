@@ -81,16 +81,9 @@ impl Supervisor<'_> {
             .map_err(io(&format!("start {}", self.launcher.display())))?;
         let stderr = child.stderr.take();
         let pid = Pid::from_child(&child);
-        let mut group = Group {
-            child,
-            pid,
-            reaped: false,
-        };
+        let mut group = Group { child, pid, reaped: false };
         let Some(mut stderr) = stderr else {
-            return Err(CompileFailure::io(
-                "read from the jail",
-                std::io::ErrorKind::BrokenPipe.into(),
-            ));
+            return Err(CompileFailure::io("read from the jail", std::io::ErrorKind::BrokenPipe.into()));
         };
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| CompileFailure::io("watch the compiler", e.into()))?;
@@ -107,15 +100,8 @@ impl Supervisor<'_> {
                 group.kill();
             }
             // Once killed it ends as soon as the kernel gets to it.
-            let wait = if killed_by_us {
-                Duration::from_secs(1)
-            } else {
-                left
-            };
-            let timeout = Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
+            let wait = if killed_by_us { Duration::from_secs(1) } else { left };
+            let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
             let mut watched = vec![PollFd::new(&pidfd, PollFlags::IN)];
             if open {
                 watched.push(PollFd::new(&stderr, PollFlags::IN));
@@ -126,8 +112,7 @@ impl Supervisor<'_> {
             }
             let ended = !watched[0].revents().is_empty();
             if open {
-                open =
-                    drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+                open = drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
             }
             if ended {
                 break;
@@ -189,11 +174,7 @@ fn reap(pid: Pid) -> std::io::Result<(std::process::ExitStatus, Duration)> {
         }
     }
     let time = |value: libc::timeval| {
-        Duration::from_secs(value.tv_sec.max(0) as u64)
-            + Duration::from_micros(value.tv_usec.max(0) as u64)
+        Duration::from_secs(value.tv_sec.max(0) as u64) + Duration::from_micros(value.tv_usec.max(0) as u64)
     };
-    Ok((
-        std::process::ExitStatus::from_raw(status),
-        time(usage.ru_utime) + time(usage.ru_stime),
-    ))
+    Ok((std::process::ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime)))
 }

@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use wasm_encoder::{BlockType, Encode, Instruction, ValType as EncodedType};
 use wasmparser::{
-    BinaryReader, FuncValidator, FunctionBody, Operator, OperatorsReader, ValType,
-    WasmModuleResources,
+    BinaryReader, FuncValidator, FunctionBody, Operator, OperatorsReader, ValType, WasmModuleResources,
 };
 
 use super::sections::{AddedTypes, value_type};
@@ -50,11 +49,7 @@ impl Body {
         for instruction in instructions {
             instruction.encode(&mut bytes);
         }
-        Self {
-            bytes,
-            fuel_traps: Vec::new(),
-            stack_traps: Vec::new(),
-        }
+        Self { bytes, fuel_traps: Vec::new(), stack_traps: Vec::new() }
     }
 }
 
@@ -110,15 +105,8 @@ impl Planner {
             return;
         }
         let check = self.must_check || self.unchecked + self.cost > UNCHECKED;
-        self.unchecked = if check || self.checked_within {
-            0
-        } else {
-            self.unchecked + self.cost
-        };
-        self.pieces[self.segment] = Piece::Charge {
-            cost: self.cost,
-            check,
-        };
+        self.unchecked = if check || self.checked_within { 0 } else { self.unchecked + self.cost };
+        self.pieces[self.segment] = Piece::Charge { cost: self.cost, check };
         self.cost = 0;
     }
 
@@ -127,10 +115,7 @@ impl Planner {
         self.segment = self.pieces.len();
         self.must_check = must_check;
         self.checked_within = false;
-        self.pieces.push(Piece::Charge {
-            cost: 0,
-            check: false,
-        });
+        self.pieces.push(Piece::Charge { cost: 0, check: false });
     }
 
     /// Records a live branch to the label that is `depth` labels out. The
@@ -165,13 +150,7 @@ impl Planner {
         self.checked_within = true;
     }
 
-    fn operator(
-        &mut self,
-        operator: &Operator<'_>,
-        at: Range<usize>,
-        layout: &Layout,
-        config: &MeterConfig,
-    ) {
+    fn operator(&mut self, operator: &Operator<'_>, at: Range<usize>, layout: &Layout, config: &MeterConfig) {
         use Operator as O;
         if !self.dead {
             self.cost += operator_cost(operator);
@@ -302,10 +281,7 @@ impl Planner {
                 self.amount(1);
                 self.copy(at);
             }
-            O::TableFill { .. }
-            | O::TableCopy { .. }
-            | O::TableInit { .. }
-            | O::TableGrow { .. } => {
+            O::TableFill { .. } | O::TableCopy { .. } | O::TableInit { .. } | O::TableGrow { .. } => {
                 self.amount(1);
                 self.copy(at);
             }
@@ -383,10 +359,7 @@ pub(super) fn plan<R: WasmModuleResources>(
                 message: format!("function {function} has no type"),
             })?
     };
-    let slots: i64 = (0..local_count)
-        .filter_map(|local| checker.get_local_type(local))
-        .map(slot_bytes)
-        .sum();
+    let slots: i64 = (0..local_count).filter_map(|local| checker.get_local_type(local)).map(slot_bytes).sum();
 
     let mut planner = Planner {
         pieces: Vec::new(),
@@ -420,10 +393,8 @@ pub(super) fn plan<R: WasmModuleResources>(
     reader.finish()?;
 
     let operand_bytes = if has_vectors { 16 } else { 8 };
-    let frame = FRAME_BYTES
-        + slots
-        + operand_bytes * i64::from(height)
-        + operators / 8 * FRAME_OPERATOR_BYTES;
+    let frame =
+        FRAME_BYTES + slots + operand_bytes * i64::from(height) + operators / 8 * FRAME_OPERATOR_BYTES;
     Ok(Plan {
         locals,
         local_groups,
@@ -456,11 +427,7 @@ impl Plan {
             amount: self.local_count + 1,
             local_counter: self.has_loop,
         };
-        let scratch = if self.has_call || self.has_amount {
-            2
-        } else {
-            1
-        };
+        let scratch = if self.has_call || self.has_amount { 2 } else { 1 };
         (self.local_groups + scratch).encode(&mut out.bytes);
         out.bytes.extend_from_slice(&wasm[self.locals.clone()]);
         1u32.encode(&mut out.bytes);
@@ -505,11 +472,7 @@ impl Plan {
             }
             out.push(&Instruction::End);
         }
-        Ok(Body {
-            bytes: out.bytes,
-            fuel_traps: out.fuel_traps,
-            stack_traps: out.stack_traps,
-        })
+        Ok(Body { bytes: out.bytes, fuel_traps: out.fuel_traps, stack_traps: out.stack_traps })
     }
 }
 

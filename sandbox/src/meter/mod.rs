@@ -140,12 +140,7 @@ pub struct MeterConfig {
 
 impl Default for MeterConfig {
     fn default() -> Self {
-        Self {
-            instantiation_fuel: 10_000_000,
-            stack: 512 << 10,
-            page: 4096,
-            host_call: 100,
-        }
+        Self { instantiation_fuel: 10_000_000, stack: 512 << 10, page: 4096, host_call: 100 }
     }
 }
 
@@ -230,10 +225,7 @@ pub enum MeterError {
 
 impl From<BinaryReaderError> for MeterError {
     fn from(error: BinaryReaderError) -> Self {
-        MeterError::Invalid {
-            offset: error.offset(),
-            message: error.message().to_owned(),
-        }
+        MeterError::Invalid { offset: error.offset(), message: error.message().to_owned() }
     }
 }
 
@@ -253,21 +245,9 @@ struct Layout {
 /// [`MeterError`], for any bytes that are not a module which can be metered.
 pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterError> {
     let bounded = |what: &str, value: u64, limit: u64| {
-        if value > limit {
-            Err(MeterError::Config {
-                what: what.to_owned(),
-                value,
-                limit,
-            })
-        } else {
-            Ok(())
-        }
+        if value > limit { Err(MeterError::Config { what: what.to_owned(), value, limit }) } else { Ok(()) }
     };
-    bounded(
-        "instantiation_fuel",
-        config.instantiation_fuel,
-        i64::MAX as u64,
-    )?;
+    bounded("instantiation_fuel", config.instantiation_fuel, i64::MAX as u64)?;
     bounded("stack", u64::from(config.stack), i32::MAX as u64)?;
 
     let mut validator = Validator::new_with_features(gate::accepted_features());

@@ -23,9 +23,8 @@ const CODE: u8 = 10;
 const DATA: u8 = 11;
 const DATA_COUNT: u8 = 12;
 /// All sections of a module without tags, in the order that the format asks.
-const ORDER: [u8; 12] = [
-    TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT, START, ELEMENT, DATA_COUNT, CODE, DATA,
-];
+const ORDER: [u8; 12] =
+    [TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT, START, ELEMENT, DATA_COUNT, CODE, DATA];
 
 /// Function types that metering appends to the type section.
 #[derive(Default)]
@@ -62,10 +61,7 @@ fn function_type(params: &[ValType], results: &[ValType]) -> Result<Vec<u8>, Met
 pub(super) fn value_type(ty: ValType) -> Result<wasm_encoder::ValType, MeterError> {
     RoundtripReencoder
         .val_type(ty)
-        .map_err(|error| MeterError::Invalid {
-            offset: 0,
-            message: error.to_string(),
-        })
+        .map_err(|error| MeterError::Invalid { offset: 0, message: error.to_string() })
 }
 
 /// Where each section of the original lies, and what had to be counted.
@@ -107,9 +103,7 @@ impl Sections {
                 for export in exports.clone() {
                     let name = export?.name;
                     if name.contains(RESERVED) {
-                        return Err(MeterError::ReservedExport {
-                            name: name.to_owned(),
-                        });
+                        return Err(MeterError::ReservedExport { name: name.to_owned() });
                     }
                 }
             }
@@ -138,11 +132,7 @@ impl Sections {
         config: &MeterConfig,
     ) -> Result<Metered, MeterError> {
         let metered_functions = self.functions;
-        let Layout {
-            fuel_global: fuel,
-            stack_global: stack,
-            ..
-        } = self.layout();
+        let Layout { fuel_global: fuel, stack_global: stack, .. } = self.layout();
         let accessor_type = self.types + added.entries.len() as u32;
         let accessor = self.imported_functions + self.functions;
 
@@ -151,20 +141,11 @@ impl Sections {
         types.push(function_type(&[ValType::I64], &[])?);
         let functions = [encoded(accessor_type), encoded(accessor_type + 1)];
         let globals = [
-            global(
-                wasm_encoder::ValType::I64,
-                &ConstExpr::i64_const(config.instantiation_fuel as i64),
-            ),
-            global(
-                wasm_encoder::ValType::I32,
-                &ConstExpr::i32_const(config.stack as i32),
-            ),
+            global(wasm_encoder::ValType::I64, &ConstExpr::i64_const(config.instantiation_fuel as i64)),
+            global(wasm_encoder::ValType::I32, &ConstExpr::i32_const(config.stack as i32)),
         ];
         let exports = [export(FUEL_GET, accessor), export(FUEL_SET, accessor + 1)];
-        bodies.push(Body::bare(&[
-            Instruction::GlobalGet(fuel),
-            Instruction::End,
-        ]));
+        bodies.push(Body::bare(&[Instruction::GlobalGet(fuel), Instruction::End]));
         bodies.push(Body::bare(&[
             Instruction::LocalGet(0),
             Instruction::I64Const(0),
@@ -180,9 +161,7 @@ impl Sections {
 
         let mut module = Module::new();
         for id in ORDER {
-            let original = self.contents[usize::from(id)]
-                .clone()
-                .map(|range| &wasm[range]);
+            let original = self.contents[usize::from(id)].clone().map(|range| &wasm[range]);
             let data = match id {
                 TYPE => Some(append(original, &types)?),
                 FUNCTION => Some(append(original, &functions)?),
@@ -204,9 +183,7 @@ impl Sections {
         }
         let module = module.finish();
         if u32::try_from(module.len()).is_err() {
-            return Err(MeterError::TooLarge {
-                bytes: module.len(),
-            });
+            return Err(MeterError::TooLarge { bytes: module.len() });
         }
 
         // The offsets are read off the finished module, so that they cannot
@@ -223,12 +200,7 @@ impl Sections {
                 stack_depth_offsets.extend(body.stack_traps.iter().map(|offset| start + offset));
             }
         }
-        Ok(Metered {
-            module,
-            out_of_fuel_offsets,
-            stack_depth_offsets,
-            functions: metered_functions,
-        })
+        Ok(Metered { module, out_of_fuel_offsets, stack_depth_offsets, functions: metered_functions })
     }
 }
 

@@ -3,8 +3,7 @@
 use std::error::Error;
 
 use wasmtime::{
-    Config, Engine, Extern, Func, Instance, Linker, Module, OptLevel, Store, Trap, Val,
-    WasmBacktrace,
+    Config, Engine, Extern, Func, Instance, Linker, Module, OptLevel, Store, Trap, Val, WasmBacktrace,
 };
 
 use super::{Exhausted, MeterConfig, MeterError, Metered, UNCHECKED, instrument};
@@ -47,9 +46,7 @@ fn ending(metered: Option<&Metered>, result: Result<Vec<Val>, wasmtime::Error>) 
         Ok(values) => return Ok(End::Returned(values.iter().map(bits).collect())),
         Err(error) => error,
     };
-    let trap = *error
-        .downcast_ref::<Trap>()
-        .ok_or_else(|| format!("not a trap: {error:?}"))?;
+    let trap = *error.downcast_ref::<Trap>().ok_or_else(|| format!("not a trap: {error:?}"))?;
     if let (Some(metered), Trap::UnreachableCodeReached) = (metered, trap) {
         let offset = error
             .downcast_ref::<WasmBacktrace>()
@@ -80,46 +77,29 @@ impl Guest {
             *caller.data_mut() += 1;
         })?;
         let instance = linker.instantiate(&mut store, &module)?;
-        Ok(Self {
-            metered,
-            store,
-            instance,
-        })
+        Ok(Self { metered, store, instance })
     }
 
     fn wat(text: &str) -> Outcome<Self> {
-        Self::new(
-            &engine(OptLevel::Speed, false)?,
-            &wat::parse_str(text)?,
-            &MeterConfig::default(),
-        )
+        Self::new(&engine(OptLevel::Speed, false)?, &wat::parse_str(text)?, &MeterConfig::default())
     }
 
     fn set_fuel(&mut self, fuel: i64) -> Outcome<()> {
-        let set = self
-            .instance
-            .get_typed_func::<i64, ()>(&mut self.store, super::FUEL_SET)?;
+        let set = self.instance.get_typed_func::<i64, ()>(&mut self.store, super::FUEL_SET)?;
         Ok(set.call(&mut self.store, fuel)?)
     }
 
     fn fuel(&mut self) -> Outcome<i64> {
-        let get = self
-            .instance
-            .get_typed_func::<(), i64>(&mut self.store, super::FUEL_GET)?;
+        let get = self.instance.get_typed_func::<(), i64>(&mut self.store, super::FUEL_GET)?;
         Ok(get.call(&mut self.store, ())?)
     }
 
     /// Calls with this much fuel; what happened, and what is left.
     fn call(&mut self, name: &str, params: &[Val], fuel: i64) -> Outcome<(End, i64)> {
         self.set_fuel(fuel)?;
-        let function = self
-            .instance
-            .get_func(&mut self.store, name)
-            .ok_or("no such export")?;
+        let function = self.instance.get_func(&mut self.store, name).ok_or("no such export")?;
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
-        let result = function
-            .call(&mut self.store, params, &mut results)
-            .map(|()| results);
+        let result = function.call(&mut self.store, params, &mut results).map(|()| results);
         let end = ending(Some(&self.metered), result)?;
         Ok((end, self.fuel()?))
     }
@@ -140,21 +120,9 @@ const OUT_OF_STACK: End = End::Exhausted(Exhausted::Stack);
 #[test]
 fn every_instruction_on_the_path_is_charged() -> Outcome<()> {
     // Entry 1; two instructions; the others are free.
-    assert_eq!(
-        cost(
-            "(module (func (export \"f\") i32.const 1 i32.eqz drop nop))",
-            &[]
-        )?,
-        3
-    );
+    assert_eq!(cost("(module (func (export \"f\") i32.const 1 i32.eqz drop nop))", &[])?, 3);
     // Declared locals cost an eighth.
-    assert_eq!(
-        cost(
-            "(module (func (export \"f\") (local i32 i32 i32 i32 i32 i32 i32 i32 i32)))",
-            &[]
-        )?,
-        2
-    );
+    assert_eq!(cost("(module (func (export \"f\") (local i32 i32 i32 i32 i32 i32 i32 i32 i32)))", &[])?, 2);
     // Parameters are free.
     assert_eq!(
         cost(
@@ -188,16 +156,10 @@ fn loops_are_charged_per_turn() -> Outcome<()> {
     }
     // Exactly enough fuel is enough, one less is not.
     let mut guest = Guest::wat(count)?;
-    assert_eq!(
-        guest.call("f", &[Val::I32(1000)], 6001)?,
-        (End::Returned(vec![]), 0)
-    );
+    assert_eq!(guest.call("f", &[Val::I32(1000)], 6001)?, (End::Returned(vec![]), 0));
     assert_eq!(guest.call("f", &[Val::I32(1000)], 6000)?, (OUT_OF_FUEL, -1));
     // The instance works again after the trap.
-    assert_eq!(
-        guest.call("f", &[Val::I32(1)], 7)?,
-        (End::Returned(vec![]), 0)
-    );
+    assert_eq!(guest.call("f", &[Val::I32(1)], 7)?, (End::Returned(vec![]), 0));
     Ok(())
 }
 
@@ -224,30 +186,18 @@ fn nested_loops_and_branches_between_them() -> Outcome<()> {
 fn what_runs_for_ever_stops() -> Outcome<()> {
     for (what, text) in [
         ("empty loop", "(module (func (export \"f\") (loop (br 0))))"),
-        (
-            "loop without a branch in it, inside one",
-            "(module (func (export \"f\") (loop (loop) (br 0))))",
-        ),
+        ("loop without a branch in it, inside one", "(module (func (export \"f\") (loop (loop) (br 0))))"),
         (
             "br_table",
             "(module (func (export \"f\") (loop (block (block (br_table 0 1 2 (i32.const 9)))) (br 0))))",
         ),
-        (
-            "tail of a block",
-            "(module (func (export \"f\") (block (loop (br_if 1 (i32.const 0)) (br 0)))))",
-        ),
+        ("tail of a block", "(module (func (export \"f\") (block (loop (br_if 1 (i32.const 0)) (br 0)))))"),
         (
             "loop with results",
             "(module (func (export \"f\") (result i32 i64) (loop (result i32 i64) (br 0))))",
         ),
-        (
-            "loop with parameters",
-            "(module (func (export \"f\") (i32.const 1) (loop (param i32) (br 0))))",
-        ),
-        (
-            "calls in a loop",
-            "(module (func $g) (func (export \"f\") (loop (call $g) (br 0))))",
-        ),
+        ("loop with parameters", "(module (func (export \"f\") (i32.const 1) (loop (param i32) (br 0))))"),
+        ("calls in a loop", "(module (func $g) (func (export \"f\") (loop (call $g) (br 0))))"),
         (
             "start of a fill",
             "(module (memory 1) (func (export \"f\") (loop (memory.fill (i32.const 0) (i32.const 0) (i32.const 60000)) (br 0))))",
@@ -298,19 +248,12 @@ fn every_exit_gives_its_frame_back() -> Outcome<()> {
             (br_if 0 (local.tee 1 (i32.sub (local.get 1) (i32.const 1)))))
           (local.get 2)))"#;
     // A br_table out of a function needs a value; give it one.
-    let text = text.replace(
-        "(br_table 0 1 2 3 (local.get 0))",
-        "(br_table 0 1 2 (local.get 0))",
-    );
+    let text = text.replace("(br_table 0 1 2 3 (local.get 0))", "(br_table 0 1 2 (local.get 0))");
     let mut guest = Guest::wat(&text)?;
     for (way, sum) in [(0, 100_000), (1, 200_000), (2, 300_000)] {
         let (end, _) = guest.call("f", &[Val::I32(way)], 1 << 40)?;
         let expected = if way == 2 { 300_000 } else { sum };
-        assert_eq!(
-            end,
-            End::Returned(vec![format!("i32 {expected}")]),
-            "way {way}"
-        );
+        assert_eq!(end, End::Returned(vec![format!("i32 {expected}")]), "way {way}");
     }
     Ok(())
 }
@@ -322,18 +265,9 @@ fn bulk_work_is_charged_by_its_size_before_it_is_done() -> Outcome<()> {
           (memory.fill (i32.const 0) (i32.const 1) (local.get 0))))"#;
     assert_eq!(cost(fill, &[Val::I32(100_000)])?, 1 + 4 + 100_000);
     let mut guest = Guest::wat(fill)?;
-    assert_eq!(
-        guest.call("f", &[Val::I32(100_000)], 100_000)?,
-        (OUT_OF_FUEL, -5)
-    );
-    let memory = guest
-        .instance
-        .get_memory(&mut guest.store, "m")
-        .ok_or("no memory")?;
-    assert!(
-        memory.data(&guest.store).iter().all(|byte| *byte == 0),
-        "nothing was written"
-    );
+    assert_eq!(guest.call("f", &[Val::I32(100_000)], 100_000)?, (OUT_OF_FUEL, -5));
+    let memory = guest.instance.get_memory(&mut guest.store, "m").ok_or("no memory")?;
+    assert!(memory.data(&guest.store).iter().all(|byte| *byte == 0), "nothing was written");
     // A size that is out of bounds is charged as well, and cannot wrap.
     let (end, left) = guest.call("f", &[Val::I32(-1)], i64::MAX)?;
     assert_eq!(end, End::Trapped(Trap::MemoryOutOfBounds));
@@ -348,10 +282,7 @@ fn bulk_work_is_charged_by_its_size_before_it_is_done() -> Outcome<()> {
             "(module (memory 1) (data \"hello\") (func (export \"f\") (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 5))))",
             5 + 5,
         ),
-        (
-            "(module (memory 1) (func (export \"f\") (drop (memory.grow (i32.const 3)))))",
-            3 + 3 * 4096,
-        ),
+        ("(module (memory 1) (func (export \"f\") (drop (memory.grow (i32.const 3)))))", 3 + 3 * 4096),
         (
             "(module (table 10 funcref) (func (export \"f\") (drop (table.grow (ref.null func) (i32.const 7)))))",
             4 + 7,
@@ -394,10 +325,7 @@ fn the_host_is_not_called_on_an_exhausted_counter() -> Outcome<()> {
 fn long_straight_code_is_checked_on_the_way() -> Outcome<()> {
     // Many conditional segments without a loop: 20 units each.
     let arm = "(if (local.get 0) (then ".to_owned() + &"(drop (i32.const 1))".repeat(18) + "))";
-    let text = format!(
-        "(module (func (export \"f\") (param i32) {}))",
-        arm.repeat(2000)
-    );
+    let text = format!("(module (func (export \"f\") (param i32) {}))", arm.repeat(2000));
     let whole = cost(&text, &[Val::I32(1)])?;
     assert_eq!(whole, 1 + 2000 * 20);
     let mut guest = Guest::wat(&text)?;
@@ -469,17 +397,11 @@ fn negative_fuel_counts_as_none() -> Outcome<()> {
 
 #[test]
 fn what_cannot_be_metered_is_refused() -> Outcome<()> {
-    let metered = |text: &str| -> Outcome<_> {
-        Ok(instrument(&wat::parse_str(text)?, &MeterConfig::default()))
-    };
+    let metered =
+        |text: &str| -> Outcome<_> { Ok(instrument(&wat::parse_str(text)?, &MeterConfig::default())) };
     for name in ["terrarium-fuel-get", "cabi_post_terrarium-fuel-get"] {
         let result = metered(&format!("(module (func (export {name:?})))"))?;
-        assert_eq!(
-            result,
-            Err(MeterError::ReservedExport {
-                name: name.to_owned()
-            })
-        );
+        assert_eq!(result, Err(MeterError::ReservedExport { name: name.to_owned() }));
     }
     for text in [
         "(module (memory i64 1))",
@@ -487,24 +409,12 @@ fn what_cannot_be_metered_is_refused() -> Outcome<()> {
         "(module (func (return_call 0)))",
         "(module (func (result i32)))",
     ] {
-        assert!(
-            matches!(metered(text)?, Err(MeterError::Invalid { .. })),
-            "{text}"
-        );
+        assert!(matches!(metered(text)?, Err(MeterError::Invalid { .. })), "{text}");
     }
     let many = format!("(module (func (local {})))", "i32 ".repeat(49_999));
-    assert_eq!(
-        metered(&many)?,
-        Err(MeterError::TooManyLocals { function: 0 })
-    );
-    let config = MeterConfig {
-        stack: u32::MAX,
-        ..MeterConfig::default()
-    };
-    assert!(matches!(
-        instrument(b"", &config),
-        Err(MeterError::Config { .. })
-    ));
+    assert_eq!(metered(&many)?, Err(MeterError::TooManyLocals { function: 0 }));
+    let config = MeterConfig { stack: u32::MAX, ..MeterConfig::default() };
+    assert!(matches!(instrument(b"", &config), Err(MeterError::Config { .. })));
     Ok(())
 }
 
@@ -570,18 +480,13 @@ fn random_module(seed: u64) -> Option<Vec<u8>> {
 
 /// Everything of an instance that can be seen from outside.
 fn state(store: &mut Store<u32>, instance: &Instance) -> Vec<String> {
-    let exports: Vec<(String, Extern)> = instance
-        .exports(&mut *store)
-        .map(|e| (e.name().to_owned(), e.into_extern()))
-        .collect();
+    let exports: Vec<(String, Extern)> =
+        instance.exports(&mut *store).map(|e| (e.name().to_owned(), e.into_extern())).collect();
     exports
         .into_iter()
         .filter_map(|(name, export)| match export {
             Extern::Global(global) => Some(format!("{name} {}", bits(&global.get(&mut *store)))),
-            Extern::Memory(memory) => Some(format!(
-                "{name} {}",
-                blake3::hash(memory.data(&*store)).to_hex()
-            )),
+            Extern::Memory(memory) => Some(format!("{name} {}", blake3::hash(memory.data(&*store)).to_hex())),
             _ => None,
         })
         .collect()
@@ -597,11 +502,7 @@ fn functions(store: &mut Store<u32>, instance: &Instance) -> Vec<(String, Func)>
 }
 
 fn zeros(store: &Store<u32>, function: &Func) -> Vec<Val> {
-    function
-        .ty(store)
-        .params()
-        .filter_map(|ty| Val::default_for_ty(&ty))
-        .collect()
+    function.ty(store).params().filter_map(|ty| Val::default_for_ty(&ty)).collect()
 }
 
 /// Random programs: metering changes nothing but the end of those that run
@@ -612,10 +513,7 @@ fn random_programs_behave_the_same() -> Outcome<()> {
     const PLENTY: i64 = 1 << 60;
     const SHORT: u64 = 200_000;
     let plain = engine(OptLevel::Speed, true)?;
-    let levels = [
-        engine(OptLevel::Speed, false)?,
-        engine(OptLevel::None, false)?,
-    ];
+    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
     let config = MeterConfig::default();
     let (mut returned, mut trapped, mut stopped) = (0, 0, 0);
     for seed in 0..120 {
@@ -623,8 +521,7 @@ fn random_programs_behave_the_same() -> Outcome<()> {
             continue;
         };
         let metered = instrument(&wasm, &config)?;
-        wasmparser::Validator::new_with_features(gate::accepted_features())
-            .validate_all(&metered.module)?;
+        wasmparser::Validator::new_with_features(gate::accepted_features()).validate_all(&metered.module)?;
 
         let mut store = Store::new(&plain, 0);
         store.set_fuel(SHORT)?;
@@ -647,9 +544,7 @@ fn random_programs_behave_the_same() -> Outcome<()> {
             let params = zeros(&store, &function);
             store.set_fuel(SHORT)?;
             let mut results = vec![Val::I32(0); function.ty(&store).results().len()];
-            let result = function
-                .call(&mut store, &params, &mut results)
-                .map(|()| results);
+            let result = function.call(&mut store, &params, &mut results).map(|()| results);
             let end = ending(None, result)?;
             let used = SHORT - store.get_fuel()?;
             let before = state(&mut store, &instance);
@@ -668,17 +563,11 @@ fn random_programs_behave_the_same() -> Outcome<()> {
                     assert_eq!(after, before, "seed {seed} {name}");
                     if matches!(end, End::Returned(_)) {
                         let charged = fuel - left;
-                        assert!(
-                            charged >= used as i64,
-                            "seed {seed} {name}: {charged} < {used}"
-                        );
+                        assert!(charged >= used as i64, "seed {seed} {name}: {charged} < {used}");
                     }
                 }
             }
-            assert_eq!(
-                costs[0], costs[1],
-                "seed {seed} {name}: optimisation levels differ"
-            );
+            assert_eq!(costs[0], costs[1], "seed {seed} {name}: optimisation levels differ");
             match end {
                 _ if too_long => stopped += 1,
                 End::Returned(_) => returned += 1,
@@ -690,10 +579,7 @@ fn random_programs_behave_the_same() -> Outcome<()> {
         }
     }
     // The test is about all three kinds.
-    assert!(
-        returned > 30 && trapped > 30 && stopped > 15,
-        "{returned} {trapped} {stopped}"
-    );
+    assert!(returned > 30 && trapped > 30 && stopped > 15, "{returned} {trapped} {stopped}");
     Ok(())
 }
 
@@ -701,10 +587,7 @@ fn random_programs_behave_the_same() -> Outcome<()> {
 /// ends on credit, within the documented overshoot, at every level alike.
 #[test]
 fn random_programs_stop_on_little_fuel() -> Outcome<()> {
-    let levels = [
-        engine(OptLevel::Speed, false)?,
-        engine(OptLevel::None, false)?,
-    ];
+    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
     let config = MeterConfig::default();
     let mut random = Random(1);
     let mut cut = 0;

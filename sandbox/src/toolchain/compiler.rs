@@ -57,25 +57,14 @@ impl Compiler {
     pub(crate) fn recorded(dirs: &Dirs) -> Result<Self, ToolchainError> {
         let missing = |what: String| ToolchainError::NotInstalled { what };
         let path = record_path(dirs);
-        let bytes =
-            fs::read(&path).map_err(|_| missing(format!("there is no {}", path.display())))?;
-        let compiler: Self = serde_json::from_slice(&bytes).map_err(|e| {
-            missing(format!(
-                "{} is not a record of this version ({e})",
-                path.display()
-            ))
-        })?;
+        let bytes = fs::read(&path).map_err(|_| missing(format!("there is no {}", path.display())))?;
+        let compiler: Self = serde_json::from_slice(&bytes)
+            .map_err(|e| missing(format!("{} is not a record of this version ({e})", path.display())))?;
         if fingerprint(&compiler.rustc) != Some(compiler.fingerprint) {
-            return Err(missing(format!(
-                "{} has changed or gone",
-                compiler.rustc.display()
-            )));
+            return Err(missing(format!("{} has changed or gone", compiler.rustc.display())));
         }
         if !compiler.linker.is_file() {
-            return Err(missing(format!(
-                "the linker {} has gone",
-                compiler.linker.display()
-            )));
+            return Err(missing(format!("the linker {} has gone", compiler.linker.display())));
         }
         if !has_std(&compiler.sysroot) {
             return Err(missing(format!(
@@ -84,10 +73,7 @@ impl Compiler {
             )));
         }
         if let Some(library) = compiler.libraries.iter().find(|library| !library.exists()) {
-            return Err(missing(format!(
-                "the library {} has gone",
-                library.display()
-            )));
+            return Err(missing(format!("the library {} has gone", library.display())));
         }
         Ok(compiler)
     }
@@ -164,11 +150,7 @@ pub(crate) fn acquire(
         };
         match result {
             Ok(compiler) => {
-                progress(&format!(
-                    "compiler: {} at {}",
-                    compiler.version,
-                    compiler.rustc.display()
-                ));
+                progress(&format!("compiler: {} at {}", compiler.version, compiler.rustc.display()));
                 return Ok(compiler);
             }
             Err(error) => tried.push(error.to_string()),
@@ -179,37 +161,20 @@ pub(crate) fn acquire(
 
 /// The `rustc` on the path, if its sysroot has the target.
 fn installed(route: Route) -> Result<Compiler, ToolchainError> {
-    let sysroot = PathBuf::from(store::query(
-        store::clean_command("rustc").args(["--print", "sysroot"]),
-    )?);
+    let sysroot = PathBuf::from(store::query(store::clean_command("rustc").args(["--print", "sysroot"]))?);
     if !has_std(&sysroot) {
-        return Err(ToolchainError::NotInstalled {
-            what: format!("{} has no {TARGET}", sysroot.display()),
-        });
+        return Err(ToolchainError::NotInstalled { what: format!("{} has no {TARGET}", sysroot.display()) });
     }
-    Compiler::inspect(
-        route,
-        &sysroot.join("bin").join("rustc"),
-        &sysroot,
-        Vec::new(),
-    )
+    Compiler::inspect(route, &sysroot.join("bin").join("rustc"), &sysroot, Vec::new())
 }
 
 fn rustup(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Compiler, ToolchainError> {
     let Some(rustup) = store::on_path("rustup") else {
-        return Err(ToolchainError::NotInstalled {
-            what: "rustup is not on the path".into(),
-        });
+        return Err(ToolchainError::NotInstalled { what: "rustup is not on the path".into() });
     };
     progress(&format!("adding {TARGET} with rustup"));
-    Step {
-        name: "rustup target add",
-        limit: Duration::from_secs(180),
-    }
-    .run(
-        dirs,
-        store::clean_command(rustup).args(["target", "add", TARGET]),
-    )?;
+    Step { name: "rustup target add", limit: Duration::from_secs(180) }
+        .run(dirs, store::clean_command(rustup).args(["target", "add", TARGET]))?;
     installed(Route::Rustup)
 }
 
@@ -226,15 +191,11 @@ pub(crate) fn has_std(sysroot: &Path) -> bool {
     let Ok(entries) = fs::read_dir(target_library(sysroot)) else {
         return false;
     };
-    let names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    ["libstd-", "libcore-", "liballoc-"].iter().all(|prefix| {
-        names
-            .iter()
-            .any(|name| name.starts_with(prefix) && name.ends_with(".rlib"))
-    })
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    ["libstd-", "libcore-", "liballoc-"]
+        .iter()
+        .all(|prefix| names.iter().any(|name| name.starts_with(prefix) && name.ends_with(".rlib")))
 }
 
 fn fingerprint(path: &Path) -> Option<(u64, u64)> {
@@ -259,32 +220,15 @@ pub(crate) fn with_libraries(program: &Path, library_path: &[PathBuf]) -> Comman
 fn linker(rustc: &Path, host: &str) -> Result<PathBuf, ToolchainError> {
     let mut candidates = Vec::new();
     if let Some(prefix) = rustc.parent().and_then(Path::parent) {
-        candidates.push(
-            prefix
-                .join("lib")
-                .join("rustlib")
-                .join(host)
-                .join("bin")
-                .join("rust-lld"),
-        );
+        candidates.push(prefix.join("lib").join("rustlib").join(host).join("bin").join("rust-lld"));
     }
     if let Ok(sysroot) = store::query(store::clean_command("rustc").args(["--print", "sysroot"])) {
-        candidates.push(
-            PathBuf::from(sysroot)
-                .join("lib")
-                .join("rustlib")
-                .join(host)
-                .join("bin")
-                .join("rust-lld"),
-        );
+        candidates
+            .push(PathBuf::from(sysroot).join("lib").join("rustlib").join(host).join("bin").join("rust-lld"));
     }
     candidates.extend(store::on_path("rust-lld"));
     candidates.extend(store::on_path("wasm-ld"));
-    candidates.extend(
-        (14..=24)
-            .rev()
-            .filter_map(|version| store::on_path(&format!("wasm-ld-{version}"))),
-    );
+    candidates.extend((14..=24).rev().filter_map(|version| store::on_path(&format!("wasm-ld-{version}"))));
     for candidate in candidates {
         let mut probe = store::clean_command(&candidate);
         if candidate.file_name().is_some_and(|name| name == "rust-lld") {
@@ -292,13 +236,10 @@ fn linker(rustc: &Path, host: &str) -> Result<PathBuf, ToolchainError> {
         }
         if store::query(probe.arg("--version")).is_ok() {
             // `wasm-ld` is known by its name: keep the symbolic link, resolve its folder.
-            return std::path::absolute(&candidate)
-                .map_err(|e| ToolchainError::io("find", &candidate, e));
+            return std::path::absolute(&candidate).map_err(|e| ToolchainError::io("find", &candidate, e));
         }
     }
-    Err(ToolchainError::NotInstalled {
-        what: "there is no rust-lld and no wasm-ld".into(),
-    })
+    Err(ToolchainError::NotInstalled { what: "there is no rust-lld and no wasm-ld".into() })
 }
 
 /// Asks `ldd` what a program loads.
@@ -310,12 +251,8 @@ fn shared_libraries(
 ) -> Result<(), ToolchainError> {
     let mut command = with_libraries(Path::new("ldd"), library_path);
     for path in parse_ldd(&store::query(command.arg(program))?) {
-        let real = fs::canonicalize(&path)
-            .map_err(|e| ToolchainError::io("find the library", &path, e))?;
-        if path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("ld-"))
-        {
+        let real = fs::canonicalize(&path).map_err(|e| ToolchainError::io("find the library", &path, e))?;
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-")) {
             interpreter.push(real.clone());
         }
         libraries.push(real);
@@ -327,10 +264,7 @@ fn shared_libraries(
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| {
-            let place = line
-                .rsplit_once(" => ")
-                .map_or(line, |(_, place)| place)
-                .trim();
+            let place = line.rsplit_once(" => ").map_or(line, |(_, place)| place).trim();
             let path = place.rsplit_once(" (0x").map_or(place, |(path, _)| path);
             path.starts_with('/').then(|| PathBuf::from(path))
         })
@@ -346,26 +280,17 @@ mod tests {
         let text = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n\tlibgone.so => not found\n\tstatically linked\n";
         assert_eq!(
             parse_ldd(text),
-            [
-                PathBuf::from("/lib/x86_64-linux-gnu/libc.so.6"),
-                PathBuf::from("/lib64/ld-linux-x86-64.so.2")
-            ]
+            [PathBuf::from("/lib/x86_64-linux-gnu/libc.so.6"), PathBuf::from("/lib64/ld-linux-x86-64.so.2")]
         );
     }
 
     #[test]
     fn a_record_that_is_not_one_says_so_and_names_the_command() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let dirs = Dirs {
-            cache: folder.path().into(),
-            templates: folder.path().into(),
-        };
+        let dirs = Dirs { cache: folder.path().into(), templates: folder.path().into() };
         let error = Compiler::recorded(&dirs).expect_err("nothing recorded");
         assert!(error.hint().contains("terrarium setup"));
         store::write_atomically(&record_path(&dirs), b"{\"route\": 3}").expect("write");
-        assert!(matches!(
-            Compiler::recorded(&dirs),
-            Err(ToolchainError::NotInstalled { .. })
-        ));
+        assert!(matches!(Compiler::recorded(&dirs), Err(ToolchainError::NotInstalled { .. })));
     }
 }

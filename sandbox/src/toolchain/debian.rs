@@ -21,18 +21,12 @@ const RUSTC: &str = "usr/bin/rustc";
 const LIBRARY_SOURCE: &str = "usr/lib/rustlib/src/rust/library";
 
 /// The packages as the system has them; as root they are installed first.
-pub(crate) fn system(
-    dirs: &Dirs,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Compiler, ToolchainError> {
+pub(crate) fn system(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Compiler, ToolchainError> {
     let root = Path::new("/");
     if !has_packages(root) {
         if !rustix::process::geteuid().is_root() {
             return Err(ToolchainError::NotInstalled {
-                what: format!(
-                    "{} are not installed, and only root can install them",
-                    PACKAGES.join(", ")
-                ),
+                what: format!("{} are not installed, and only root can install them", PACKAGES.join(", ")),
             });
         }
         apt_install(dirs, progress)?;
@@ -42,23 +36,17 @@ pub(crate) fn system(
 }
 
 /// The packages unpacked into the cache folder.
-pub(crate) fn unpacked(
-    dirs: &Dirs,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Compiler, ToolchainError> {
+pub(crate) fn unpacked(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Compiler, ToolchainError> {
     let root = dirs.cache.join("toolchain").join("debian");
     if !has_packages(&root) {
         unpack(dirs, &root, progress)?;
     }
-    let library_path: Vec<PathBuf> = [
-        "usr/lib/x86_64-linux-gnu",
-        "lib/x86_64-linux-gnu",
-        "usr/lib/llvm-22/lib",
-    ]
-    .iter()
-    .map(|folder| root.join(folder))
-    .filter(|folder| folder.is_dir())
-    .collect();
+    let library_path: Vec<PathBuf> =
+        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/llvm-22/lib"]
+            .iter()
+            .map(|folder| root.join(folder))
+            .filter(|folder| folder.is_dir())
+            .collect();
     let (rustc, sysroot) = with_std(dirs, &root, &library_path, progress)?;
     Compiler::inspect(Route::DebianUnpacked, &rustc, &sysroot, library_path)
 }
@@ -69,20 +57,12 @@ fn has_packages(root: &Path) -> bool {
 
 fn apt_install(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<(), ToolchainError> {
     let Some(apt) = store::on_path("apt-get") else {
-        return Err(ToolchainError::NotInstalled {
-            what: "there is no apt-get".into(),
-        });
+        return Err(ToolchainError::NotInstalled { what: "there is no apt-get".into() });
     };
     progress(&format!("installing {} with apt", PACKAGES.join(", ")));
     let mut update = Command::new(&apt);
-    update
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .arg("update");
-    Step {
-        name: "apt-get update",
-        limit: Duration::from_secs(300),
-    }
-    .run(dirs, &mut update)?;
+    update.env("DEBIAN_FRONTEND", "noninteractive").arg("update");
+    Step { name: "apt-get update", limit: Duration::from_secs(300) }.run(dirs, &mut update)?;
     let mut install = Command::new(&apt);
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -90,11 +70,7 @@ fn apt_install(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<(), Toolch
         // else's compiler is not ours to remove.
         .args(["install", "-y", "--no-install-recommends", "--no-remove"])
         .args(PACKAGES);
-    Step {
-        name: "apt-get install",
-        limit: Duration::from_secs(900),
-    }
-    .run(dirs, &mut install)?;
+    Step { name: "apt-get install", limit: Duration::from_secs(900) }.run(dirs, &mut install)?;
     if has_packages(Path::new("/")) {
         return Ok(());
     }
@@ -107,21 +83,13 @@ fn apt_install(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<(), Toolch
 fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), ToolchainError> {
     for program in ["apt-get", "dpkg"] {
         if store::on_path(program).is_none() {
-            return Err(ToolchainError::NotInstalled {
-                what: format!("there is no {program}"),
-            });
+            return Err(ToolchainError::NotInstalled { what: format!("there is no {program}") });
         }
     }
     let plan = store::query(
         Command::new("apt-get")
             .env("LC_ALL", "C")
-            .args([
-                "-s",
-                "-o",
-                "Debug::NoLocking=1",
-                "install",
-                "--no-install-recommends",
-            ])
+            .args(["-s", "-o", "Debug::NoLocking=1", "install", "--no-install-recommends"])
             .args(PACKAGES),
     )?;
     let mut wanted = planned(&plan);
@@ -131,20 +99,12 @@ fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<()
             wanted.push((*package).to_owned());
         }
     }
-    progress(&format!(
-        "downloading {} packages into {}",
-        wanted.len(),
-        root.display()
-    ));
+    progress(&format!("downloading {} packages into {}", wanted.len(), root.display()));
     let work = dirs.cache.join("work").join("debian-packages");
     store::make_dir(&work)?;
     let mut download = Command::new("apt-get");
     download.arg("download").args(&wanted).current_dir(&work);
-    Step {
-        name: "apt-get download",
-        limit: Duration::from_secs(900),
-    }
-    .run(dirs, &mut download)?;
+    Step { name: "apt-get download", limit: Duration::from_secs(900) }.run(dirs, &mut download)?;
     let staging = Staging::beside(root)?;
     let mut archives: Vec<PathBuf> = fs::read_dir(&work)
         .map_err(|e| ToolchainError::io("read", &work, e))?
@@ -156,11 +116,7 @@ fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<()
     for archive in &archives {
         let mut extract = Command::new("dpkg");
         extract.arg("-x").arg(archive).arg(staging.path());
-        Step {
-            name: "dpkg -x",
-            limit: Duration::from_secs(300),
-        }
-        .run(dirs, &mut extract)?;
+        Step { name: "dpkg -x", limit: Duration::from_secs(300) }.run(dirs, &mut extract)?;
     }
     if !has_packages(staging.path()) {
         return Err(ToolchainError::NotInstalled {
@@ -199,14 +155,11 @@ fn with_std(
     if compiler::has_std(&sysroot) {
         return Ok((rustc, sysroot));
     }
-    progress(&format!(
-        "building the standard library for {TARGET} (about half a minute, once)"
-    ));
+    progress(&format!("building the standard library for {TARGET} (about half a minute, once)"));
     let work = dirs.cache.join("work").join(format!("std-{key}"));
     write_seed(&work)?;
     // Any linker would do: a library is not linked. Cargo only wants a name.
-    let source =
-        fs::canonicalize(root.join(LIBRARY_SOURCE)).unwrap_or_else(|_| root.join(LIBRARY_SOURCE));
+    let source = fs::canonicalize(root.join(LIBRARY_SOURCE)).unwrap_or_else(|_| root.join(LIBRARY_SOURCE));
     let mut build = with_libraries(Path::new("cargo"), library_path);
     build
         .current_dir(&work)
@@ -221,40 +174,19 @@ fn with_std(
                 source.display()
             ),
         )
-        .args([
-            "build",
-            "--release",
-            "-Z",
-            "build-std=std,panic_abort",
-            "--target",
-            TARGET,
-        ]);
-    Step {
-        name: "build-std",
-        limit: Duration::from_secs(900),
-    }
-    .run(dirs, &mut build)?;
+        .args(["build", "--release", "-Z", "build-std=std,panic_abort", "--target", TARGET]);
+    Step { name: "build-std", limit: Duration::from_secs(900) }.run(dirs, &mut build)?;
     let staging = Staging::beside(&sysroot)?;
     let library = compiler::target_library(staging.path());
     store::make_dir(&library)?;
-    let built = work
-        .join("target")
-        .join(TARGET)
-        .join("release")
-        .join("deps");
-    for entry in fs::read_dir(&built)
-        .map_err(|e| ToolchainError::io("read", &built, e))?
-        .flatten()
-    {
+    let built = work.join("target").join(TARGET).join("release").join("deps");
+    for entry in fs::read_dir(&built).map_err(|e| ToolchainError::io("read", &built, e))?.flatten() {
         let path = entry.path();
         let name = entry.file_name();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "rlib")
+        if path.extension().is_some_and(|extension| extension == "rlib")
             && !name.to_string_lossy().starts_with("libseed")
         {
-            fs::copy(&path, library.join(&name))
-                .map_err(|e| ToolchainError::io("copy", &path, e))?;
+            fs::copy(&path, library.join(&name)).map_err(|e| ToolchainError::io("copy", &path, e))?;
         }
     }
     if !compiler::has_std(staging.path()) {

@@ -20,12 +20,7 @@ pub(crate) fn find(dirs: &Dirs, compiler: Compiler) -> Result<Toolchain, Toolcha
     if !sdk_rlib.is_file() {
         return Err(ToolchainError::SdkStale { key });
     }
-    Ok(Toolchain {
-        compiler,
-        sdk_rlib,
-        deps_dir: folder.join(DEPS),
-        sdk_key: key,
-    })
+    Ok(Toolchain { compiler, sdk_rlib, deps_dir: folder.join(DEPS), sdk_key: key })
 }
 
 /// Builds the SDK unless it is there. The caller holds the set-up's lock.
@@ -40,25 +35,16 @@ pub(crate) fn install(
     progress("building the SDK for candidates");
     let key = key(dirs, &compiler)?;
     let sources = dirs.templates.join("sdk");
-    let target_dir = dirs
-        .cache
-        .join("work")
-        .join(format!("sdk-{}", compiler.key));
+    let target_dir = dirs.cache.join("work").join(format!("sdk-{}", compiler.key));
     let mut flags = vec![
         format!("-Ctarget-feature={TARGET_FEATURES}"),
-        format!(
-            "--remap-path-prefix={}=/terrarium",
-            workspace(dirs).display()
-        ),
+        format!("--remap-path-prefix={}=/terrarium", workspace(dirs).display()),
         format!("--remap-path-prefix={}=/build", target_dir.display()),
     ];
     if let Some(home) = cargo_home() {
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
-    if matches!(
-        compiler.route(),
-        Route::DebianSystem | Route::DebianUnpacked
-    ) {
+    if matches!(compiler.route(), Route::DebianSystem | Route::DebianUnpacked) {
         flags.push(format!("--sysroot={}", compiler.sysroot.display()));
     }
     let mut build = with_libraries(Path::new("cargo"), &compiler.library_path);
@@ -72,27 +58,14 @@ pub(crate) fn install(
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .args([
-            "build",
-            "--release",
-            "--lib",
-            "--target",
-            TARGET,
-            "--package",
-            PACKAGE,
-            "--manifest-path",
-        ])
+        .args(["build", "--release", "--lib", "--target", TARGET, "--package", PACKAGE, "--manifest-path"])
         .arg(sources.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target_dir);
     if workspace(dirs).join("Cargo.lock").is_file() {
         build.arg("--locked");
     }
-    Step {
-        name: "sdk",
-        limit: Duration::from_secs(900),
-    }
-    .run(dirs, &mut build)?;
+    Step { name: "sdk", limit: Duration::from_secs(900) }.run(dirs, &mut build)?;
 
     // Nothing is left to build: the same command now only says what there is.
     let messages = store::query(build.arg("--message-format=json"))?;
@@ -100,9 +73,7 @@ pub(crate) fn install(
     let folder = dirs.cache.join("sdk").join(&key);
     let staging = Staging::beside(&folder)?;
     let copy = |from: &Path, to: &Path| {
-        fs::copy(from, to)
-            .map(drop)
-            .map_err(|e| ToolchainError::io("copy", from, e))
+        fs::copy(from, to).map(drop).map_err(|e| ToolchainError::io("copy", from, e))
     };
     let deps = staging.path().join(DEPS);
     store::make_dir(&deps)?;
@@ -137,10 +108,7 @@ fn artifacts(messages: &str, target_dir: &Path) -> Vec<PathBuf> {
         .flatten()
         .filter_map(|name| name.as_str().map(PathBuf::from))
         .filter(|path| {
-            path.starts_with(&target)
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == "rlib")
+            path.starts_with(&target) && path.extension().is_some_and(|extension| extension == "rlib")
         })
         .collect()
 }
@@ -166,15 +134,11 @@ fn key(dirs: &Dirs, compiler: &Compiler) -> Result<String, ToolchainError> {
 
 /// The entries of a `Cargo.lock` that the bindings are made with.
 fn locked(lock: &str) -> impl Iterator<Item = &str> {
-    lock.split("[[package]]")
-        .filter(|entry| entry.trim_start().starts_with("name = \"wit-"))
+    lock.split("[[package]]").filter(|entry| entry.trim_start().starts_with("name = \"wit-"))
 }
 
 fn workspace(dirs: &Dirs) -> PathBuf {
-    dirs.templates
-        .parent()
-        .unwrap_or(&dirs.templates)
-        .to_owned()
+    dirs.templates.parent().unwrap_or(&dirs.templates).to_owned()
 }
 
 fn cargo_home() -> Option<PathBuf> {
@@ -202,9 +166,7 @@ mod tests {
                         {\"reason\":\"build-finished\",\"success\":true}\nnot json\n";
         assert_eq!(
             artifacts(messages, Path::new("/t")),
-            [PathBuf::from(
-                "/t/wasm32-unknown-unknown/release/deps/liba-1.rlib"
-            )]
+            [PathBuf::from("/t/wasm32-unknown-unknown/release/deps/liba-1.rlib")]
         );
     }
 }

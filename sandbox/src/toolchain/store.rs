@@ -21,11 +21,7 @@ pub struct Lock {
 }
 
 /// Takes the lock of this name, waiting for whoever holds it.
-pub fn lock(
-    dirs: &Dirs,
-    name: &str,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Lock, ToolchainError> {
+pub fn lock(dirs: &Dirs, name: &str, progress: &mut dyn FnMut(&str)) -> Result<Lock, ToolchainError> {
     let folder = dirs.cache.join("locks");
     make_dir(&folder)?;
     let path = folder.join(format!("{name}.lock"));
@@ -39,8 +35,7 @@ pub fn lock(
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
             progress("waiting for another set-up to finish");
-            file.lock()
-                .map_err(|e| ToolchainError::io("lock", &path, e))?;
+            file.lock().map_err(|e| ToolchainError::io("lock", &path, e))?;
         }
         Err(fs::TryLockError::Error(e)) => return Err(ToolchainError::io("lock", &path, e)),
     }
@@ -59,10 +54,7 @@ impl Staging {
         let parent = target.parent().unwrap_or(Path::new("/"));
         make_dir(parent)?;
         // Left by a set-up that was killed; the lock says that nobody uses them.
-        for entry in fs::read_dir(parent)
-            .map_err(|e| ToolchainError::io("read", parent, e))?
-            .flatten()
-        {
+        for entry in fs::read_dir(parent).map_err(|e| ToolchainError::io("read", parent, e))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(".staging-") {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -98,8 +90,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ToolchainError>
     std::io::Write::write_all(&mut file, bytes)
         .and_then(|()| file.as_file().sync_all())
         .map_err(|e| ToolchainError::io("write", path, e))?;
-    file.persist(path)
-        .map_err(|e| ToolchainError::io("write", path, e.error))?;
+    file.persist(path).map_err(|e| ToolchainError::io("write", path, e.error))?;
     Ok(())
 }
 
@@ -111,9 +102,7 @@ pub fn hash_tree(hasher: &mut blake3::Hasher, root: &Path) -> Result<(), Toolcha
     while let Some(folder) = pending.pop() {
         for entry in fs::read_dir(&folder).map_err(|e| ToolchainError::io("read", &folder, e))? {
             let entry = entry.map_err(|e| ToolchainError::io("read", &folder, e))?;
-            let kind = entry
-                .file_type()
-                .map_err(|e| ToolchainError::io("read", &entry.path(), e))?;
+            let kind = entry.file_type().map_err(|e| ToolchainError::io("read", &entry.path(), e))?;
             let name = entry.file_name();
             if kind.is_dir() {
                 if name != "target" && !name.to_string_lossy().starts_with('.') {
@@ -126,16 +115,9 @@ pub fn hash_tree(hasher: &mut blake3::Hasher, root: &Path) -> Result<(), Toolcha
     }
     files.sort();
     for path in files {
-        let name = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
         hash_part(hasher, name.as_bytes());
-        hash_part(
-            hasher,
-            &fs::read(&path).map_err(|e| ToolchainError::io("read", &path, e))?,
-        );
+        hash_part(hasher, &fs::read(&path).map_err(|e| ToolchainError::io("read", &path, e))?);
     }
     Ok(())
 }
@@ -150,22 +132,15 @@ pub fn hash_part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
 /// us: `RUSTC`, `RUSTFLAGS`, target folders and profiles would change what is
 /// built, or make the user's own build start over.
 pub fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    const KEPT: &[&str] = &[
-        "CARGO_HOME",
-        "CARGO_HTTP_",
-        "CARGO_NET_",
-        "CARGO_REGISTRIES_",
-        "CARGO_REGISTRY_",
-        "CARGO_SOURCE_",
-    ];
+    const KEPT: &[&str] =
+        &["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_"];
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
-        let ours = ["CARGO", "RUSTC", "RUSTFLAGS", "RUSTDOC"]
-            .iter()
-            .any(|prefix| name_text.starts_with(prefix))
-            || name_text == "LD_LIBRARY_PATH"
-            || name_text == "MAKEFLAGS";
+        let ours =
+            ["CARGO", "RUSTC", "RUSTFLAGS", "RUSTDOC"].iter().any(|prefix| name_text.starts_with(prefix))
+                || name_text == "LD_LIBRARY_PATH"
+                || name_text == "MAKEFLAGS";
         if ours && !KEPT.iter().any(|kept| name_text.starts_with(kept)) {
             command.env_remove(&name);
         }
@@ -196,27 +171,16 @@ impl Step<'_> {
             .write(true)
             .open(&log)
             .map_err(|e| ToolchainError::io("create", &log, e))?;
-        let clone = |file: &File| {
-            file.try_clone()
-                .map_err(|e| ToolchainError::io("open", &log, e))
-        };
-        let failed = |detail: String| ToolchainError::Step {
-            step: self.name.into(),
-            detail,
-            log: Some(log.clone()),
-        };
+        let clone = |file: &File| file.try_clone().map_err(|e| ToolchainError::io("open", &log, e));
+        let failed =
+            |detail: String| ToolchainError::Step { step: self.name.into(), detail, log: Some(log.clone()) };
         let mut child = command
             .stdin(Stdio::null())
             .stdout(clone(&file)?)
             .stderr(clone(&file)?)
             .process_group(0)
             .spawn()
-            .map_err(|e| {
-                failed(format!(
-                    "cannot start {}: {e}",
-                    command.get_program().to_string_lossy()
-                ))
-            })?;
+            .map_err(|e| failed(format!("cannot start {}: {e}", command.get_program().to_string_lossy())))?;
         let end = Instant::now() + self.limit;
         let status = loop {
             match child.try_wait().map_err(|e| failed(e.to_string()))? {
@@ -224,16 +188,10 @@ impl Step<'_> {
                 None if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
                 None => {
                     if let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
-                        let _ = rustix::process::kill_process_group(
-                            group,
-                            rustix::process::Signal::KILL,
-                        );
+                        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                     }
                     let _ = child.wait();
-                    return Err(failed(format!(
-                        "not finished after {} s",
-                        self.limit.as_secs()
-                    )));
+                    return Err(failed(format!("not finished after {} s", self.limit.as_secs())));
                 }
             }
         };
@@ -252,11 +210,7 @@ fn tail(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let _ = file.read_to_end(&mut bytes);
     let lossy = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = lossy
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = lossy.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     for line in lines.iter().skip(lines.len().saturating_sub(3)) {
         if !text.is_empty() {
             text.push_str(" / ");
@@ -269,11 +223,7 @@ fn tail(file: &mut File) -> String {
 /// Runs a short query (a version, a path) and returns its stdout, trimmed.
 pub fn query(command: &mut Command) -> Result<String, ToolchainError> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let failed = |detail: String| ToolchainError::Step {
-        step: name.clone(),
-        detail,
-        log: None,
-    };
+    let failed = |detail: String| ToolchainError::Step { step: name.clone(), detail, log: None };
     let output = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -281,11 +231,7 @@ pub fn query(command: &mut Command) -> Result<String, ToolchainError> {
         .output()
         .map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
-        return Err(failed(format!(
-            "{}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        )));
+        return Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -293,9 +239,7 @@ pub fn query(command: &mut Command) -> Result<String, ToolchainError> {
 /// The first program of this name on the path, symbolic links kept.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }
 
 #[cfg(test)]
@@ -304,10 +248,7 @@ mod tests {
 
     fn dirs() -> (tempfile::TempDir, Dirs) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let dirs = Dirs {
-            cache: folder.path().join("cache"),
-            templates: folder.path().into(),
-        };
+        let dirs = Dirs { cache: folder.path().join("cache"), templates: folder.path().into() };
         (folder, dirs)
     }
 
@@ -352,10 +293,7 @@ mod tests {
             hasher.finalize()
         };
         let base = key(&[("a", "x"), ("b/c", "y")]);
-        assert_eq!(
-            base,
-            key(&[("b/c", "y"), ("a", "x"), ("target/t", "ignored")])
-        );
+        assert_eq!(base, key(&[("b/c", "y"), ("a", "x"), ("target/t", "ignored")]));
         assert_ne!(base, key(&[("a", "x"), ("b/d", "y")]));
         assert_ne!(base, key(&[("a", "xy"), ("b/c", "")]));
     }
@@ -363,16 +301,10 @@ mod tests {
     #[test]
     fn a_command_that_does_not_end_is_killed_with_its_children() {
         let (_folder, dirs) = dirs();
-        let step = Step {
-            name: "sleep",
-            limit: Duration::from_millis(200),
-        };
+        let step = Step { name: "sleep", limit: Duration::from_millis(200) };
         let started = Instant::now();
         let error = step
-            .run(
-                &dirs,
-                Command::new("sh").args(["-c", "sleep 60 & sleep 60"]),
-            )
+            .run(&dirs, Command::new("sh").args(["-c", "sleep 60 & sleep 60"]))
             .expect_err("must time out");
         assert!(started.elapsed() < Duration::from_secs(10));
         assert!(error.to_string().contains("not finished"), "{error}");
@@ -381,15 +313,9 @@ mod tests {
     #[test]
     fn a_failed_command_is_reported_with_its_last_words() {
         let (_folder, dirs) = dirs();
-        let step = Step {
-            name: "words",
-            limit: Duration::from_secs(20),
-        };
+        let step = Step { name: "words", limit: Duration::from_secs(20) };
         let error = step
-            .run(
-                &dirs,
-                Command::new("sh").args(["-c", "echo last words >&2; exit 3"]),
-            )
+            .run(&dirs, Command::new("sh").args(["-c", "echo last words >&2; exit 3"]))
             .expect_err("fails");
         assert!(error.to_string().contains("last words"), "{error}");
         assert!(error.hint().contains("words.log"), "{}", error.hint());
@@ -403,8 +329,7 @@ mod tests {
             let dirs = dirs.clone();
             std::thread::spawn(move || {
                 let mut said = Vec::new();
-                let _second =
-                    lock(&dirs, "setup", &mut |line| said.push(line.to_owned())).expect("second");
+                let _second = lock(&dirs, "setup", &mut |line| said.push(line.to_owned())).expect("second");
                 (said, Instant::now())
             })
         };

@@ -182,7 +182,11 @@ impl wit::Host for State {
         self.no_download("download-floats")?;
         self.transfer(4 * u64::from(count))?;
         let mut out = vec![0f32; count as usize];
-        Ok(self.device.download_f32(TensorId::from_bits(tensor), offset, &mut out).map(|()| out).map_err(error))
+        Ok(self
+            .device
+            .download_f32(TensorId::from_bits(tensor), offset, &mut out)
+            .map(|()| out)
+            .map_err(error))
     }
 
     fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> Answer<Vec<i32>> {
@@ -190,7 +194,11 @@ impl wit::Host for State {
         self.no_download("download-ints")?;
         self.transfer(4 * u64::from(count))?;
         let mut out = vec![0i32; count as usize];
-        Ok(self.device.download_i32(TensorId::from_bits(tensor), offset, &mut out).map(|()| out).map_err(error))
+        Ok(self
+            .device
+            .download_i32(TensorId::from_bits(tensor), offset, &mut out)
+            .map(|()| out)
+            .map_err(error))
     }
 
     fn submit(&mut self, ops: Vec<wit::Op>) -> Answer<()> {
@@ -300,7 +308,9 @@ fn op(op: wit::Op) -> kernels::Op {
             accumulate: o.accumulate,
         }
         .into(),
-        G::RmsNorm(o) => kernels::RmsNorm { x: t(o.x), out: t(o.out), inv_rms: t(o.inv_rms), eps: o.eps }.into(),
+        G::RmsNorm(o) => {
+            kernels::RmsNorm { x: t(o.x), out: t(o.out), inv_rms: t(o.inv_rms), eps: o.eps }.into()
+        }
         G::RmsNormBackward(o) => kernels::RmsNormBackward {
             x: t(o.x),
             inv_rms: t(o.inv_rms),
@@ -335,10 +345,13 @@ fn op(op: wit::Op) -> kernels::Op {
         }
         .into(),
         G::Gather(o) => kernels::Gather { table: t(o.table), indices: t(o.indices), out: t(o.out) }.into(),
-        G::ScatterAdd(o) => {
-            kernels::ScatterAdd { src: t(o.src), indices: t(o.indices), table: t(o.table), accumulate: o.accumulate }
-                .into()
+        G::ScatterAdd(o) => kernels::ScatterAdd {
+            src: t(o.src),
+            indices: t(o.indices),
+            table: t(o.table),
+            accumulate: o.accumulate,
         }
+        .into(),
         G::LinearCrossEntropy(o) => kernels::LinearCrossEntropy {
             x: t(o.x),
             weight: t(o.weight),
@@ -361,7 +374,8 @@ fn op(op: wit::Op) -> kernels::Op {
         }
         .into(),
         G::Adamw(o) => {
-            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }.into()
+            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }
+                .into()
         }
     }
 }

@@ -45,10 +45,12 @@ impl Runner {
                 .and_then(|()| linker.instantiate_pre(&component))
                 .and_then(trainer::MeteredTrainerPre::new)
                 .map(Ready::Trainer),
-            World::Function => function::MeteredFunction::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
-                .and_then(|()| linker.instantiate_pre(&component))
-                .and_then(function::MeteredFunctionPre::new)
-                .map(Ready::Function),
+            World::Function => {
+                function::MeteredFunction::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
+                    .and_then(|()| linker.instantiate_pre(&component))
+                    .and_then(function::MeteredFunctionPre::new)
+                    .map(Ready::Function)
+            }
         }
         .map_err(|e| format!("{e:#}"))?;
         let device_config = kernels::CpuConfig {
@@ -58,7 +60,14 @@ impl Runner {
         };
         // The device's threads must exist before the last filter.
         let device = kernels::Device::cpu(device_config.clone()).map_err(|e| e.to_string())?;
-        Ok(Self { engine, ready, artifact, shards: shards.map(Arc::new), device: Some(device), device_config })
+        Ok(Self {
+            engine,
+            ready,
+            artifact,
+            shards: shards.map(Arc::new),
+            device: Some(device),
+            device_config,
+        })
     }
 
     pub fn evaluate(&mut self, evaluation: &Evaluation, entered: &mut dyn FnMut(Phase)) -> Report {
@@ -82,7 +91,8 @@ impl Runner {
             Ok(product) => (Outcome::Finished, Some(product)),
             Err(outcome) => (outcome, None),
         };
-        let mut profile: Vec<_> = std::mem::take(&mut state.profile).into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
+        let mut profile: Vec<_> =
+            std::mem::take(&mut state.profile).into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
         profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         timing.kernel_us = micros(state.kernel_time);
         timing.total_us = micros(start.elapsed());
@@ -119,7 +129,8 @@ impl Runner {
     ) -> (Result<Product, Outcome>, Option<u64>) {
         let limit = store.data().evaluation.limits.fuel;
         let budget = i64::try_from(limit).unwrap_or(i64::MAX);
-        let used = |left: wasmtime::Result<i64>| left.ok().map(|left| limit.saturating_sub(left.max(0) as u64));
+        let used =
+            |left: wasmtime::Result<i64>| left.ok().map(|left| limit.saturating_sub(left.max(0) as u64));
         let start = Instant::now();
         match &self.ready {
             Ready::Function(pre) => {

@@ -146,7 +146,9 @@ impl State {
         let refuse = |reason: String| Outcome::HostDenied { call: "knobs".into(), reason };
         if name.is_empty() || name.len() > MAX_NAME || text::clean(name, MAX_NAME) != name {
             let shown = text::clean(name, MAX_NAME);
-            return self.end(refuse(format!("the knob name `{shown}` is empty, over {MAX_NAME} bytes or not plain text")));
+            return self.end(refuse(format!(
+                "the knob name `{shown}` is empty, over {MAX_NAME} bytes or not plain text"
+            )));
         }
         if self.held_out_in_play() && !self.knobs.iter().any(|(n, _)| n == name) {
             return self.end(refuse(format!("knob `{name}` is declared for the first time in `forward`")));
@@ -175,12 +177,22 @@ impl From<knobs::Scale> for KnobScale {
 }
 
 impl knobs::Host for State {
-    fn number(&mut self, name: String, default: f64, low: f64, high: f64, scale: knobs::Scale) -> wasmtime::Result<f64> {
+    fn number(
+        &mut self,
+        name: String,
+        default: f64,
+        low: f64,
+        high: f64,
+        scale: knobs::Scale,
+    ) -> wasmtime::Result<f64> {
         let positive = scale == knobs::Scale::Linear || low > 0.0;
         if !(low.is_finite() && high.is_finite() && low <= default && default <= high && positive) {
             return self.end(Outcome::HostDenied {
                 call: "knobs.number".into(),
-                reason: format!("knob `{}`: need finite low ≤ default ≤ high, and low > 0 on a logarithmic scale", text::clean(&name, MAX_NAME)),
+                reason: format!(
+                    "knob `{}`: need finite low ≤ default ≤ high, and low > 0 on a logarithmic scale",
+                    text::clean(&name, MAX_NAME)
+                ),
             });
         }
         let given = self.declare(&name, KnobRange::Number { default, low, high, scale: scale.into() })?;
@@ -191,12 +203,22 @@ impl knobs::Host for State {
         })
     }
 
-    fn integer(&mut self, name: String, default: i64, low: i64, high: i64, scale: knobs::Scale) -> wasmtime::Result<i64> {
+    fn integer(
+        &mut self,
+        name: String,
+        default: i64,
+        low: i64,
+        high: i64,
+        scale: knobs::Scale,
+    ) -> wasmtime::Result<i64> {
         let positive = scale == knobs::Scale::Linear || low > 0;
         if !(low <= default && default <= high && positive) {
             return self.end(Outcome::HostDenied {
                 call: "knobs.integer".into(),
-                reason: format!("knob `{}`: need low ≤ default ≤ high, and low > 0 on a logarithmic scale", text::clean(&name, MAX_NAME)),
+                reason: format!(
+                    "knob `{}`: need low ≤ default ≤ high, and low > 0 on a logarithmic scale",
+                    text::clean(&name, MAX_NAME)
+                ),
             });
         }
         let given = self.declare(&name, KnobRange::Integer { default, low, high, scale: scale.into() })?;
@@ -211,7 +233,10 @@ impl knobs::Host for State {
         if count == 0 || count > 64 || default >= count || options.iter().any(|o| o.len() > MAX_NAME) {
             return self.end(Outcome::HostDenied {
                 call: "knobs.choice".into(),
-                reason: format!("knob `{}`: need 1 to 64 options of at most {MAX_NAME} bytes, and a default among them", text::clean(&name, MAX_NAME)),
+                reason: format!(
+                    "knob `{}`: need 1 to 64 options of at most {MAX_NAME} bytes, and a default among them",
+                    text::clean(&name, MAX_NAME)
+                ),
             });
         }
         let options = options.iter().map(|o| text::clean(o, MAX_NAME)).collect();
@@ -306,7 +331,9 @@ impl State {
             self.batches += 1;
             let start = below(bits, (train.len() - length) as u64) as usize;
             let span = row * length..(row + 1) * length;
-            for ((input, next), pair) in inputs[span.clone()].iter_mut().zip(&mut shifted[span]).zip(train[start..].windows(2)) {
+            for ((input, next), pair) in
+                inputs[span.clone()].iter_mut().zip(&mut shifted[span]).zip(train[start..].windows(2))
+            {
                 (*input, *next) = (i32::from(pair[0]), i32::from(pair[1]));
             }
         }

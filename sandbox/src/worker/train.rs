@@ -116,7 +116,9 @@ fn predict(
         });
     }
     let window = |index: usize| {
-        let start = window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64) as usize;
+        let start =
+            window_start(index as u64, windows as u64, context as u64 + 1, shards.held_out.len() as u64)
+                as usize;
         &shards.held_out[start..start + context + 1]
     };
     let device = &mut store.data_mut().device;
@@ -145,7 +147,10 @@ fn predict(
             _ => {
                 for row in 0..rows {
                     let index = visit.batch * rows + row;
-                    window_nats[index] = nats(&out[row * context * VOCABULARY..][..context * VOCABULARY], &window(index)[1..])?;
+                    window_nats[index] = nats(
+                        &out[row * context * VOCABULARY..][..context * VOCABULARY],
+                        &window(index)[1..],
+                    )?;
                 }
                 if probed.contains(&visit.batch) {
                     kept[visit.batch] = Some(out.clone());
@@ -214,7 +219,14 @@ impl Change {
     }
 }
 
-fn check(probe: Probe, change: &Change, original: &[f32], now: &[f32], rows: usize, context: usize) -> Result<(), Outcome> {
+fn check(
+    probe: Probe,
+    change: &Change,
+    original: &[f32],
+    now: &[f32],
+    rows: usize,
+    context: usize,
+) -> Result<(), Outcome> {
     let line = context * VOCABULARY;
     let upto = (change.keep + 1).min(context) * VOCABULARY;
     for row in 0..rows {

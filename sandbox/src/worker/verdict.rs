@@ -56,7 +56,9 @@ pub(super) fn of_error(error: &wasmtime::Error, phase: Phase, known: Known, arti
             .iter()
             .take(16)
             .map(|frame| {
-                let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
+                let name = frame
+                    .func_name()
+                    .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
                 text::clean(&name, 200)
             })
             .collect(),

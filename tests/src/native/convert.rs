@@ -27,11 +27,7 @@ pub fn error(error: k::Error) -> g::Error {
         k::ErrorCode::Quota => g::ErrorCode::Quota,
         k::ErrorCode::IndexRange => g::ErrorCode::IndexRange,
     };
-    g::Error {
-        code,
-        op: error.op(),
-        detail: error.to_string(),
-    }
+    g::Error { code, op: error.op(), detail: error.to_string() }
 }
 
 /// A match from one enum's cases to the other's of the same names.
@@ -56,24 +52,12 @@ fn node(node: &g::Node) -> k::Node {
     match *node {
         g::Node::Input(input) => k::Node::Input(input),
         g::Node::Constant(value) => k::Node::Constant(value),
-        g::Node::Unary(n) => k::Node::Unary {
-            op: UnaryOp(n.op),
-            a: n.a,
-        },
-        g::Node::Binary(n) => k::Node::Binary {
-            op: BinaryOp(n.op),
-            a: n.a,
-            b: n.b,
-        },
-        g::Node::Select(n) => k::Node::Select {
-            condition: n.condition,
-            then: n.then,
-            otherwise: n.otherwise,
-        },
-        g::Node::Reduce(n) => k::Node::Reduce {
-            op: Reduction(n.op),
-            a: n.a,
-        },
+        g::Node::Unary(n) => k::Node::Unary { op: UnaryOp(n.op), a: n.a },
+        g::Node::Binary(n) => k::Node::Binary { op: BinaryOp(n.op), a: n.a, b: n.b },
+        g::Node::Select(n) => {
+            k::Node::Select { condition: n.condition, then: n.then, otherwise: n.otherwise }
+        }
+        g::Node::Reduce(n) => k::Node::Reduce { op: Reduction(n.op), a: n.a },
         g::Node::ColIndex => k::Node::ColIndex,
     }
 }
@@ -107,20 +91,13 @@ pub fn op(op: &g::Op) -> k::Op {
             inputs: o
                 .inputs
                 .iter()
-                .map(|i| k::Operand {
-                    tensor: id(i.tensor),
-                    layout: Layout(i.layout),
-                })
+                .map(|i| k::Operand { tensor: id(i.tensor), layout: Layout(i.layout) })
                 .collect(),
             nodes: o.nodes.iter().map(node).collect(),
             stores: o
                 .stores
                 .iter()
-                .map(|s| k::Store {
-                    node: s.node,
-                    tensor: id(s.tensor),
-                    layout: Layout(s.layout),
-                })
+                .map(|s| k::Store { node: s.node, tensor: id(s.tensor), layout: Layout(s.layout) })
                 .collect(),
         }
         .into(),

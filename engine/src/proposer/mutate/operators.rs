@@ -80,12 +80,7 @@ pub(super) fn applies(operator: Operator, kind: &Kind) -> bool {
         // A binding can go when it shadows, and come twice when it rebinds.
         (
             Operator::DeleteStatement | Operator::DuplicateStatement,
-            Kind::Statement {
-                is_let,
-                binds,
-                uses,
-                ..
-            },
+            Kind::Statement { is_let, binds, uses, .. },
         ) => !is_let || !binds.is_disjoint(uses),
         _ => false,
     }
@@ -99,12 +94,7 @@ pub(super) fn apply(
     rng: &mut SplitMix64,
 ) -> Option<Edit> {
     let old = scene.text(&site.range);
-    let replace = |text: String| {
-        Some(Edit {
-            range: site.range.clone(),
-            text,
-        })
-    };
+    let replace = |text: String| Some(Edit { range: site.range.clone(), text });
     match operator {
         Operator::ScaleNumber => replace(number(old, 1.0, rng)?),
         Operator::ChangeConstant => replace(number(old, 2.0, rng)?),
@@ -115,27 +105,20 @@ pub(super) fn apply(
             replace(other(class, old, rng)?.into())
         }
         Operator::SwapMethod => replace(method(site, old, scene, rng)?),
-        Operator::NegateCondition => replace(
-            match old.strip_prefix("!(").and_then(|t| t.strip_suffix(')')) {
+        Operator::NegateCondition => {
+            replace(match old.strip_prefix("!(").and_then(|t| t.strip_suffix(')')) {
                 Some(inner) if balanced(inner) => inner.into(),
                 _ => format!("!({old})"),
-            },
-        ),
+            })
+        }
         Operator::ReplaceExpression => replace(expression(site, scene, rng)?),
-        Operator::DeleteStatement => Some(Edit {
-            range: whole_lines(scene.source, &site.range),
-            text: String::new(),
-        }),
+        Operator::DeleteStatement => {
+            Some(Edit { range: whole_lines(scene.source, &site.range), text: String::new() })
+        }
         Operator::DuplicateStatement => {
-            let start = scene.source[..site.range.start]
-                .rfind('\n')
-                .map_or(0, |n| n + 1);
+            let start = scene.source[..site.range.start].rfind('\n').map_or(0, |n| n + 1);
             let indent = &scene.source[start..site.range.start];
-            let between = if indent.trim().is_empty() {
-                format!("\n{indent}")
-            } else {
-                " ".into()
-            };
+            let between = if indent.trim().is_empty() { format!("\n{indent}") } else { " ".into() };
             replace(format!("{old}{between}{old}"))
         }
         Operator::SwapStatements => swap(site, scene),
@@ -150,15 +133,10 @@ fn other<'t>(class: &[&'t str], old: &str, rng: &mut SplitMix64) -> Option<&'t s
 /// Scales a decimal literal by a log-normal factor, or steps an integer;
 /// `boldness` widens the steps. The type suffix is kept.
 fn number(old: &str, boldness: f64, rng: &mut SplitMix64) -> Option<String> {
-    if ["0x", "0o", "0b"]
-        .iter()
-        .any(|radix| old.starts_with(radix))
-    {
+    if ["0x", "0o", "0b"].iter().any(|radix| old.starts_with(radix)) {
         return None;
     }
-    let digits = old
-        .find(|c: char| !(c.is_ascii_digit() || "._eE+-".contains(c)))
-        .unwrap_or(old.len());
+    let digits = old.find(|c: char| !(c.is_ascii_digit() || "._eE+-".contains(c))).unwrap_or(old.len());
     let (value, suffix) = old.split_at(digits);
     let value = value.replace('_', "");
     let factor = match rng.below(4) {
@@ -168,19 +146,12 @@ fn number(old: &str, boldness: f64, rng: &mut SplitMix64) -> Option<String> {
     };
     if value.contains(['.', 'e', 'E']) || suffix.starts_with('f') {
         let x: f64 = value.parse().ok()?;
-        let new = if x == 0.0 {
-            10f64.powi(-1 - rng.below(3) as i32)
-        } else {
-            rounded(x * factor)
-        };
+        let new = if x == 0.0 { 10f64.powi(-1 - rng.below(3) as i32) } else { rounded(x * factor) };
         if !new.is_finite() || new == x {
             return None;
         }
-        let text = if new != 0.0 && !(1e-4..1e7).contains(&new) {
-            format!("{new:e}")
-        } else {
-            format!("{new}")
-        };
+        let text =
+            if new != 0.0 && !(1e-4..1e7).contains(&new) { format!("{new:e}") } else { format!("{new}") };
         let whole = !text.contains(['.', 'e']) && suffix.is_empty();
         return Some(format!("{text}{}{suffix}", if whole { ".0" } else { "" }));
     }
@@ -198,11 +169,7 @@ fn method(site: &Site, old: &str, scene: &Scene<'_>, rng: &mut SplitMix64) -> Op
         return None;
     };
     let mut choices: Vec<&str> = Vec::new();
-    for class in scene
-        .methods
-        .iter()
-        .filter(|class| class.iter().any(|m| m == old))
-    {
+    for class in scene.methods.iter().filter(|class| class.iter().any(|m| m == old)) {
         choices.extend(class.iter().map(String::as_str).filter(|m| *m != old));
     }
     // Another method of the file is the bolder guess: its type may differ.
@@ -217,9 +184,7 @@ fn method(site: &Site, old: &str, scene: &Scene<'_>, rng: &mut SplitMix64) -> Op
         choices.sort_unstable();
         choices.dedup();
     }
-    choices
-        .get(rng.below(choices.len()))
-        .map(|m| (*m).to_owned())
+    choices.get(rng.below(choices.len())).map(|m| (*m).to_owned())
 }
 
 fn expression(site: &Site, scene: &Scene<'_>, rng: &mut SplitMix64) -> Option<String> {
@@ -234,56 +199,30 @@ fn expression(site: &Site, scene: &Scene<'_>, rng: &mut SplitMix64) -> Option<St
     donors.sort_unstable();
     donors.dedup();
     let donor = *donors.get(rng.below(donors.len()))?;
-    let before = scene.source[..site.range.start]
-        .trim_end()
-        .chars()
-        .next_back();
+    let before = scene.source[..site.range.start].trim_end().chars().next_back();
     let after = scene.source[site.range.end..].trim_start().chars().next();
-    let alone = matches!(before, Some('(' | ',' | '=' | '['))
-        && matches!(after, Some(')' | ',' | ';' | ']'));
+    let alone = matches!(before, Some('(' | ',' | '=' | '[')) && matches!(after, Some(')' | ',' | ';' | ']'));
     let binary = matches!(&site.kind, Kind::Expression { family } if family == "binary" || family == "unary");
-    Some(if binary && !alone {
-        format!("({donor})")
-    } else {
-        donor.to_owned()
-    })
+    Some(if binary && !alone { format!("({donor})") } else { donor.to_owned() })
 }
 
 fn swap(site: &Site, scene: &Scene<'_>) -> Option<Edit> {
-    let Kind::Statement {
-        block,
-        number,
-        binds,
-        uses,
-        ..
-    } = &site.kind
-    else {
+    let Kind::Statement { block, number, binds, uses, .. } = &site.kind else {
         return None;
     };
-    let next = scene.sites.iter().find(|s| {
-        matches!(&s.kind, Kind::Statement { block: b, number: n, .. } if b == block && *n == number + 1)
-    })?;
-    let Kind::Statement {
-        binds: later_binds,
-        uses: later_uses,
-        ..
-    } = &next.kind
-    else {
+    let next = scene.sites.iter().find(
+        |s| matches!(&s.kind, Kind::Statement { block: b, number: n, .. } if b == block && *n == number + 1),
+    )?;
+    let Kind::Statement { binds: later_binds, uses: later_uses, .. } = &next.kind else {
         return None;
     };
     // What needs the other's name cannot come before it.
-    if !binds.is_disjoint(later_uses)
-        || !later_binds.is_disjoint(uses)
-        || !binds.is_disjoint(later_binds)
-    {
+    if !binds.is_disjoint(later_uses) || !later_binds.is_disjoint(uses) || !binds.is_disjoint(later_binds) {
         return None;
     }
     let between = scene.source.get(site.range.end..next.range.start)?;
     let text = [scene.text(&next.range), between, scene.text(&site.range)].concat();
-    Some(Edit {
-        range: site.range.start..next.range.end,
-        text,
-    })
+    Some(Edit { range: site.range.start..next.range.end, text })
 }
 
 fn balanced(text: &str) -> bool {
@@ -301,11 +240,8 @@ fn balanced(text: &str) -> bool {
 /// The range, and the lines that it leaves empty.
 fn whole_lines(source: &str, range: &Range<usize>) -> Range<usize> {
     let start = source[..range.start].rfind('\n').map_or(0, |n| n + 1);
-    let end = source[range.end..]
-        .find('\n')
-        .map_or(source.len(), |n| range.end + n + 1);
-    let blank =
-        source[start..range.start].trim().is_empty() && source[range.end..end].trim().is_empty();
+    let end = source[range.end..].find('\n').map_or(source.len(), |n| range.end + n + 1);
+    let blank = source[start..range.start].trim().is_empty() && source[range.end..end].trim().is_empty();
     if blank { start..end } else { range.clone() }
 }
 
@@ -332,14 +268,8 @@ mod tests {
                 assert!(new.ends_with(suffix), "{old} → {new}");
                 let literal: syn::Lit = syn::parse_str(&new).unwrap();
                 // `3f32` is an integer literal to the parser, a float to the compiler.
-                let float = |l: &syn::Lit, text: &str| {
-                    matches!(l, syn::Lit::Float(_)) || text.contains('f')
-                };
-                assert_eq!(
-                    float(&literal, &new),
-                    float(&syn::parse_str(old).unwrap(), old),
-                    "{old} → {new}"
-                );
+                let float = |l: &syn::Lit, text: &str| matches!(l, syn::Lit::Float(_)) || text.contains('f');
+                assert_eq!(float(&literal, &new), float(&syn::parse_str(old).unwrap(), old), "{old} → {new}");
                 assert_ne!(new, old);
             }
         }

@@ -24,13 +24,7 @@ pub(super) enum Kind {
     /// The condition of an `if`.
     Condition,
     /// A statement: the block that it is in, its number there.
-    Statement {
-        block: usize,
-        number: usize,
-        is_let: bool,
-        binds: BTreeSet<String>,
-        uses: BTreeSet<String>,
-    },
+    Statement { block: usize, number: usize, is_let: bool, binds: BTreeSet<String>, uses: BTreeSet<String> },
     /// An expression, with what it has in common with those that may stand
     /// in its place.
     Expression { family: String },
@@ -80,12 +74,7 @@ fn identifiers(tokens: TokenStream, into: &mut BTreeSet<String>) {
 impl Collector {
     fn add(&mut self, kind: Kind, range: Range<usize>) {
         if !range.is_empty() {
-            self.sites.push(Site {
-                kind,
-                range,
-                context: self.context.clone(),
-                function: self.function,
-            });
+            self.sites.push(Site { kind, range, context: self.context.clone(), function: self.function });
         }
     }
 
@@ -130,9 +119,7 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 
     fn visit_item(&mut self, item: &'ast syn::Item) {
-        self.within(item.span().byte_range(), |this| {
-            visit::visit_item(this, item)
-        });
+        self.within(item.span().byte_range(), |this| visit::visit_item(this, item));
     }
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
@@ -185,16 +172,7 @@ impl<'ast> Visit<'ast> for Collector {
                     } else {
                         false
                     };
-                    this.add(
-                        Kind::Statement {
-                            block: id,
-                            number,
-                            is_let,
-                            binds,
-                            uses,
-                        },
-                        range,
-                    );
+                    this.add(Kind::Statement { block: id, number, is_let, binds, uses }, range);
                 }
                 this.visit_stmt(statement);
             });
@@ -213,27 +191,16 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_expr_call(&mut self, call: &'ast syn::ExprCall) {
         let outer = self.knob;
         if let Expr::Path(path) = &*call.func {
-            self.knob |= path
-                .path
-                .segments
-                .first()
-                .is_some_and(|s| s.ident == "knobs");
+            self.knob |= path.path.segments.first().is_some_and(|s| s.ident == "knobs");
         } else {
             self.visit_expr(&call.func);
         }
-        call.args
-            .iter()
-            .for_each(|argument| self.visit_expr(argument));
+        call.args.iter().for_each(|argument| self.visit_expr(argument));
         self.knob = outer;
     }
 
     fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-        self.add(
-            Kind::Method {
-                arguments: call.args.len(),
-            },
-            call.method.span().byte_range(),
-        );
+        self.add(Kind::Method { arguments: call.args.len() }, call.method.span().byte_range());
         visit::visit_expr_method_call(self, call);
     }
 
@@ -243,9 +210,7 @@ impl<'ast> Visit<'ast> for Collector {
         while let Some(part) = rest.pop() {
             match part {
                 Expr::Let(_) => bare = false,
-                Expr::Binary(b) if matches!(b.op, BinOp::And(_)) => {
-                    rest.extend([&*b.left, &*b.right])
-                }
+                Expr::Binary(b) if matches!(b.op, BinOp::And(_)) => rest.extend([&*b.left, &*b.right]),
                 _ => {}
             }
         }
@@ -257,12 +222,9 @@ impl<'ast> Visit<'ast> for Collector {
 
     fn visit_bin_op(&mut self, op: &'ast BinOp) {
         let kind = match op {
-            BinOp::Lt(_)
-            | BinOp::Le(_)
-            | BinOp::Gt(_)
-            | BinOp::Ge(_)
-            | BinOp::Eq(_)
-            | BinOp::Ne(_) => Kind::Comparison,
+            BinOp::Lt(_) | BinOp::Le(_) | BinOp::Gt(_) | BinOp::Ge(_) | BinOp::Eq(_) | BinOp::Ne(_) => {
+                Kind::Comparison
+            }
             _ => Kind::Operator,
         };
         self.add(kind, op.span().byte_range());
@@ -271,12 +233,9 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_lit(&mut self, literal: &'ast Lit) {
         let range = literal.span().byte_range();
         match literal {
-            Lit::Int(_) | Lit::Float(_) if !self.knob => self.add(
-                Kind::Number {
-                    constant: self.constant,
-                },
-                range,
-            ),
+            Lit::Int(_) | Lit::Float(_) if !self.knob => {
+                self.add(Kind::Number { constant: self.constant }, range)
+            }
             Lit::Bool(_) if !self.knob => self.add(Kind::Bool, range),
             _ => {}
         }

@@ -48,11 +48,7 @@ pub(crate) fn entry(source: &str) -> HistoryEntry {
 }
 
 pub(crate) fn history(entries: &[HistoryEntry]) -> History<'_> {
-    History {
-        direction: Direction::Minimize,
-        entries,
-        knob_space: &[],
-    }
+    History { direction: Direction::Minimize, entries, knob_space: &[] }
 }
 
 #[test]
@@ -60,35 +56,22 @@ fn every_operator_works_and_every_child_is_a_new_well_formed_edit() {
     let entries = [entry(SOURCE)];
     let mut operators = BTreeMap::new();
     for seed in 0..400 {
-        let proposal = Mutate::default()
-            .propose(&history(&entries), &entries[0], seed)
-            .unwrap();
+        let proposal = Mutate::default().propose(&history(&entries), &entries[0], seed).unwrap();
         assert_eq!(
             Some(&proposal),
-            Mutate::default()
-                .propose(&history(&entries), &entries[0], seed)
-                .as_ref()
+            Mutate::default().propose(&history(&entries), &entries[0], seed).as_ref()
         );
         let child = proposal.source.unwrap();
         assert_eq!(evolve_block::check_edit(SOURCE, &child), Ok(()));
         assert!(rust_source::is_rust(&child));
-        assert_ne!(
-            rust_source::fingerprint(SOURCE),
-            rust_source::fingerprint(&child)
-        );
-        assert!(
-            child.contains(r#"knobs::number("lr", 0.1, 0.0, 1.0, Linear)"#),
-            "{child}"
-        );
+        assert_ne!(rust_source::fingerprint(SOURCE), rust_source::fingerprint(&child));
+        assert!(child.contains(r#"knobs::number("lr", 0.1, 0.0, 1.0, Linear)"#), "{child}");
         for comment in ["// keep", "/// How wide.", "/* block\n       comment */"] {
             assert!(child.contains(comment), "{comment}\n{child}");
         }
         *operators.entry(proposal.origin.operator).or_insert(0) += 1;
     }
-    let missing: Vec<_> = OPERATORS
-        .iter()
-        .filter(|(_, _, name)| !operators.contains_key(*name))
-        .collect();
+    let missing: Vec<_> = OPERATORS.iter().filter(|(_, _, name)| !operators.contains_key(*name)).collect();
     assert!(missing.is_empty(), "{missing:?} in {operators:?}");
 }
 
@@ -120,21 +103,10 @@ fn what_did_not_compile_is_not_tried_again_at_that_site() {
         let Some(proposal) = Mutate::default().propose(&history(&entries), &parent, seed) else {
             break;
         };
-        let site = proposal
-            .origin
-            .note
-            .rsplit_once("[site ")
-            .unwrap()
-            .1
-            .to_owned();
-        assert!(
-            failed.insert((proposal.origin.operator.clone(), site)),
-            "{:?}",
-            proposal.origin
-        );
+        let site = proposal.origin.note.rsplit_once("[site ").unwrap().1.to_owned();
+        assert!(failed.insert((proposal.origin.operator.clone(), site)), "{:?}", proposal.origin);
         let mut child = entry(&proposal.source.unwrap());
-        (child.score, child.outcome_code, child.origin) =
-            (None, "compile-error".into(), proposal.origin);
+        (child.score, child.outcome_code, child.origin) = (None, "compile-error".into(), proposal.origin);
         entries.push(child);
     }
     assert!(failed.len() > 20, "{}", failed.len());
@@ -145,10 +117,7 @@ fn sites_keep_their_names_when_lines_move() {
     let moved = SOURCE.replace("use std", "\n\n// more\nuse std");
     let keys = |source: &str| -> Vec<String> {
         rust_source::with_syntax_tree(source, |file| {
-            sites::collect(file)
-                .iter()
-                .map(|s| site_key(source, s, "op"))
-                .collect()
+            sites::collect(file).iter().map(|s| site_key(source, s, "op")).collect()
         })
         .unwrap()
     };
@@ -163,9 +132,6 @@ fn what_is_no_rust_or_has_no_blocks_gets_no_proposal() {
         "// EVOLVE-BLOCK-START\n((\n// EVOLVE-BLOCK-END",
         "// EVOLVE-BLOCK-START\n\n// EVOLVE-BLOCK-END",
     ] {
-        assert_eq!(
-            Mutate::default().propose(&history(&[]), &entry(source), 1),
-            None
-        );
+        assert_eq!(Mutate::default().propose(&history(&[]), &entry(source), 1), None);
     }
 }

@@ -27,11 +27,7 @@ fn to_unit(x: f64, low: f64, high: f64, scale: KnobScale) -> f64 {
     } else {
         (x / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)
     };
-    if u.is_finite() {
-        u.clamp(0.0, 1.0)
-    } else {
-        0.5
-    }
+    if u.is_finite() { u.clamp(0.0, 1.0) } else { 0.5 }
 }
 
 fn from_unit(u: f64, low: f64, high: f64, scale: KnobScale) -> f64 {
@@ -48,17 +44,11 @@ impl<'a> Space<'a> {
     /// down or not finite.
     pub fn new(declared: &'a [(String, KnobRange)]) -> Self {
         let varies = |range: &KnobRange| match range {
-            KnobRange::Number { low, high, .. } => {
-                low.is_finite() && high.is_finite() && low < high
-            }
+            KnobRange::Number { low, high, .. } => low.is_finite() && high.is_finite() && low < high,
             KnobRange::Integer { low, high, .. } => low < high,
             KnobRange::Choice { options, .. } => options.len() > 1,
         };
-        let axes = declared
-            .iter()
-            .filter(|(_, r)| varies(r))
-            .map(|(n, r)| (n.as_str(), r))
-            .collect();
+        let axes = declared.iter().filter(|(_, r)| varies(r)).map(|(n, r)| (n.as_str(), r)).collect();
         Self { axes }
     }
 
@@ -89,18 +79,12 @@ impl<'a> Space<'a> {
 
     fn unit(&self, axis: usize, value: &KnobValue) -> f64 {
         match (self.axes[axis].1, value) {
-            (
-                KnobRange::Number {
-                    low, high, scale, ..
-                },
-                KnobValue::Number(x),
-            ) if x.is_finite() => to_unit(*x, *low, *high, *scale),
-            (
-                KnobRange::Integer {
-                    low, high, scale, ..
-                },
-                KnobValue::Integer(x),
-            ) => to_unit(*x as f64, *low as f64, *high as f64, *scale),
+            (KnobRange::Number { low, high, scale, .. }, KnobValue::Number(x)) if x.is_finite() => {
+                to_unit(*x, *low, *high, *scale)
+            }
+            (KnobRange::Integer { low, high, scale, .. }, KnobValue::Integer(x)) => {
+                to_unit(*x as f64, *low as f64, *high as f64, *scale)
+            }
             (KnobRange::Choice { options, .. }, KnobValue::Choice(x)) => {
                 (f64::from(*x) + 0.5) / options.len().max(1) as f64
             }
@@ -110,20 +94,14 @@ impl<'a> Space<'a> {
 
     /// A point of the cube; choices take the middle of their slice.
     pub fn encode(&self, knobs: &Knobs) -> Vec<f64> {
-        (0..self.axes.len())
-            .map(|a| self.unit(a, &self.effective(a, knobs)))
-            .collect()
+        (0..self.axes.len()).map(|a| self.unit(a, &self.effective(a, knobs))).collect()
     }
 
     /// As [`Self::encode`], but only what was given: another source may have
     /// other defaults.
     pub fn encode_given(&self, knobs: &Knobs) -> Vec<Option<f64>> {
         (0..self.axes.len())
-            .map(|a| {
-                knobs
-                    .get(self.axes[a].0)
-                    .map(|_| self.unit(a, &self.effective(a, knobs)))
-            })
+            .map(|a| knobs.get(self.axes[a].0).map(|_| self.unit(a, &self.effective(a, knobs))))
             .collect()
     }
 
@@ -136,12 +114,10 @@ impl<'a> Space<'a> {
 
     fn value(&self, axis: usize, u: f64) -> KnobValue {
         match self.axes[axis].1 {
-            KnobRange::Number {
-                low, high, scale, ..
-            } => KnobValue::Number(rounded(from_unit(u, *low, *high, *scale)).clamp(*low, *high)),
-            KnobRange::Integer {
-                low, high, scale, ..
-            } => {
+            KnobRange::Number { low, high, scale, .. } => {
+                KnobValue::Number(rounded(from_unit(u, *low, *high, *scale)).clamp(*low, *high))
+            }
+            KnobRange::Integer { low, high, scale, .. } => {
                 let x = from_unit(u, *low as f64, *high as f64, *scale).round();
                 KnobValue::Integer((x as i64).clamp(*low, *high))
             }
@@ -165,9 +141,7 @@ impl<'a> Space<'a> {
 
     /// All values that take effect, as text that is equal exactly when they are.
     pub fn canonical(&self, knobs: &Knobs) -> String {
-        (0..self.axes.len())
-            .map(|a| format!("{:?};", self.effective(a, knobs)))
-            .collect()
+        (0..self.axes.len()).map(|a| format!("{:?};", self.effective(a, knobs))).collect()
     }
 
     /// `lr 0.0003 → 0.0005, heads 2 → 4`.

@@ -4,12 +4,7 @@ use crate::task::Direction;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
 
 fn number(default: f64, low: f64, high: f64, scale: KnobScale) -> KnobRange {
-    KnobRange::Number {
-        default,
-        low,
-        high,
-        scale,
-    }
+    KnobRange::Number { default, low, high, scale }
 }
 
 fn entry(source: &str, knobs: Knobs, score: Option<f64>) -> HistoryEntry {
@@ -29,34 +24,14 @@ fn entry(source: &str, knobs: Knobs, score: Option<f64>) -> HistoryEntry {
 }
 
 fn ten() -> Vec<(String, KnobRange)> {
-    let mut space = vec![(
-        "lr".to_owned(),
-        number(1e-4, 1e-5, 1e-1, KnobScale::Logarithmic),
-    )];
+    let mut space = vec![("lr".to_owned(), number(1e-4, 1e-5, 1e-1, KnobScale::Logarithmic))];
     for k in 0..6 {
         space.push((format!("x{k}"), number(0.1, 0.0, 1.0, KnobScale::Linear)));
     }
-    let depth = KnobRange::Integer {
-        default: 2,
-        low: 1,
-        high: 12,
-        scale: KnobScale::Linear,
-    };
-    let width = KnobRange::Integer {
-        default: 16,
-        low: 8,
-        high: 1024,
-        scale: KnobScale::Logarithmic,
-    };
-    let choice = KnobRange::Choice {
-        default: 0,
-        options: ["a", "b", "c"].map(String::from).to_vec(),
-    };
-    space.extend([
-        ("depth".into(), depth),
-        ("width".into(), width),
-        ("kind".into(), choice),
-    ]);
+    let depth = KnobRange::Integer { default: 2, low: 1, high: 12, scale: KnobScale::Linear };
+    let width = KnobRange::Integer { default: 16, low: 8, high: 1024, scale: KnobScale::Logarithmic };
+    let choice = KnobRange::Choice { default: 0, options: ["a", "b", "c"].map(String::from).to_vec() };
+    space.extend([("depth".into(), depth), ("width".into(), width), ("kind".into(), choice)]);
     space
 }
 
@@ -65,17 +40,9 @@ fn bowl(space: &[(String, KnobRange)], knobs: &Knobs) -> f64 {
     let cube = Space::new(space);
     let best = [0.62, 0.3, 0.7, 0.5, 0.9, 0.2, 0.4, 0.6, 0.55];
     let at = cube.encode(knobs);
-    let bowl: f64 = at
-        .iter()
-        .zip(best)
-        .enumerate()
-        .map(|(k, (u, b))| (u - b).powi(2) / (1.0 + k as f64 / 2.0))
-        .sum();
-    bowl + if knobs.get("kind") == Some(&KnobValue::Choice(2)) {
-        0.0
-    } else {
-        0.1
-    }
+    let bowl: f64 =
+        at.iter().zip(best).enumerate().map(|(k, (u, b))| (u - b).powi(2) / (1.0 + k as f64 / 2.0)).sum();
+    bowl + if knobs.get("kind") == Some(&KnobValue::Choice(2)) { 0.0 } else { 0.1 }
 }
 
 fn search(seed: u64, evaluations: u64, random: bool) -> f64 {
@@ -85,32 +52,16 @@ fn search(seed: u64, evaluations: u64, random: bool) -> f64 {
     for k in 1..evaluations {
         let knobs = if random {
             let cube = Space::new(&space);
-            cube.decode(&cube.random(&mut SplitMix64::new(crate::seeds::derive(
-                seed,
-                "random",
-                &[k],
-            ))))
+            cube.decode(&cube.random(&mut SplitMix64::new(crate::seeds::derive(seed, "random", &[k]))))
         } else {
-            let best = entries
-                .iter()
-                .min_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap()))
-                .unwrap();
-            let history = History {
-                direction: Direction::Minimize,
-                entries: &entries,
-                knob_space: &space,
-            };
-            Tpe.propose(&history, best, crate::seeds::derive(seed, "tpe", &[k]))
-                .unwrap()
-                .knobs
+            let best = entries.iter().min_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap())).unwrap();
+            let history = History { direction: Direction::Minimize, entries: &entries, knob_space: &space };
+            Tpe.propose(&history, best, crate::seeds::derive(seed, "tpe", &[k])).unwrap().knobs
         };
         let score = bowl(&space, &knobs);
         entries.push(entry("s", knobs, Some(score)));
     }
-    entries
-        .iter()
-        .filter_map(|e| e.score)
-        .fold(f64::INFINITY, f64::min)
+    entries.iter().filter_map(|e| e.score).fold(f64::INFINITY, f64::min)
 }
 
 #[test]
@@ -119,18 +70,13 @@ fn it_beats_random_search_at_equal_evaluations() {
     // evaluations it need only be ahead.
     for (evaluations, share) in [(16, 1.0), (64, 0.5)] {
         let median = |random| {
-            let mut scores: Vec<f64> = (0..15)
-                .map(|seed| search(seed, evaluations, random))
-                .collect();
+            let mut scores: Vec<f64> = (0..15).map(|seed| search(seed, evaluations, random)).collect();
             scores.sort_by(f64::total_cmp);
             scores[7]
         };
         let (tpe, random) = (median(false), median(true));
         println!("{evaluations} evaluations: median {tpe:.4} against {random:.4} at random");
-        assert!(
-            tpe < share * random,
-            "{evaluations}: {tpe} against {random}"
-        );
+        assert!(tpe < share * random, "{evaluations}: {tpe} against {random}");
     }
 }
 
@@ -141,26 +87,13 @@ fn it_is_a_pure_function_and_stays_in_range_with_any_number_of_observations() {
         let cube = Space::new(&space);
         let mut rng = SplitMix64::new(9);
         let entries: Vec<_> = (0..count)
-            .map(|k| {
-                entry(
-                    "s",
-                    cube.decode(&cube.random(&mut rng)),
-                    (k % 3 > 0).then_some(k as f64),
-                )
-            })
+            .map(|k| entry("s", cube.decode(&cube.random(&mut rng)), (k % 3 > 0).then_some(k as f64)))
             .collect();
         let parent = entry("s", Knobs::new(), Some(1.0));
-        let history = History {
-            direction: Direction::Maximize,
-            entries: &entries,
-            knob_space: &space,
-        };
+        let history = History { direction: Direction::Maximize, entries: &entries, knob_space: &space };
         for seed in 0..200 {
             let proposal = Tpe.propose(&history, &parent, seed).unwrap();
-            assert_eq!(
-                Some(&proposal),
-                Tpe.propose(&history, &parent, seed).as_ref()
-            );
+            assert_eq!(Some(&proposal), Tpe.propose(&history, &parent, seed).as_ref());
             assert!(!proposal.knobs.is_empty() && !proposal.origin.note.is_empty());
             for (name, value) in &proposal.knobs {
                 let range = &space.iter().find(|(n, _)| n == name).unwrap().1;
@@ -191,9 +124,7 @@ fn early_steps_are_small() {
         entries: std::slice::from_ref(&parent),
         knob_space: &space,
     };
-    let few = (0..100)
-        .filter(|s| Tpe.propose(&history, &parent, *s).unwrap().knobs.len() <= 3)
-        .count();
+    let few = (0..100).filter(|s| Tpe.propose(&history, &parent, *s).unwrap().knobs.len() <= 3).count();
     assert!(few > 80, "{few}");
 }
 
@@ -201,63 +132,29 @@ fn early_steps_are_small() {
 fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search() {
     let fixed = vec![
         ("a".to_owned(), number(1.0, 1.0, 1.0, KnobScale::Linear)),
-        (
-            "b".to_owned(),
-            number(1.0, f64::NAN, 1.0, KnobScale::Linear),
-        ),
-        (
-            "c".to_owned(),
-            KnobRange::Choice {
-                default: 0,
-                options: vec![],
-            },
-        ),
+        ("b".to_owned(), number(1.0, f64::NAN, 1.0, KnobScale::Linear)),
+        ("c".to_owned(), KnobRange::Choice { default: 0, options: vec![] }),
     ];
     let parent = entry("s", Knobs::new(), Some(1.0));
-    let history = |space| History {
-        direction: Direction::Minimize,
-        entries: &[],
-        knob_space: space,
-    };
+    let history = |space| History { direction: Direction::Minimize, entries: &[], knob_space: space };
     assert_eq!(Tpe.propose(&history(&fixed), &parent, 1), None);
     let bit = vec![(
         "bit".to_owned(),
-        KnobRange::Integer {
-            default: 0,
-            low: 0,
-            high: 1,
-            scale: KnobScale::Logarithmic,
-        },
+        KnobRange::Integer { default: 0, low: 0, high: 1, scale: KnobScale::Logarithmic },
     )];
     let proposal = Tpe.propose(&history(&bit), &parent, 1).unwrap();
     assert_eq!(proposal.knobs.get("bit"), Some(&KnobValue::Integer(1)));
     let both = [entry("s", proposal.knobs, None)];
-    let history = History {
-        direction: Direction::Minimize,
-        entries: &both,
-        knob_space: &bit,
-    };
+    let history = History { direction: Direction::Minimize, entries: &both, knob_space: &bit };
     assert_eq!(Tpe.propose(&history, &parent, 1), None);
     let extreme = vec![
         (
             "i".to_owned(),
-            KnobRange::Integer {
-                default: 0,
-                low: i64::MIN,
-                high: i64::MAX,
-                scale: KnobScale::Linear,
-            },
+            KnobRange::Integer { default: 0, low: i64::MIN, high: i64::MAX, scale: KnobScale::Linear },
         ),
-        (
-            "n".to_owned(),
-            number(0.0, f64::MIN, f64::MAX, KnobScale::Logarithmic),
-        ),
+        ("n".to_owned(), number(0.0, f64::MIN, f64::MAX, KnobScale::Logarithmic)),
     ];
-    let history = History {
-        direction: Direction::Minimize,
-        entries: &[],
-        knob_space: &extreme,
-    };
+    let history = History { direction: Direction::Minimize, entries: &[], knob_space: &extreme };
     for seed in 0..50 {
         let knobs = Tpe.propose(&history, &parent, seed).unwrap().knobs;
         assert!(crate::candidate::knobs_are_finite(&knobs));
@@ -276,23 +173,13 @@ fn other_sources_help_only_through_the_knobs_they_were_given() {
             )
         })
         .collect();
-    entries.push(entry(
-        "other",
-        Knobs::from([("gone".to_owned(), KnobValue::Integer(3))]),
-        Some(0.0),
-    ));
+    entries.push(entry("other", Knobs::from([("gone".to_owned(), KnobValue::Integer(3))]), Some(0.0)));
     let parent = entry("mine", Knobs::new(), Some(100.0));
-    let history = History {
-        direction: Direction::Minimize,
-        entries: &entries,
-        knob_space: &space,
-    };
+    let history = History { direction: Direction::Minimize, entries: &entries, knob_space: &space };
     let near = (0..60)
         .filter_map(|seed| Tpe.propose(&history, &parent, seed))
         .filter(|p| p.origin.operator == "tpe")
-        .filter(
-            |p| matches!(p.knobs.get("lr"), Some(KnobValue::Number(x)) if (0.7..=1.0).contains(x)),
-        )
+        .filter(|p| matches!(p.knobs.get("lr"), Some(KnobValue::Number(x)) if (0.7..=1.0).contains(x)))
         .count();
     assert!(near > 25, "{near}");
 }

@@ -7,11 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// Everything that must not depend on interruptions or on workers.
-type Record = (
-    Vec<LedgerEntry>,
-    Vec<crate::candidate::Candidate>,
-    Vec<(EvaluationKey, String)>,
-);
+type Record = (Vec<LedgerEntry>, Vec<crate::candidate::Candidate>, Vec<(EvaluationKey, String)>);
 
 fn record(folder: &RunFolder) -> Record {
     let archive = folder.archive();
@@ -67,26 +63,15 @@ fn the_number_of_workers_changes_nothing_that_is_recorded() {
     for (workers, jitter_ms) in [(2, 3), (4, 5)] {
         let home = tempfile::tempdir().unwrap();
         let folder = new_run(home.path(), small_search(), 3);
-        let evaluator = Quadratic {
-            jitter_ms,
-            ..Quadratic::default()
-        };
+        let evaluator = Quadratic { jitter_ms, ..Quadratic::default() };
         finished(run(&folder, &evaluator, workers, &Unobserved).unwrap());
-        assert!(
-            record(&folder) == one,
-            "{workers} workers recorded something else"
-        );
+        assert!(record(&folder) == one, "{workers} workers recorded something else");
     }
 }
 
 #[test]
 fn a_run_killed_at_any_event_resumes_to_the_same_record() {
-    let search = SearchConfig {
-        generations: 3,
-        generation_size: 3,
-        race_seeds: 4,
-        ..small_search()
-    };
+    let search = SearchConfig { generations: 3, generation_size: 3, race_seeds: 4, ..small_search() };
     let expected = undisturbed_with(search.clone());
     let home = tempfile::tempdir().unwrap();
     let crashes = tempfile::tempdir().unwrap();
@@ -108,16 +93,10 @@ fn a_run_killed_at_any_event_resumes_to_the_same_record() {
     for at in 0..crashes_made {
         let folder = RunFolder::open(&crashes.path().join(at.to_string())).unwrap();
         let acknowledged = folder.archive().evaluation_count().unwrap();
-        assert!(
-            acknowledged >= acknowledged_before,
-            "moment {at} lost an evaluation"
-        );
+        assert!(acknowledged >= acknowledged_before, "moment {at} lost an evaluation");
         acknowledged_before = acknowledged;
         let (summary, again) = resume(&folder);
-        assert!(
-            record(&folder) == expected,
-            "killed at moment {at}, resumed to another record"
-        );
+        assert!(record(&folder) == expected, "killed at moment {at}, resumed to another record");
         assert_eq!(
             again,
             summary.evaluations - acknowledged,
@@ -133,26 +112,17 @@ fn a_host_that_fails_at_any_evaluation_loses_nothing() {
     for fail_at in (0..total).step_by(3) {
         let home = tempfile::tempdir().unwrap();
         let folder = new_run(home.path(), small_search(), 3);
-        let evaluator = Quadratic {
-            fail_at,
-            ..Quadratic::default()
-        };
+        let evaluator = Quadratic { fail_at, ..Quadratic::default() };
         match run(&folder, &evaluator, 2, &Unobserved) {
             Err(EngineError::Host { hint, .. }) => assert_eq!(hint, "stand it up"),
             // Refused candidates are recorded without being run.
-            other => assert!(
-                matches!(other, Ok(RunEnd::Finished(_))) && fail_at + 30 > total,
-                "{other:?}"
-            ),
+            other => assert!(matches!(other, Ok(RunEnd::Finished(_))) && fail_at + 30 > total, "{other:?}"),
         }
         assert!(folder.archive().evaluation_count().unwrap() >= fail_at);
         drop(folder);
         let folder = RunFolder::open(home.path()).unwrap();
         finished(run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap());
-        assert!(
-            record(&folder) == expected,
-            "failed at {fail_at}, resumed to another record"
-        );
+        assert!(record(&folder) == expected, "failed at {fail_at}, resumed to another record");
     }
 }
 
@@ -168,10 +138,7 @@ fn a_drained_run_returns_soon_and_resumes() {
         }
     });
     let evaluator = Quadratic::default();
-    assert_eq!(
-        run_until(&folder, &evaluator, 2, &watch, &stop, None).unwrap(),
-        RunEnd::Drained
-    );
+    assert_eq!(run_until(&folder, &evaluator, 2, &watch, &stop, None).unwrap(), RunEnd::Drained);
     assert!(record(&folder) != expected);
     // In the same process, on the same open folder.
     finished(run(&folder, &evaluator, 2, &Unobserved).unwrap());
@@ -207,21 +174,13 @@ fn a_record_that_was_altered_is_named_on_resume() {
         assert!(database.execute(sql, []).unwrap() > 0);
     };
     // A better score for one evaluation: its event no longer follows.
-    alter(
-        "UPDATE evaluations SET score = score - 0.5 WHERE seed = (SELECT max(seed) FROM evaluations)",
-    );
+    alter("UPDATE evaluations SET score = score - 0.5 WHERE seed = (SELECT max(seed) FROM evaluations)");
     let folder = RunFolder::open(home.path()).unwrap();
     let error = run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap_err();
-    assert!(
-        matches!(error, EngineError::LedgerMismatch { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, EngineError::LedgerMismatch { .. }), "{error}");
     drop(folder);
     // An altered event breaks the chain before anything is run.
     alter("UPDATE ledger SET event = replace(event, '\"seed\":3', '\"seed\":4') WHERE seq = 0");
     let error = RunFolder::open(home.path()).unwrap_err();
-    assert!(
-        matches!(error, EngineError::LedgerBroken { seq: 0, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, EngineError::LedgerBroken { seq: 0, .. }), "{error}");
 }

@@ -23,13 +23,7 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self {
-            rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        }
+        Self { rate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
@@ -69,11 +63,8 @@ impl Optimizer for AdamW {
         let hyper = tape.bind(&self.hyper);
         for member in &self.members {
             let grad = required_gradient(tape, &member.param)?;
-            let (param, m, v) = (
-                tape.bind(&member.param),
-                tape.bind(&member.first),
-                tape.bind(&member.second),
-            );
+            let (param, m, v) =
+                (tape.bind(&member.param), tape.bind(&member.first), tape.bind(&member.second));
             tape.emit(Op::Adamw(compute::Adamw {
                 param: param.raw(),
                 grad: grad.raw(),
@@ -88,15 +79,7 @@ impl Optimizer for AdamW {
     fn prepare(&mut self, step: u64, rate: f64) -> Result<()> {
         let c = &self.config;
         let power = |beta: f64| 1.0 - beta.powi(step.min(1 << 30) as i32);
-        let values = [
-            c.rate * rate,
-            c.beta1,
-            c.beta2,
-            c.eps,
-            c.weight_decay,
-            power(c.beta1),
-            power(c.beta2),
-        ];
+        let values = [c.rate * rate, c.beta1, c.beta2, c.eps, c.weight_decay, power(c.beta1), power(c.beta2)];
         self.hyper.upload(&values.map(|v| v as f32))
     }
 }

@@ -39,14 +39,7 @@ pub struct MuonConfig {
 
 impl Default for MuonConfig {
     fn default() -> Self {
-        Self {
-            rate: 0.02,
-            momentum: 0.95,
-            nesterov: true,
-            weight_decay: 0.0,
-            steps: 5,
-            second_moment: None,
-        }
+        Self { rate: 0.02, momentum: 0.95, nesterov: true, weight_decay: 0.0, steps: 5, second_moment: None }
     }
 }
 
@@ -76,22 +69,14 @@ impl Muon {
                 [m, n] => (1, m, n),
                 [l, m, n] => (l, m, n),
                 _ => {
-                    return Err(Error::shape(format!(
-                        "Muon needs matrices, not shape {:?}",
-                        param.shape()
-                    )));
+                    return Err(Error::shape(format!("Muon needs matrices, not shape {:?}", param.shape())));
                 }
             };
             let second = match config.second_moment {
                 Some(_) => Some(Tensor::zeros(&[dims.0 * dims.1])?),
                 None => None,
             };
-            Ok(Member {
-                param: param.clone(),
-                momentum: Tensor::zeros(param.shape())?,
-                second,
-                dims,
-            })
+            Ok(Member { param: param.clone(), momentum: Tensor::zeros(param.shape())?, second, dims })
         };
         Ok(Self {
             config,
@@ -139,14 +124,7 @@ impl Optimizer for Muon {
         let c = &self.config;
         let beta2 = c.second_moment.unwrap_or(0.0);
         let lr = c.rate * rate;
-        let values = [
-            lr,
-            c.momentum,
-            1.0 - c.momentum,
-            lr * c.weight_decay,
-            beta2,
-            1.0 - beta2,
-        ];
+        let values = [lr, c.momentum, 1.0 - c.momentum, lr * c.weight_decay, beta2, 1.0 - beta2];
         self.hyper.upload(&values.map(|v| v as f32))
     }
 }
@@ -161,19 +139,12 @@ fn direction(tape: &mut Tape, member: &Member, hyper: &Hyper, nesterov: bool) ->
     let [g, b] = [(); 2].map(|()| k.input(Layout::Element));
     let [mu, rest] = [(); 2].map(|()| k.input(Layout::Scalar));
     let moved = mu * b + rest * g;
-    let look = if nesterov {
-        mu * moved + rest * g
-    } else {
-        moved
-    };
+    let look = if nesterov { mu * moved + rest * g } else { moved };
     tape.emit_kernel(
         &k,
         l * m,
         &[grad, buffer, hyper.momentum, hyper.rest],
-        &[
-            (moved, buffer, Layout::Element),
-            (look, ahead, Layout::Element),
-        ],
+        &[(moved, buffer, Layout::Element), (look, ahead, Layout::Element)],
     )?;
     Ok(ahead)
 }
@@ -191,12 +162,7 @@ pub(crate) fn orthogonalize(
     let squares = tape.temporary(&[l, m]);
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);
-    tape.emit_kernel(
-        &k,
-        l * m,
-        &[x],
-        &[(e.square().row_sum(), squares, Layout::PerRow)],
-    )?;
+    tape.emit_kernel(&k, l * m, &[x], &[(e.square().row_sum(), squares, Layout::PerRow)])?;
     let k = Kernel::new(m);
     let e = k.input(Layout::Element);
     let inverse = (e.row_sum().sqrt() * 1.02 + 1e-6).recip();
@@ -225,12 +191,7 @@ fn times(tape: &mut Tape, x: Slot, shape: &[u32; 3], factor: f32) -> Result<Slot
     let out = tape.temporary(shape);
     let k = Kernel::new(shape[2]);
     let e = k.input(Layout::Element);
-    tape.emit_kernel(
-        &k,
-        shape[0] * shape[1],
-        &[x],
-        &[(factor * e, out, Layout::Element)],
-    )?;
+    tape.emit_kernel(&k, shape[0] * shape[1], &[x], &[(factor * e, out, Layout::Element)])?;
     Ok(out)
 }
 
@@ -247,12 +208,7 @@ fn rescale(
     let mean = tape.temporary(&[l, m]);
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);
-    tape.emit_kernel(
-        &k,
-        l * m,
-        &[x],
-        &[(e.square().row_mean(), mean, Layout::PerRow)],
-    )?;
+    tape.emit_kernel(&k, l * m, &[x], &[(e.square().row_mean(), mean, Layout::PerRow)])?;
 
     let factor = tape.temporary(&[l, m]);
     let k = Kernel::new(m);
@@ -267,10 +223,7 @@ fn rescale(
         &k,
         l,
         &[mean, second, hyper.beta2, hyper.rest2],
-        &[
-            (moved, second, Layout::Element),
-            (keep, factor, Layout::Element),
-        ],
+        &[(moved, second, Layout::Element), (keep, factor, Layout::Element)],
     )?;
 
     let out = tape.temporary(&[l, m, n]);
@@ -279,13 +232,7 @@ fn rescale(
 }
 
 /// out[r,:] = factor[r]·x[r,:]
-fn scale_rows(
-    tape: &mut Tape,
-    x: Slot,
-    factor: Slot,
-    out: Slot,
-    (l, m, n): (u32, u32, u32),
-) -> Result<()> {
+fn scale_rows(tape: &mut Tape, x: Slot, factor: Slot, out: Slot, (l, m, n): (u32, u32, u32)) -> Result<()> {
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);
     let f = k.input(Layout::PerRow);

@@ -45,8 +45,8 @@ impl Optimizer for Sgd {
         for (param, velocity) in &self.members {
             let grad = required_gradient(tape, param)?;
             let cols = param.shape().last().copied().unwrap_or(1);
-            let rows = u32::try_from(param.len() / u64::from(cols))
-                .map_err(|_| Error::shape("too many rows"))?;
+            let rows =
+                u32::try_from(param.len() / u64::from(cols)).map_err(|_| Error::shape("too many rows"))?;
             let (p, v) = (tape.bind(param), tape.bind(velocity));
             let k = Kernel::new(cols);
             let [ep, ev, eg] = [(); 3].map(|()| k.input(Layout::Element));
@@ -65,10 +65,6 @@ impl Optimizer for Sgd {
 
     fn prepare(&mut self, _step: u64, rate: f64) -> Result<()> {
         let c = &self.config;
-        self.hyper.upload(&[
-            (c.rate * rate) as f32,
-            c.momentum as f32,
-            c.weight_decay as f32,
-        ])
+        self.hyper.upload(&[(c.rate * rate) as f32, c.momentum as f32, c.weight_decay as f32])
     }
 }

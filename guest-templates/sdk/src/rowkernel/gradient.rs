@@ -38,10 +38,7 @@ impl Kernel {
         match self.entry(id).node {
             Node::Input(_) | Node::Constant(_) | Node::ColIndex => {}
             Node::Unary(op, a) => {
-                let x = Expr {
-                    kernel: self,
-                    id: a,
-                };
+                let x = Expr { kernel: self, id: a };
                 let share = match op {
                     UnaryOp::Negate => -g,
                     UnaryOp::Absolute => g * x.select(1.0, -1.0),
@@ -61,16 +58,7 @@ impl Kernel {
                 give(a, share);
             }
             Node::Binary(op, a, b) => {
-                let (x, z) = (
-                    Expr {
-                        kernel: self,
-                        id: a,
-                    },
-                    Expr {
-                        kernel: self,
-                        id: b,
-                    },
-                );
+                let (x, z) = (Expr { kernel: self, id: a }, Expr { kernel: self, id: b });
                 match op {
                     BinaryOp::Add => {
                         give(a, g);
@@ -109,33 +97,21 @@ impl Kernel {
                 }
             }
             Node::Select(condition, a, b) => {
-                let c = Expr {
-                    kernel: self,
-                    id: condition,
-                };
+                let c = Expr { kernel: self, id: condition };
                 give(a, c.select(g, 0.0));
                 give(b, c.select(0.0, g));
             }
             Node::Reduce(Reduction::Sum, a) => give(a, g),
             // Every column that holds the maximum gets the whole share.
             Node::Reduce(Reduction::Maximum, a) => {
-                let x = Expr {
-                    kernel: self,
-                    id: a,
-                };
+                let x = Expr { kernel: self, id: a };
                 give(a, g * (1.0 - x.less_than(y)));
             }
         }
     }
 
     /// Adds `share`, which the node `from` owes, to the adjoint of `to`.
-    fn accumulate<'k>(
-        &'k self,
-        from: Expr<'k>,
-        to: u32,
-        share: Expr<'k>,
-        adjoint: &mut [Option<Expr<'k>>],
-    ) {
+    fn accumulate<'k>(&'k self, from: Expr<'k>, to: u32, share: Expr<'k>, adjoint: &mut [Option<Expr<'k>>]) {
         if self.value(to).is_some() {
             return;
         }

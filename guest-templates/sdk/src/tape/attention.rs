@@ -46,18 +46,11 @@ impl Tape {
     pub fn rope(&mut self, x: Var, base: f32) -> Result<Var> {
         let shape = self.shape(x).to_vec();
         if shape.len() != 4 || !shape[3].is_multiple_of(2) {
-            return Err(Error::shape(format!(
-                "rope needs [B,T,H,D] with D even, not {shape:?}"
-            )));
+            return Err(Error::shape(format!("rope needs [B,T,H,D] with D even, not {shape:?}")));
         }
         let src = self.slot(x);
         let out = self.temporary(&shape);
-        self.emit(Op::Rope(compute::Rope {
-            x: src.raw(),
-            out: out.raw(),
-            base,
-            inverse: false,
-        }));
+        self.emit(Op::Rope(compute::Rope { x: src.raw(), out: out.raw(), base, inverse: false }));
         let y = self.add_var(out, self.needs_gradient(x));
         self.rule(
             y,
@@ -67,12 +60,7 @@ impl Tape {
                 }
                 let dout = t.buffer(adjoint, y);
                 let to = t.destination(x)?;
-                t.emit(Op::Rope(compute::Rope {
-                    x: dout.raw(),
-                    out: to.slot.raw(),
-                    base,
-                    inverse: true,
-                }));
+                t.emit(Op::Rope(compute::Rope { x: dout.raw(), out: to.slot.raw(), base, inverse: true }));
                 t.deliver(to)
             }),
         );

@@ -40,9 +40,7 @@ impl Tape {
     /// respect to every parameter.
     pub fn backward(&mut self, loss: Var) -> Result<()> {
         if !self.training {
-            return Err(Error::invalid(
-                "backward on a tape for inference: use Tape::training",
-            ));
+            return Err(Error::invalid("backward on a tape for inference: use Tape::training"));
         }
         self.give_uniform(loss, 1.0)?;
         while let Some((var, rule)) = self.rules.pop() {
@@ -61,9 +59,7 @@ impl Tape {
                 continue;
             }
             if self.params[at].whole {
-                return Err(Error::invalid(
-                    "a parameter bank is used both whole and by row: choose one",
-                ));
+                return Err(Error::invalid("a parameter bank is used both whole and by row: choose one"));
             }
             let bank = self.params[at].var;
             let Some(home) = self.vars[bank.0 as usize].home else {
@@ -78,10 +74,8 @@ impl Tape {
                     self.emit_fill(slot, 0.0);
                 }
             }
-            self.vars[bank.0 as usize].gradient = Some(Gradient {
-                adjoint: Adjoint::Buffer(home),
-                own: true,
-            });
+            self.vars[bank.0 as usize].gradient =
+                Some(Gradient { adjoint: Adjoint::Buffer(home), own: true });
         }
         Ok(())
     }
@@ -89,11 +83,7 @@ impl Tape {
     /// The gradient of a parameter, after [`Tape::backward`]. A parameter
     /// that the loss does not depend on has none.
     pub fn gradient_of(&mut self, param: &Tensor) -> Result<Option<Slot>> {
-        let Some(at) = self
-            .params
-            .iter()
-            .position(|p| p.tensor.raw() == param.raw())
-        else {
+        let Some(at) = self.params.iter().position(|p| p.tensor.raw() == param.raw()) else {
             return Ok(None);
         };
         let var = self.params[at].var;
@@ -144,17 +134,11 @@ impl Tape {
         let entry = &mut self.vars[x.0 as usize];
         match (entry.gradient, entry.home) {
             (None, None) => {
-                entry.gradient = Some(Gradient {
-                    adjoint: Adjoint::Buffer(share),
-                    own: false,
-                });
+                entry.gradient = Some(Gradient { adjoint: Adjoint::Buffer(share), own: false });
                 Ok(())
             }
             (None, Some(home)) => {
-                entry.gradient = Some(Gradient {
-                    adjoint: Adjoint::Buffer(home),
-                    own: true,
-                });
+                entry.gradient = Some(Gradient { adjoint: Adjoint::Buffer(home), own: true });
                 self.emit_copy(share, home)
             }
             (Some(_), _) => {
@@ -190,23 +174,9 @@ impl Tape {
         }
         let entry = &mut self.vars[x.0 as usize];
         match (entry.gradient, entry.home) {
-            (None, None) => {
-                entry.gradient = Some(Gradient {
-                    adjoint: Adjoint::Uniform(value),
-                    own: false,
-                })
-            }
-            (
-                Some(Gradient {
-                    adjoint: Adjoint::Uniform(before),
-                    ..
-                }),
-                _,
-            ) => {
-                entry.gradient = Some(Gradient {
-                    adjoint: Adjoint::Uniform(before + value),
-                    own: false,
-                });
+            (None, None) => entry.gradient = Some(Gradient { adjoint: Adjoint::Uniform(value), own: false }),
+            (Some(Gradient { adjoint: Adjoint::Uniform(before), .. }), _) => {
+                entry.gradient = Some(Gradient { adjoint: Adjoint::Uniform(before + value), own: false });
             }
             _ => {
                 let slot = self.buffer(Adjoint::Uniform(value), x);
@@ -222,13 +192,7 @@ impl Tape {
         let at = x.0 as usize;
         let shape = self.shape(x).to_vec();
         let (slot, add) = match (self.vars[at].gradient, self.vars[at].home) {
-            (
-                Some(Gradient {
-                    adjoint: Adjoint::Buffer(slot),
-                    own: true,
-                }),
-                _,
-            ) => return Ok((slot, true)),
+            (Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true }), _) => return Ok((slot, true)),
             (Some(gradient), home) => {
                 let slot = home.unwrap_or_else(|| self.temporary(&shape));
                 match gradient.adjoint {
@@ -240,10 +204,7 @@ impl Tape {
             (None, Some(home)) => (home, false),
             (None, None) => (self.temporary(&shape), false),
         };
-        self.vars[at].gradient = Some(Gradient {
-            adjoint: Adjoint::Buffer(slot),
-            own: true,
-        });
+        self.vars[at].gradient = Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true });
         Ok((slot, add))
     }
 
@@ -252,19 +213,11 @@ impl Tape {
     pub(super) fn destination(&mut self, x: Var) -> Result<Destination> {
         if self.needs_gradient(x) && self.vars[x.0 as usize].gradient.is_none() {
             let (slot, _) = self.accumulator(x)?;
-            return Ok(Destination {
-                var: x,
-                slot,
-                add: false,
-            });
+            return Ok(Destination { var: x, slot, add: false });
         }
         let shape = self.shape(x).to_vec();
         let slot = self.temporary(&shape);
-        Ok(Destination {
-            var: x,
-            slot,
-            add: self.needs_gradient(x),
-        })
+        Ok(Destination { var: x, slot, add: self.needs_gradient(x) })
     }
 
     pub(super) fn deliver(&mut self, to: Destination) -> Result<()> {

@@ -10,15 +10,10 @@ impl Tape {
     /// A slot for a tensor of the caller's. The tape, and the graph made from
     /// it, keep the tensor alive.
     pub fn bind(&mut self, tensor: &Tensor) -> Slot {
-        let same =
-            |e: &SlotEntry| matches!(&e.storage, Storage::Tensor(t) if t.raw() == tensor.raw());
+        let same = |e: &SlotEntry| matches!(&e.storage, Storage::Tensor(t) if t.raw() == tensor.raw());
         match self.slots.iter().position(same) {
             Some(at) => Slot(at as u32),
-            None => self.add_slot(
-                Storage::Tensor(tensor.clone()),
-                tensor.shape(),
-                tensor.dtype(),
-            ),
+            None => self.add_slot(Storage::Tensor(tensor.clone()), tensor.shape(), tensor.dtype()),
         }
     }
 
@@ -31,10 +26,7 @@ impl Tape {
     /// A window onto a slot, from `offset` elements on.
     pub fn view(&mut self, of: Slot, offset: u64, shape: &[u32]) -> Result<Slot> {
         let entry = &self.slots[of.0 as usize];
-        if offset
-            .checked_add(elements(shape))
-            .is_none_or(|end| end > elements(&entry.shape))
-        {
+        if offset.checked_add(elements(shape)).is_none_or(|end| end > elements(&entry.shape)) {
             return Err(Error::shape(format!(
                 "view {shape:?} at {offset} of a slot of shape {:?}",
                 entry.shape
@@ -45,22 +37,11 @@ impl Tape {
             Storage::View { of, offset } => (of, offset),
             _ => (of, 0),
         };
-        Ok(self.add_slot(
-            Storage::View {
-                of: root,
-                offset: base + offset,
-            },
-            shape,
-            dtype,
-        ))
+        Ok(self.add_slot(Storage::View { of: root, offset: base + offset }, shape, dtype))
     }
 
     fn add_slot(&mut self, storage: Storage, shape: &[u32], dtype: Dtype) -> Slot {
-        self.slots.push(SlotEntry {
-            storage,
-            shape: shape.to_vec(),
-            dtype,
-        });
+        self.slots.push(SlotEntry { storage, shape: shape.to_vec(), dtype });
         Slot(self.slots.len() as u32 - 1)
     }
 
@@ -82,19 +63,13 @@ impl Tape {
 
     /// dst = value
     pub fn emit_fill(&mut self, dst: Slot, value: f32) {
-        self.emit(Op::Fill(compute::Fill {
-            dst: dst.raw(),
-            value,
-        }));
+        self.emit(Op::Fill(compute::Fill { dst: dst.raw(), value }));
     }
 
     /// dst = src; equal element counts.
     pub fn emit_copy(&mut self, src: Slot, dst: Slot) -> Result<()> {
         self.same_len("copy", src, dst)?;
-        self.emit(Op::Copy(compute::CopyCast {
-            src: src.raw(),
-            dst: dst.raw(),
-        }));
+        self.emit(Op::Copy(compute::CopyCast { src: src.raw(), dst: dst.raw() }));
         Ok(())
     }
 
@@ -158,13 +133,7 @@ impl Tape {
         scale: f32,
         accumulate: bool,
     ) {
-        self.emit(Op::Reduce(compute::Reduce {
-            src: src.raw(),
-            dst: dst.raw(),
-            axis,
-            scale,
-            accumulate,
-        }));
+        self.emit(Op::Reduce(compute::Reduce { src: src.raw(), dst: dst.raw(), axis, scale, accumulate }));
     }
 
     /// Runs a row kernel over [rows, cols]: `inputs` in the order in which
@@ -193,11 +162,7 @@ impl Tape {
             inputs: operands(inputs, &kernel.layouts()),
             nodes,
             stores: stores
-                .map(|(&(_, slot, layout), &node)| compute::Store {
-                    node,
-                    tensor: slot.raw(),
-                    layout,
-                })
+                .map(|(&(_, slot, layout), &node)| compute::Store { node, tensor: slot.raw(), layout })
                 .collect(),
         }));
         Ok(())
@@ -206,10 +171,5 @@ impl Tape {
 
 pub(super) fn operands(slots: &[Slot], layouts: &[Layout]) -> Vec<compute::Operand> {
     let pairs = slots.iter().zip(layouts);
-    pairs
-        .map(|(slot, &layout)| compute::Operand {
-            tensor: slot.raw(),
-            layout,
-        })
-        .collect()
+    pairs.map(|(slot, &layout)| compute::Operand { tensor: slot.raw(), layout }).collect()
 }

@@ -13,18 +13,13 @@ impl Tape {
             _ => return Err(self.mismatch("gather", table, indices)),
         };
         let mut shape = self.shape(indices).to_vec();
-        let count = u32::try_from(elements(&shape))
-            .map_err(|_| Error::shape("gather: too many indices"))?;
+        let count = u32::try_from(elements(&shape)).map_err(|_| Error::shape("gather: too many indices"))?;
         shape.push(cols);
         let (st, si) = (self.slot(table), self.slot(indices));
         let si = self.view(si, 0, &[count])?;
         let out = self.temporary(&shape);
         let flat = self.view(out, 0, &[count, cols])?;
-        self.emit(Op::Gather(compute::Gather {
-            table: st.raw(),
-            indices: si.raw(),
-            out: flat.raw(),
-        }));
+        self.emit(Op::Gather(compute::Gather { table: st.raw(), indices: si.raw(), out: flat.raw() }));
         let y = self.add_var(out, self.needs_gradient(table));
         self.rule(
             y,
@@ -52,13 +47,7 @@ impl Tape {
     /// per row (negative: ignored, loss 0) → [rows]. Logits are capped as
     /// softcap·tanh(z/softcap) (0: not capped). Its adjoint must be uniform,
     /// so finish with [`Tape::mean`] or [`Tape::sum`].
-    pub fn linear_cross_entropy(
-        &mut self,
-        x: Var,
-        weight: Var,
-        targets: Var,
-        softcap: f32,
-    ) -> Result<Var> {
+    pub fn linear_cross_entropy(&mut self, x: Var, weight: Var, targets: Var, softcap: f32) -> Result<Var> {
         let (rows, cols) = self.rows_cols(x)?;
         if elements(self.shape(targets)) != u64::from(rows) {
             return Err(self.mismatch("linear_cross_entropy (targets)", x, targets));
@@ -95,19 +84,17 @@ impl Tape {
                     }
                 };
                 let dx_flat = t.view(dx.slot, 0, &[rows, cols])?;
-                t.emit(Op::LinearCrossEntropyBackward(
-                    compute::LinearCrossEntropyBackward {
-                        x: sx.raw(),
-                        weight: sw.raw(),
-                        targets: st.raw(),
-                        lse: lse.raw(),
-                        dx: dx_flat.raw(),
-                        dweight: dweight.raw(),
-                        softcap,
-                        grad_scale,
-                        accumulate,
-                    },
-                ));
+                t.emit(Op::LinearCrossEntropyBackward(compute::LinearCrossEntropyBackward {
+                    x: sx.raw(),
+                    weight: sw.raw(),
+                    targets: st.raw(),
+                    lse: lse.raw(),
+                    dx: dx_flat.raw(),
+                    dweight: dweight.raw(),
+                    softcap,
+                    grad_scale,
+                    accumulate,
+                }));
                 t.deliver(dx)
             }),
         );

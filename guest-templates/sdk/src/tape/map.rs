@@ -33,9 +33,7 @@ impl Tape {
     /// ```
     pub fn map(&mut self, inputs: &[(Var, Layout)], f: RowFunction<'_>) -> Result<Var> {
         let Some(&(first, Layout::Element)) = inputs.first() else {
-            return Err(Error::invalid(
-                "map: the first operand must be an Element one",
-            ));
+            return Err(Error::invalid("map: the first operand must be an Element one"));
         };
         let (rows, cols) = self.rows_cols(first)?;
         for &(x, layout) in inputs {
@@ -79,11 +77,7 @@ impl Tape {
         for (at, share) in shares.iter().take(inputs.len()).enumerate() {
             if let (true, Some(share)) = (wanted[at], share) {
                 let same = share.id() == seed.id() && layout == layouts[at];
-                targets.push(Target {
-                    var: inputs[at].0,
-                    layout: layouts[at],
-                    same,
-                });
+                targets.push(Target { var: inputs[at].0, layout: layouts[at], same });
                 if !same {
                     ids.push(share.id());
                 }
@@ -98,15 +92,7 @@ impl Tape {
                 let dy = t.buffer(adjoint, y);
                 let mut slots = slots;
                 slots.push(dy);
-                t.map_backward(
-                    rows,
-                    cols,
-                    operands(&slots, &all_layouts),
-                    nodes,
-                    numbers,
-                    targets,
-                    dy,
-                )
+                t.map_backward(rows, cols, operands(&slots, &all_layouts), nodes, numbers, targets, dy)
             }),
         );
         Ok(y)
@@ -172,20 +158,10 @@ impl Tape {
                 }
             };
             let node = numbers.next().unwrap_or(0);
-            stores.push(compute::Store {
-                node,
-                tensor: slot.raw(),
-                layout,
-            });
+            stores.push(compute::Store { node, tensor: slot.raw(), layout });
         }
         if !stores.is_empty() {
-            self.emit(Op::RowMap(compute::RowMap {
-                rows,
-                cols,
-                inputs,
-                nodes,
-                stores,
-            }));
+            self.emit(Op::RowMap(compute::RowMap { rows, cols, inputs, nodes, stores }));
         }
         for step in after {
             match step {

@@ -92,10 +92,6 @@ impl Tape {
     }
 
     pub(super) fn mismatch(&self, what: &str, a: Var, b: Var) -> Error {
-        Error::shape(format!(
-            "{what}: shapes {:?} and {:?} do not fit",
-            self.shape(a),
-            self.shape(b)
-        ))
+        Error::shape(format!("{what}: shapes {:?} and {:?} do not fit", self.shape(a), self.shape(b)))
     }
 }

@@ -28,13 +28,7 @@ pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
         Op::Gather(o) => all(&mut [&mut o.table, &mut o.indices, &mut o.out]),
         Op::ScatterAdd(o) => all(&mut [&mut o.src, &mut o.indices, &mut o.table]),
         Op::LinearCrossEntropy(o) => {
-            all(&mut [
-                &mut o.x,
-                &mut o.weight,
-                &mut o.targets,
-                &mut o.losses,
-                &mut o.lse,
-            ]);
+            all(&mut [&mut o.x, &mut o.weight, &mut o.targets, &mut o.losses, &mut o.lse]);
         }
         Op::LinearCrossEntropyBackward(o) => {
             all(&mut [&mut o.x, &mut o.weight, &mut o.targets, &mut o.lse]);

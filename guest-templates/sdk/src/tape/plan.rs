@@ -63,12 +63,7 @@ impl Tape {
     pub fn record(self) -> Result<Graph> {
         let (ops, tensors, arena_elements) = self.lower()?;
         let handle = host::record_graph(&ops).map_err(|e| e.during("record"))?;
-        let mut graph = Graph {
-            handle,
-            cost: 0,
-            arena_elements,
-            _tensors: tensors,
-        };
+        let mut graph = Graph { handle, cost: 0, arena_elements, _tensors: tensors };
         graph.cost = host::cost(handle)?;
         Ok(graph)
     }
@@ -92,18 +87,11 @@ impl Tape {
     fn lower(mut self) -> Result<(Vec<Op>, Vec<Tensor>, u64)> {
         let mut ops = std::mem::take(&mut self.ops);
         let (offsets, total) = self.place(&mut ops)?;
-        let mut resolver = Resolver {
-            tape: &self,
-            offsets,
-            arena: None,
-            made: BTreeMap::new(),
-            tensors: Vec::new(),
-        };
+        let mut resolver =
+            Resolver { tape: &self, offsets, arena: None, made: BTreeMap::new(), tensors: Vec::new() };
         if total > 0 {
-            let len = u32::try_from(total)
-                .map_err(|_| Error::invalid("the tape needs more than 16 GiB"))?;
-            resolver.arena =
-                Some(Tensor::zeros(&[len]).map_err(|e| e.during("memory for the tape"))?);
+            let len = u32::try_from(total).map_err(|_| Error::invalid("the tape needs more than 16 GiB"))?;
+            resolver.arena = Some(Tensor::zeros(&[len]).map_err(|e| e.during("memory for the tape"))?);
         }
         for op in &mut ops {
             let mut failed = None;
@@ -117,14 +105,10 @@ impl Tape {
         }
         let mut tensors = resolver.tensors;
         tensors.extend(resolver.arena);
-        tensors.extend(
-            self.slots
-                .into_iter()
-                .filter_map(|entry| match entry.storage {
-                    Storage::Tensor(tensor) => Some(tensor),
-                    _ => None,
-                }),
-        );
+        tensors.extend(self.slots.into_iter().filter_map(|entry| match entry.storage {
+            Storage::Tensor(tensor) => Some(tensor),
+            _ => None,
+        }));
         Ok((ops, tensors, total))
     }
 
@@ -147,21 +131,13 @@ impl Tape {
             });
         }
         if unknown {
-            return Err(Error::invalid(
-                "an operation names a slot that this tape did not make",
-            ));
+            return Err(Error::invalid("an operation names a slot that this tape did not make"));
         }
         let mut pieces: Vec<Piece> = Vec::new();
         for (slot, (entry, life)) in self.slots.iter().zip(&lives).enumerate() {
             if let (Storage::Temporary, Some((first, last))) = (&entry.storage, *life) {
                 let len = elements(&entry.shape).div_ceil(ALIGNMENT) * ALIGNMENT;
-                pieces.push(Piece {
-                    slot,
-                    len,
-                    first,
-                    last,
-                    offset: 0,
-                });
+                pieces.push(Piece { slot, len, first, last, offset: 0 });
             }
         }
         pieces.sort_by_key(|p| (std::cmp::Reverse(p.len), p.slot));

@@ -9,10 +9,7 @@ impl Tape {
     /// The same elements in another shape; costs nothing.
     pub fn reshape(&mut self, x: Var, shape: &[u32]) -> Result<Var> {
         if elements(shape) != elements(self.shape(x)) {
-            return Err(Error::shape(format!(
-                "reshape {:?} into {shape:?}",
-                self.shape(x)
-            )));
+            return Err(Error::shape(format!("reshape {:?} into {shape:?}", self.shape(x))));
         }
         let slot = self.slot(x);
         let out = self.view(slot, 0, shape)?;
@@ -31,10 +28,7 @@ impl Tape {
     pub fn columns(&mut self, x: Var, start: u32, width: u32) -> Result<Var> {
         let (_, cols) = self.rows_cols(x)?;
         if width == 0 || start.checked_add(width).is_none_or(|end| end > cols) {
-            return Err(Error::shape(format!(
-                "columns {start}..+{width} of shape {:?}",
-                self.shape(x)
-            )));
+            return Err(Error::shape(format!("columns {start}..+{width} of shape {:?}", self.shape(x))));
         }
         let mut shape = self.shape(x).to_vec();
         if let Some(last) = shape.last_mut() {
@@ -76,9 +70,7 @@ impl Tape {
                 return Err(self.mismatch("concat_columns", first, part));
             }
             spans.push((part, total, width));
-            total = total
-                .checked_add(width)
-                .ok_or_else(|| Error::shape("concat_columns: too wide"))?;
+            total = total.checked_add(width).ok_or_else(|| Error::shape("concat_columns: too wide"))?;
         }
         let mut shape = self.shape(first).to_vec();
         if let Some(last) = shape.last_mut() {
@@ -117,10 +109,7 @@ impl Tape {
         shape.swap(n - 2, n - 1);
         let src = self.slot(x);
         let out = self.temporary(&shape);
-        self.emit(Op::Transpose(compute::Transpose {
-            src: src.raw(),
-            dst: out.raw(),
-        }));
+        self.emit(Op::Transpose(compute::Transpose { src: src.raw(), dst: out.raw() }));
         let y = self.add_var(out, self.needs_gradient(x));
         self.rule(
             y,
@@ -130,32 +119,14 @@ impl Tape {
                 }
                 let dy = t.buffer(adjoint, y);
                 let to = t.destination(x)?;
-                t.emit(Op::Transpose(compute::Transpose {
-                    src: dy.raw(),
-                    dst: to.slot.raw(),
-                }));
+                t.emit(Op::Transpose(compute::Transpose { src: dy.raw(), dst: to.slot.raw() }));
                 t.deliver(to)
             }),
         );
         Ok(y)
     }
 
-    fn emit_columns(
-        &mut self,
-        src: u64,
-        src_col: u32,
-        dst: u64,
-        dst_col: u32,
-        width: u32,
-        accumulate: bool,
-    ) {
-        self.emit(Op::Columns(compute::Columns {
-            src,
-            src_col,
-            dst,
-            dst_col,
-            width,
-            accumulate,
-        }));
+    fn emit_columns(&mut self, src: u64, src_col: u32, dst: u64, dst_col: u32, width: u32, accumulate: bool) {
+        self.emit(Op::Columns(compute::Columns { src, src_col, dst, dst_col, width, accumulate }));
     }
 }
