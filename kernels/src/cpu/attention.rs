@@ -196,17 +196,24 @@ fn probabilities_body<const FMA: bool>(
     for (i, ((scores, dp), (lse, delta))) in rows.zip(lse.iter().zip(delta)).enumerate() {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
         let (start, end) = whole_lanes(low, high, block.keys);
+        let (lse, delta, scale) = (*lse, *delta, dims.scale);
         let (ps, p_tail) = scores[start..end].as_chunks_mut::<LANES>();
         let (gs, g_tail) = dp[start..end].as_chunks_mut::<LANES>();
         for (p, g) in ps.iter_mut().zip(gs) {
-            for (p, g) in p.iter_mut().zip(g) {
+            // Values, not places: the loops below become vectors only where
+            // nothing can be the same memory.
+            let (mut of_p, mut of_g) = (*p, *g);
+            for p in &mut of_p {
                 *p = math::exp::<FMA>(*p - lse);
-                *g = *p * (*g - delta) * dims.scale;
             }
+            for (g, p) in of_g.iter_mut().zip(&of_p) {
+                *g = *p * (*g - delta) * scale;
+            }
+            (*p, *g) = (of_p, of_g);
         }
         for (p, g) in p_tail.iter_mut().zip(g_tail) {
             *p = math::exp::<FMA>(*p - lse);
-            *g = *p * (*g - delta) * dims.scale;
+            *g = *p * (*g - delta) * scale;
         }
         for outside in [0..low, high..block.keys] {
             scores[outside.clone()].fill(0.0);
