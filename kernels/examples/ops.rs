@@ -26,14 +26,15 @@ impl Bench {
         Ok(dst)
     }
 
-    /// Median time of one of a hundred copies of an operation in a graph.
+    /// Least time of one of ten copies of an operation in a graph: what the
+    /// operation takes where nothing else has the core.
     fn time(&mut self, name: &str, op: impl Into<Op>) -> Result<(), Error> {
-        let graph = self.device.prepare(vec![op.into(); 100])?;
+        let graph = self.device.prepare(vec![op.into(); 10])?;
         let mut times = Vec::new();
-        for _ in 0..15 {
+        for _ in 0..150 {
             let start = Instant::now();
             self.device.run(&graph)?;
-            times.push(start.elapsed().as_secs_f64() * 1e4);
+            times.push(start.elapsed().as_secs_f64() * 1e5);
         }
         times.sort_by(f64::total_cmp);
         let (time, fuel) = (times[times.len() / 2], graph.cost() / 100);

@@ -9,7 +9,7 @@
 //! value in k or v reaches every query whose blocks it shares.
 
 use super::matmul::{self, Matrix};
-use super::simd::{larger, maximum, multiversion, sum};
+use super::simd::{LANES, larger, maximum, multiversion, sum};
 use super::{Output, Split, math, scratch};
 use crate::step::AttentionDims;
 
@@ -28,6 +28,14 @@ pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, 
 fn visible(dims: &AttentionDims, t: usize, key: usize, keys: usize) -> (usize, usize) {
     let high = (t + 1).saturating_sub(key).min(keys);
     (dims.first(t).saturating_sub(key).min(high), high)
+}
+
+/// The least range of whole vectors around `low..high`, as far as there are
+/// `keys`: what lies outside the window is overwritten, since a remainder
+/// done one by one would take longer than all the vectors of a short row.
+#[inline(always)]
+fn whole_lanes(low: usize, high: usize, keys: usize) -> (usize, usize) {
+    (low / LANES * LANES, high.next_multiple_of(LANES).min(keys))
 }
 
 pub(crate) fn forward(
@@ -132,18 +140,28 @@ fn online_softmax_body<const FMA: bool>(
     for (i, (row, ((highest, total), factor))) in scores.chunks_exact_mut(block.keys).zip(states).enumerate()
     {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
-        row[..low].fill(0.0);
-        row[high..].fill(0.0);
-        let row = &mut row[low..high];
+        let (start, end) = whole_lanes(low, high, block.keys);
+        row[..start].fill(0.0);
+        row[end..].fill(0.0);
         *factor = 1.0;
-        if row.is_empty() {
+        if low == high {
+            row[start..end].fill(0.0);
             continue;
         }
+        row[start..low].fill(f32::NEG_INFINITY);
+        row[high..end].fill(f32::NEG_INFINITY);
+        let row = &mut row[start..end];
         let new = larger(*highest, maximum(row));
         // Of a row of −∞ only, nothing may become NaN by −∞ − −∞ here.
         let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
         *factor = math::exp::<FMA>(*highest - shift);
-        for p in row.iter_mut() {
+        let (chunks, tail) = row.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for p in chunk {
+                *p = math::exp::<FMA>(*p - shift);
+            }
+        }
+        for p in tail {
             *p = math::exp::<FMA>(*p - shift);
         }
         *total = *total * *factor + sum(row);
@@ -177,13 +195,29 @@ fn probabilities_body<const FMA: bool>(
     let rows = scores.chunks_exact_mut(block.keys).zip(dp.chunks_exact_mut(block.keys));
     for (i, ((scores, dp), (lse, delta))) in rows.zip(lse.iter().zip(delta)).enumerate() {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
+        let (start, end) = whole_lanes(low, high, block.keys);
+        let (lse, delta, scale) = (*lse, *delta, dims.scale);
+        let (ps, p_tail) = scores[start..end].as_chunks_mut::<LANES>();
+        let (gs, g_tail) = dp[start..end].as_chunks_mut::<LANES>();
+        for (p, g) in ps.iter_mut().zip(gs) {
+            // Values, not places: the loops below become vectors only where
+            // nothing can be the same memory.
+            let (mut of_p, mut of_g) = (*p, *g);
+            for p in &mut of_p {
+                *p = math::exp::<FMA>(*p - lse);
+            }
+            for (g, p) in of_g.iter_mut().zip(&of_p) {
+                *g = *p * (*g - delta) * scale;
+            }
+            (*p, *g) = (of_p, of_g);
+        }
+        for (p, g) in p_tail.iter_mut().zip(g_tail) {
+            *p = math::exp::<FMA>(*p - lse);
+            *g = *p * (*g - delta) * scale;
+        }
         for outside in [0..low, high..block.keys] {
             scores[outside.clone()].fill(0.0);
             dp[outside].fill(0.0);
-        }
-        for (p, g) in scores[low..high].iter_mut().zip(&mut dp[low..high]) {
-            *p = math::exp::<FMA>(*p - lse);
-            *g = *p * (*g - delta) * dims.scale;
         }
     }
 }

@@ -6,6 +6,10 @@
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm_avx2;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use super::{Output, Split};
 
 /// Widest side of a block.
@@ -16,6 +20,11 @@ const NARROW: usize = 64;
 const BLOCK_WORK: u64 = 1 << 20;
 /// Blocks that a large product is cut into at least.
 const BLOCKS: usize = 16;
+
+/// Columns from which our own product is used where the machine has AVX2;
+/// narrower outputs would waste its vectors.
+#[cfg(target_arch = "x86_64")]
+const VECTOR: usize = 8;
 
 /// A strided matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -74,6 +83,13 @@ pub(crate) unsafe fn block(
 ) {
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx2 && b.cols >= VECTOR {
+        // SAFETY: AVX2 and FMA were detected; both inputs lie inside their
+        // slices (checked); the output is the caller's promise.
+        unsafe { gemm_avx2::product(a, b, out, out_stride, alpha, accumulate) };
+        return;
+    }
     // SAFETY: both inputs lie inside their slices (checked); the output is
     // the caller's promise. Strides are below isize::MAX, as slices are.
     unsafe {

@@ -10,6 +10,8 @@ mod attention_backward;
 mod cross_entropy;
 mod dispatch;
 mod faults;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx2;
 mod indexing;
 mod math;
 mod matmul;
