@@ -135,41 +135,6 @@ fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
     assert!(eager.to_vec().unwrap().iter().any(|v| *v != 0.0));
 }
 
-/// "name=value,name=value"
-fn knobs(list: &str) -> BTreeMap<String, f64> {
-    let pairs = list.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
-}
-
-/// Wall time and fuel of the template at its own sizes; run by hand to set
-/// the budget in task.toml: `cargo test --release -p terrarium-tests --test
-/// templates_natively -- --ignored --nocapture calibrate`.
-#[test]
-#[ignore = "prints figures, checks nothing"]
-fn calibrate() {
-    let fuel = std::env::var("FUEL").ok().and_then(|f| f.parse().ok()).unwrap_or(100e9);
-    let config = NativeConfig {
-        text: std::env::var("TEXT").map_or_else(|_| text(), |path| std::fs::read(path).unwrap()),
-        device_fuel: fuel as u64,
-        knobs: std::env::var("KNOBS").map_or_else(|_| BTreeMap::new(), |list| knobs(&list)),
-        ..NativeConfig::default()
-    };
-    let session = NativeSession::start(config).unwrap();
-    let mut trainer = gpt::native_trainer(1).unwrap();
-    let start = std::time::Instant::now();
-    trainer.train().unwrap();
-    let record = session.record();
-    for (name, step, value) in &record.metrics {
-        println!("{name} {step} {value}");
-    }
-    println!(
-        "{:.2} s, fuel {}, peak {} bytes",
-        start.elapsed().as_secs_f64(),
-        record.fuel_used,
-        record.peak_bytes
-    );
-}
-
 #[test]
 fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
