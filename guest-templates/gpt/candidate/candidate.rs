@@ -238,7 +238,7 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     Ok(vec![
         Box::new(Muon::new(&matrices.map(Tensor::clone), muon)?),
         Box::new(AdamW::new(&embeddings, AdamWConfig { rate: embedding_rate, ..adam })?),
-        Box::new(AdamW::new(&[m.head.clone()], AdamWConfig { rate: head_rate, ..adam })?),
+        Box::new(AdamW::new(std::slice::from_ref(&m.head), AdamWConfig { rate: head_rate, ..adam })?),
         Box::new(AdamW::new(&scalars, AdamWConfig { rate: scalar_rate, ..adam })?),
     ])
 }
