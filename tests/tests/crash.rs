@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
     /// A child in this role. Waits for it as long as the run does not get
     /// further than `count` evaluations.
     fn child(&mut self, role: Role, count: u64) -> Option<Process> {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(4);
         while Instant::now() < end && !self.has_ended() && evaluations(&self.folder()) <= count {
             let all = descendants(self.engine.id());
             let found = all.into_iter().find(|process| process.role() == Some(role));
@@ -159,7 +159,11 @@ fn twenty_kills_change_nothing_that_is_recorded() {
         let reached = n * total * 2 / (3 * KILLS);
         run.wait_for(reached);
         std::thread::sleep(Duration::from_millis(random.below(100) as u64));
-        let wanted = [None, Some(Role::Compiler), Some(Role::Codegen), Some(Role::Worker)][random.below(4)];
+        // Twice each at least, then whatever comes.
+        let rare = [Role::Compiler, Role::Codegen, Role::Worker];
+        let rare = rare.into_iter().find(|role| killed.get(role).is_none_or(|&times| times < 2));
+        let any = [None, Some(Role::Compiler), Some(Role::Codegen), Some(Role::Worker)][random.below(4)];
+        let wanted = rare.or(any);
         let wanted = wanted.filter(|_| in_a_row < CHILDREN_IN_A_ROW);
         let child = wanted.and_then(|role| Some((role, run.child(role, reached + 2)?)));
         assert!(!run.has_ended(), "the run was over after {n} kills");
