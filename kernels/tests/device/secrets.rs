@@ -15,7 +15,7 @@ fn a_secret_spreads_through_operations_and_views_and_is_forgotten_whole() {
     }
     d.mark_secret(secret).unwrap();
     let matmul = MatMul {
-        a: copy2(&mut d, copy),
+        a: square,
         b: weight,
         out: product,
         trans_a: false,
