@@ -80,11 +80,15 @@ impl RunFolder {
             return Err(EngineError::SeedTooLarge(new.seed));
         }
         std::fs::create_dir_all(path).map_err(|e| EngineError::io("create", path, e))?;
+        // Asked first: a run's folder also holds a report, which is not foreign.
+        let refuse_run = || match path.join("run.toml").exists() {
+            true => Err(EngineError::RunExists { path: path.to_path_buf() }),
+            false => Ok(()),
+        };
+        refuse_run()?;
         refuse_foreign_folder(path)?;
         let lock = lock(path)?;
-        if path.join("run.toml").exists() {
-            return Err(EngineError::RunExists { path: path.to_path_buf() });
-        }
+        refuse_run()?;
         let blobs = Blobs::open(&path.join("blobs"))?;
         let baseline = blobs.put(new.source.as_bytes())?;
         drop(Archive::open(&path.join("terrarium.db"))?);
