@@ -109,10 +109,28 @@ pub(crate) fn child_main(mut channel: impl std::io::Read + Write) -> Result<(), 
     lockdown::process(Role::Codegen).map_err(|e| e.to_string())?;
     lockdown::files().map_err(|e| e.to_string())?;
     let engine = machine::compiler().map_err(|e| format!("{e:#}"))?;
+    compiler_threads()?;
     lockdown::calls(Role::Codegen).map_err(|e| e.to_string())?;
     let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
     wire::send(&mut channel, &work(&engine, &request)).map_err(|e| e.to_string())
 }
+
+/// Starts the threads that Cranelift compiles functions on, all of them: after
+/// the last filter none can be started, and one that is still starting would
+/// be killed.
+fn compiler_threads() -> Result<(), String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .stack_size(16 << 20)
+        .build_global()
+        .map_err(|e| e.to_string())?;
+    rayon::broadcast(|_| ());
+    Ok(())
+}
+
+/// More threads than this do not pay for one candidate.
+const MAX_THREADS: usize = 8;
 
 fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
     let Request { world, limits, module } = request;

@@ -17,12 +17,15 @@ mod verify;
 mod workshop;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use failure::Failure;
+use std::fmt::Write as _;
+use terrarium_sandbox::Limits;
 
 /// Runs the command line of this process; returns its exit code.
 pub fn main() -> i32 {
-    let cli = match Cli::try_parse() {
+    let command = Cli::command().mut_subcommand("eval", |eval| eval.after_help(limits_help()));
+    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -45,6 +48,16 @@ pub fn main() -> i32 {
         failure.print();
         failure.exit
     })
+}
+
+/// The table of limits, as `--help` shows it.
+fn limits_help() -> String {
+    let mut text = String::from("Limits (also the fields of [budget] in task.toml):\n");
+    for field in Limits::FIELDS {
+        let _ =
+            writeln!(text, "  {:<20} {} [{}; default {}]", field.name, field.doc, field.unit, field.default);
+    }
+    text
 }
 
 /// What a command returns: its exit code, or why it ended early.
