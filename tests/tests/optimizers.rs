@@ -12,7 +12,7 @@ fn muon_direction(l: usize, m: usize, n: usize, second_moment: Option<f64>) -> V
     let weight = Tensor::zeros(&shape).unwrap();
     weight.randomize(Distribution::Normal, 1.0, 5, 1).unwrap();
     let config = MuonConfig { rate: 1.0, second_moment, ..MuonConfig::default() };
-    let mut muon = Muon::new(&[param.clone()], config).unwrap();
+    let mut muon = Muon::new(std::slice::from_ref(&param), config).unwrap();
     let mut t = Tape::training();
     let (p, w) = (t.param(&param), t.input(&weight));
     let product = t.mul(p, w).unwrap();
@@ -52,9 +52,9 @@ fn eigenvalues(mut a: Vec<Vec<f64>>) -> Vec<f64> {
                     let (x, y) = (row[p], row[q]);
                     (row[p], row[q]) = (c * x - s * y, s * x + c * y);
                 }
-                for k in 0..n {
-                    let (x, y) = (a[p][k], a[q][k]);
-                    (a[p][k], a[q][k]) = (c * x - s * y, s * x + c * y);
+                let (upper, lower) = a.split_at_mut(q);
+                for (x, y) in upper[p].iter_mut().zip(&mut lower[0]) {
+                    (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
                 }
             }
         }
@@ -114,11 +114,11 @@ fn descend(make: &dyn Fn(&Tensor) -> Box<dyn Optimizer>, steps: u64) -> f32 {
 #[test]
 fn each_optimizer_finds_a_minimum() {
     let config = SgdConfig { rate: 0.05, momentum: 0.8, weight_decay: 0.0 };
-    assert!(descend(&|p| Box::new(Sgd::new(&[p.clone()], config).unwrap()), 200) < 1e-3);
+    assert!(descend(&|p| Box::new(Sgd::new(std::slice::from_ref(p), config).unwrap()), 200) < 1e-3);
     let config = AdamWConfig { rate: 0.05, ..AdamWConfig::default() };
-    assert!(descend(&|p| Box::new(AdamW::new(&[p.clone()], config).unwrap()), 400) < 1e-2);
+    assert!(descend(&|p| Box::new(AdamW::new(std::slice::from_ref(p), config).unwrap()), 400) < 1e-2);
     let config = MuonConfig { rate: 0.05, ..MuonConfig::default() };
-    assert!(descend(&|p| Box::new(Muon::new(&[p.clone()], config).unwrap()), 400) < 3e-2);
+    assert!(descend(&|p| Box::new(Muon::new(std::slice::from_ref(p), config).unwrap()), 400) < 3e-2);
 }
 
 #[test]
