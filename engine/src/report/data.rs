@@ -158,7 +158,7 @@ fn points(
             generation: candidate.generation,
             proposer: candidate.origin.proposer.clone(),
             operator: candidate.origin.operator.clone(),
-            note: candidate.origin.note.clone(),
+            note: for_people(&candidate.origin.note).to_owned(),
             parents: parents.into_iter().flatten().filter_map(|id| at.get(id)).copied().collect(),
             status,
             reason,
@@ -365,4 +365,10 @@ fn ledger_facts(entries: &[LedgerEntry]) -> LedgerFacts {
         head: entries.last().map(|entry| entry.hash.clone()).unwrap_or_default(),
         broken: first_break(entries).map(|(seq, what)| format!("event {seq}: {what}")),
     }
+}
+
+/// A proposer's note without the mark at its end by which `mutate` knows a
+/// place in the source again.
+fn for_people(note: &str) -> &str {
+    note.rsplit_once(" [site ").map_or(note, |(before, _)| before)
 }
