@@ -44,7 +44,7 @@ pub fn run(args: &Run) -> Ended {
             "put the part that may change between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END",
         )
     })?;
-    let sandbox = workshop::sandbox(args.common.allow_unjailed)?;
+    let sandbox = workshop::sandbox(args.common.allow_unjailed, wanted(&args.workers)?)?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let identity = sandbox.identity()?;
@@ -64,7 +64,7 @@ pub fn resume(args: &Resume) -> Ended {
     if let Some(data) = &folder.config().data {
         data.verify()?;
     }
-    let sandbox = workshop::sandbox(args.allow_unjailed)?;
+    let sandbox = workshop::sandbox(args.allow_unjailed, wanted(&args.workers)?)?;
     go_on(&folder, &sandbox, &args.workers, args.wall)
 }
 
@@ -83,17 +83,18 @@ fn fresh_folder(task: &str) -> Result<PathBuf, EngineError> {
     Err(EngineError::RunExists { path: root })
 }
 
+/// How many evaluations at a time.
+fn wanted(workers: &Workers) -> Result<usize, Failure> {
+    let wanted = workers.workers.unwrap_or_else(workshop::cores);
+    if (1..=1024).contains(&wanted) {
+        return Ok(wanted);
+    }
+    Err(Failure::usage(format!("--workers {wanted} is out of range"), "1 to 1024; as many as cores is usual"))
+}
+
 fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<Duration>) -> Ended {
     let data = folder.config().data.as_ref();
     let evaluator = Sandboxed::new(sandbox, folder.task(), data, folder.probe_secret()?)?;
-    let workers_wanted =
-        workers.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    if !(1..=1024).contains(&workers_wanted) {
-        return Err(Failure::usage(
-            format!("--workers {workers_wanted} is out of range"),
-            "1 to 1024; as many as cores is usual",
-        ));
-    }
     let progress = Progress::new(folder.task(), workers.json);
     let json_lines = JsonLines;
     let observer: &dyn RunObserver = if workers.json { &json_lines } else { &progress };
@@ -112,7 +113,7 @@ fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<
         proposers: &proposers,
         admit: &|parent, child| evolve_block::check_edit(parent, child).map_err(|e| e.to_string()),
         observer,
-        workers: workers_wanted,
+        workers: wanted(workers)?,
         stop: interrupt_flag()?,
         wall,
     };

@@ -9,8 +9,15 @@ use std::path::Path;
 use terrarium_sandbox::toolchain::Dirs;
 use terrarium_sandbox::{Sandbox, SandboxConfig};
 
-/// Opens the sandbox. A stale SDK is built again on the way.
-pub fn sandbox(allow_unjailed: bool) -> Result<Sandbox, Failure> {
+/// Cores of this machine that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Opens the sandbox for `workers` evaluations at a time, which share the
+/// cores; `RAYON_NUM_THREADS` overrides the threads of each. Results depend on
+/// neither. A stale SDK is built again on the way.
+pub fn sandbox(allow_unjailed: bool, workers: usize) -> Result<Sandbox, Failure> {
     let dirs = Dirs::from_env()?;
     terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
     let mut config = SandboxConfig::new(dirs);
@@ -19,7 +26,7 @@ pub fn sandbox(allow_unjailed: bool) -> Result<Sandbox, Failure> {
         .ok()
         .and_then(|n| n.parse().ok())
         .filter(|n| (1..=1024).contains(n))
-        .unwrap_or(1);
+        .unwrap_or_else(|| (cores() / workers.max(1)).clamp(1, 64));
     Ok(Sandbox::open(config)?)
 }
 
