@@ -332,7 +332,7 @@ fn the_layers_of_this_machine_are_on() {
 }
 
 #[test]
-#[ignore = "a measurement: cargo test --release -p terrarium-sandbox --test jail -- --ignored --nocapture"]
+#[ignore = "a measurement: cargo test --release --workspace --test jail -- --ignored --nocapture"]
 fn the_jail_costs_little() {
     let _alone = alone();
     let toolchain = toolchain();

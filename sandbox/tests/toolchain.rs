@@ -47,7 +47,7 @@ fn no_route_is_an_error_with_a_hint() {
 }
 
 #[test]
-#[ignore = "half a minute and, for a user who is not root, a download: cargo test --release -p terrarium-sandbox --test toolchain -- --ignored"]
+#[ignore = "a minute and a half and, for a user who is not root, a download: cargo test --release --workspace --test toolchain -- --ignored"]
 fn the_packages_of_the_system_give_a_compiler() {
     let (_folder, dirs) = fresh();
     let made = toolchain::install_by(&dirs, &[Route::DebianSystem, Route::DebianUnpacked], &mut |line| {
@@ -58,7 +58,7 @@ fn the_packages_of_the_system_give_a_compiler() {
 }
 
 #[test]
-#[ignore = "a download of some hundred megabytes: cargo test --release -p terrarium-sandbox --test toolchain -- --ignored"]
+#[ignore = "a download of some hundred megabytes: cargo test --release --workspace --test toolchain -- --ignored"]
 fn the_packages_unpacked_without_rights_give_a_compiler() {
     let (_folder, dirs) = fresh();
     let made = toolchain::install_by(&dirs, &[Route::DebianUnpacked], &mut |line| println!("{line}"))
