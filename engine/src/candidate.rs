@@ -13,12 +13,66 @@ pub struct Origin {
     pub operator: String,
     /// One line for people: what was changed.
     pub note: String,
+    /// What was asked of a model or an agent, and what that cost; none for
+    /// proposers that cost nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Call>,
+}
+
+/// A call to a model or an agent from which a proposal came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The model or command, by its own name.
+    pub model: String,
+    /// The prompt, among the blobs.
+    pub prompt: BlobId,
+    /// What it spent.
+    pub cost: Cost,
+}
+
+/// What calls spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Requests sent, repetitions included.
+    pub requests: u64,
+    /// Tokens read by the model.
+    pub input_tokens: u64,
+    /// Tokens written by the model.
+    pub output_tokens: u64,
+    /// Money, in millionths of the currency that prices are given in.
+    pub micros: u64,
+}
+
+impl Cost {
+    /// All tokens.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.micros = self.micros.saturating_add(other.micros);
+    }
 }
 
 impl Origin {
     /// Of the program that the task came with.
     pub fn baseline() -> Self {
-        Self { proposer: "baseline".into(), operator: String::new(), note: String::new() }
+        Self::new("baseline", "", String::new())
+    }
+
+    /// Of a proposer that made no call.
+    pub fn new(proposer: &str, operator: &str, note: String) -> Self {
+        Self { proposer: proposer.into(), operator: operator.into(), note, call: None }
+    }
+
+    /// Whether a person made it.
+    pub fn is_person(&self) -> bool {
+        self.proposer == "person"
     }
 }
 

@@ -11,20 +11,56 @@ use terrarium_sandbox::{KnobRange, Knobs, Metric, Outcome, Timing, Usage};
 
 /// Which data an evaluation is scored on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "String", try_from = "String")]
 pub enum Split {
     /// What the search decides by.
     Selection,
     /// What no decision ever saw; scored once, at the end.
     Final,
+    /// The data of selection on a part of the budget: a rung before the race,
+    /// 0 to [`MOST_RUNGS`] - 1.
+    Rung(u8),
+}
+
+/// Most rungs before the race.
+pub const MOST_RUNGS: usize = 4;
+
+const RUNGS: [&str; MOST_RUNGS] = ["rung-0", "rung-1", "rung-2", "rung-3"];
+
+impl From<Split> for String {
+    fn from(split: Split) -> Self {
+        split.name().to_owned()
+    }
+}
+
+impl TryFrom<String> for Split {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        let rung = |at: usize| Self::Rung(at as u8);
+        [Self::Selection, Self::Final]
+            .into_iter()
+            .chain((0..MOST_RUNGS).map(rung))
+            .find(|split| split.name() == name)
+            .ok_or_else(|| format!("`{name}` is not a split"))
+    }
 }
 
 impl Split {
+    /// A number for seeds: 0 for selection, as it was before there were rungs.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Selection => 0,
+            Self::Final => 1,
+            Self::Rung(rung) => 2 + u64::from(rung),
+        }
+    }
+
     /// Its name in the archive.
     pub fn name(self) -> &'static str {
         match self {
             Self::Selection => "selection",
             Self::Final => "final",
+            Self::Rung(rung) => RUNGS.get(usize::from(rung)).copied().unwrap_or("rung"),
         }
     }
 }

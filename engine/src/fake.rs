@@ -155,7 +155,7 @@ impl Evaluate for Quadratic {
 }
 
 fn origin(proposer: &str, operator: &str) -> Origin {
-    Origin { proposer: proposer.into(), operator: operator.into(), note: String::new() }
+    Origin::new(proposer, operator, String::new())
 }
 
 /// Moves the knob at random.

@@ -1,17 +1,24 @@
 //! The archive: candidates, evaluations and the ledger, in SQLite.
 //!
 //! One file, `terrarium.db`, in write-ahead mode with full synchronisation:
-//! what a call here has acknowledged survives `kill -9` and a loss of power.
+//! what is on disk survives `kill -9` and a loss of power. A synchronised
+//! commit costs milliseconds, so what comes in quick succession is committed
+//! together: [`Archive::append`] and [`Archive::record`] say whether
+//! everything so far is on disk, and [`Archive::flush`] sees to it. Nothing is
+//! acknowledged to anybody before that. Losing the tail costs nothing but the
+//! work: `resume` computes it again.
+//!
 //! Candidates are written in one transaction with the ledger event that names
-//! them. Evaluations are written one by one, as they finish, in any order;
-//! their ledger events follow in the order of decisions. Evaluations hold
-//! their deterministic fields and, in columns of their own, what depends on
-//! the machine and the day.
+//! them, events in one with the evaluations that they speak of. Evaluations
+//! hold their deterministic fields and, in columns of their own, what depends
+//! on the machine and the day.
 
+mod answers;
 mod read;
 mod rows;
 mod schema;
 
+pub use answers::{Answer, Place};
 pub use read::{BestPoint, OutcomeCount, Totals};
 
 use crate::candidate::Candidate;
@@ -20,7 +27,14 @@ use crate::evaluate::{EvaluationKey, EvaluationRecord};
 use crate::ledger::{Event, GENESIS, LedgerEntry, chain_hash, first_break};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Commits are at least this far apart, unless they are asked for.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// So much waits for a commit at most.
+const MOST_PENDING: usize = 8192;
 
 /// The archive of one run.
 #[derive(Debug)]
@@ -38,6 +52,49 @@ struct State {
     position: u64,
     /// Hash of the last event computed.
     head: String,
+    /// What is not on disk yet, in the order in which it came.
+    pending: Vec<Pending>,
+    committed: Instant,
+}
+
+/// One row that waits for a commit.
+#[derive(Debug)]
+enum Pending {
+    Event(&'static str, LedgerEntry),
+    Candidate(Candidate),
+    Evaluation(Arc<EvaluationRecord>),
+}
+
+impl State {
+    fn write(&mut self) -> rusqlite::Result<()> {
+        // What cannot be written is lost, and was never acknowledged: the run
+        // ends here, and what is on disk can still be read.
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.connection.transaction()?;
+        for row in &pending {
+            match row {
+                Pending::Event(kind, entry) => {
+                    transaction
+                        .prepare_cached(
+                            "INSERT INTO ledger (seq, kind, event, hash) VALUES (?1, ?2, ?3, ?4)",
+                        )?
+                        .execute(params![entry.seq as i64, kind, entry.text, entry.hash])?;
+                }
+                Pending::Candidate(candidate) => rows::insert_candidate(&transaction, candidate)?,
+                Pending::Evaluation(record) => rows::insert_evaluation(&transaction, record)?,
+            }
+        }
+        transaction.commit()?;
+        self.committed = Instant::now();
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.pending.len() >= MOST_PENDING || self.committed.elapsed() >= COMMIT_INTERVAL
+    }
 }
 
 impl Archive {
@@ -72,6 +129,8 @@ impl Archive {
                 recorded: Vec::new(),
                 position: 0,
                 head: GENESIS.to_owned(),
+                pending: Vec::new(),
+                committed: Instant::now(),
             }),
         };
         if writable {
@@ -99,10 +158,22 @@ impl Archive {
         EngineError::DamagedArchive { path: self.path.clone(), what }
     }
 
-    /// Records events, and the candidates among them, in one transaction.
-    /// Events that an earlier process recorded at these positions must be
-    /// equal to these; they are not written again.
-    pub fn append(&self, events: &[Event]) -> Result<(), EngineError> {
+    /// The state, with everything on disk.
+    fn settled(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let mut state = self.state();
+        state.write().map_err(|e| self.failed(e))?;
+        Ok(state)
+    }
+
+    /// Writes what is still pending. When this returns, it is on disk.
+    pub fn flush(&self) -> Result<(), EngineError> {
+        self.settled().map(drop)
+    }
+
+    /// Records events, and the candidates among them. Events that an earlier
+    /// process recorded at these positions must be equal to these; they are
+    /// not written again. Tells whether everything so far is on disk.
+    pub fn append(&self, events: &[Event]) -> Result<bool, EngineError> {
         let mut state = self.state();
         let mut position = state.position;
         let mut head = state.head.clone();
@@ -121,30 +192,17 @@ impl Archive {
             } else {
                 let hash = chain_hash(&head, position, &text);
                 head.clone_from(&hash);
-                fresh.push((event, LedgerEntry { seq: position, text, hash }));
+                fresh.push(Pending::Event(event.kind(), LedgerEntry { seq: position, text, hash }));
+                if let Event::Proposed { candidate, .. } = event {
+                    fresh.push(Pending::Candidate(candidate.clone()));
+                }
             }
             position += 1;
         }
-        if !fresh.is_empty() {
-            let write = |connection: &mut Connection| -> rusqlite::Result<()> {
-                let transaction = connection.transaction()?;
-                for (event, entry) in &fresh {
-                    transaction
-                        .prepare_cached(
-                            "INSERT INTO ledger (seq, kind, event, hash) VALUES (?1, ?2, ?3, ?4)",
-                        )?
-                        .execute(params![entry.seq as i64, event.kind(), entry.text, entry.hash])?;
-                    if let Event::Proposed { candidate, .. } = event {
-                        rows::insert_candidate(&transaction, candidate)?;
-                    }
-                }
-                transaction.commit()
-            };
-            write(&mut state.connection).map_err(|e| self.failed(e))?;
-        }
+        state.pending.append(&mut fresh);
         state.position = position;
         state.head = head;
-        Ok(())
+        self.commit_if_due(state)
     }
 
     /// Goes back to the first event, to compute all of them again.
@@ -177,11 +235,19 @@ impl Archive {
         (state.position, state.head.clone())
     }
 
-    /// Records a finished evaluation. When this returns, it is acknowledged:
-    /// no later process will do it again.
-    pub fn record(&self, record: &EvaluationRecord) -> Result<(), EngineError> {
-        let state = self.state();
-        rows::insert_evaluation(&state.connection, record).map_err(|e| self.failed(e))
+    /// Records a finished evaluation. Tells whether everything so far is on
+    /// disk: then no later process will do it again.
+    pub fn record(&self, record: Arc<EvaluationRecord>) -> Result<bool, EngineError> {
+        let mut state = self.state();
+        state.pending.push(Pending::Evaluation(record));
+        self.commit_if_due(state)
+    }
+
+    fn commit_if_due(&self, mut state: MutexGuard<'_, State>) -> Result<bool, EngineError> {
+        if state.is_due() {
+            state.write().map_err(|e| self.failed(e))?;
+        }
+        Ok(state.pending.is_empty())
     }
 
     /// A recorded evaluation, if there is one.
@@ -208,7 +274,7 @@ impl Archive {
 
     /// All events, in order. The chain is not checked here.
     pub fn ledger(&self) -> Result<Vec<LedgerEntry>, EngineError> {
-        let state = self.state();
+        let state = self.settled()?;
         let read = |connection: &Connection| -> rusqlite::Result<Vec<LedgerEntry>> {
             connection
                 .prepare("SELECT seq, event, hash FROM ledger ORDER BY seq")?
@@ -226,14 +292,14 @@ impl Archive {
 
     /// All candidates, in the order in which they were proposed.
     pub fn candidates(&self) -> Result<Vec<Candidate>, EngineError> {
-        let state = self.state();
+        let state = self.settled()?;
         let found = rows::all_candidates(&state.connection).map_err(|e| self.failed(e))?;
         found.into_iter().map(|row| row.decode().map_err(|what| self.damaged(what))).collect()
     }
 
     /// All evaluations: by candidate in order of proposal, split and seed.
     pub fn evaluations(&self) -> Result<Vec<EvaluationRecord>, EngineError> {
-        let state = self.state();
+        let state = self.settled()?;
         let found = rows::all_evaluations(&state.connection).map_err(|e| self.failed(e))?;
         found.into_iter().map(|row| row.decode().map_err(|what| self.damaged(what))).collect()
     }
@@ -241,7 +307,7 @@ impl Archive {
     /// How many evaluations are recorded.
     pub fn evaluation_count(&self) -> Result<u64, EngineError> {
         let count = self
-            .state()
+            .settled()?
             .connection
             .query_row("SELECT count(*) FROM evaluations", [], |row| row.get::<_, i64>(0));
         count.map(|count| count as u64).map_err(|e| self.failed(e))
@@ -253,6 +319,13 @@ impl Archive {
     pub(crate) fn limit_pages(&self, pages: u32) {
         let state = self.state();
         state.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        // Whoever had to know has flushed; this only saves work.
+        let _ = self.state().write();
     }
 }
 

@@ -47,8 +47,8 @@ fn parse<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, String> {
 pub fn insert_candidate(connection: &Connection, candidate: &Candidate) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO candidates (id, source, knobs, parent, second_parent, proposer, operator, note, generation)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO candidates (id, source, knobs, parent, second_parent, proposer, operator, note, generation, call)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             candidate.id.as_str(),
@@ -60,6 +60,7 @@ pub fn insert_candidate(connection: &Connection, candidate: &Candidate) -> rusql
             candidate.origin.operator,
             candidate.origin.note,
             candidate.generation,
+            candidate.origin.call.as_ref().map(json),
         ])
         .map(drop)
 }
@@ -99,6 +100,7 @@ pub struct CandidateRow {
     second_parent: Option<String>,
     origin: Origin,
     generation: u32,
+    call: Option<String>,
 }
 
 impl CandidateRow {
@@ -117,7 +119,10 @@ impl CandidateRow {
             knobs,
             parent: self.parent.map(id).transpose()?,
             second_parent: self.second_parent.map(id).transpose()?,
-            origin: self.origin,
+            origin: Origin {
+                call: self.call.map(|text| parse(&text, "call of a candidate")).transpose()?,
+                ..self.origin
+            },
             generation: self.generation,
         })
     }
@@ -126,7 +131,7 @@ impl CandidateRow {
 pub fn all_candidates(connection: &Connection) -> rusqlite::Result<Vec<CandidateRow>> {
     connection
         .prepare(
-            "SELECT id, source, knobs, parent, second_parent, proposer, operator, note, generation
+            "SELECT id, source, knobs, parent, second_parent, proposer, operator, note, generation, call
              FROM candidates ORDER BY number",
         )?
         .query_map([], |row| {
@@ -136,8 +141,9 @@ pub fn all_candidates(connection: &Connection) -> rusqlite::Result<Vec<Candidate
                 knobs: row.get(2)?,
                 parent: row.get(3)?,
                 second_parent: row.get(4)?,
-                origin: Origin { proposer: row.get(5)?, operator: row.get(6)?, note: row.get(7)? },
+                origin: Origin { proposer: row.get(5)?, operator: row.get(6)?, note: row.get(7)?, call: None },
                 generation: row.get(8)?,
+                call: row.get(9)?,
             })
         })?
         .collect()
@@ -188,10 +194,7 @@ impl EvaluationRow {
 
     /// Checks and converts.
     pub fn decode(self) -> Result<EvaluationRecord, String> {
-        let split = [Split::Selection, Split::Final]
-            .into_iter()
-            .find(|split| split.name() == self.split)
-            .ok_or_else(|| format!("`{}` is not a split", self.split))?;
+        let split = Split::try_from(self.split)?;
         let candidate = CandidateId::try_from(self.candidate).map_err(|e| e.to_string())?;
         let key = EvaluationKey { candidate, split, seed: self.seed as u64 };
         let metrics: Vec<(String, u64, StoredValue)> = parse(&self.metrics, "metrics of an evaluation")?;

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// The format of `terrarium.db`, in SQLite's `user_version`.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// "TERR" in SQLite's `application_id`.
 const APPLICATION: i64 = 0x5445_5252;
@@ -21,6 +21,7 @@ CREATE TABLE candidates (
     proposer      TEXT NOT NULL,
     operator      TEXT NOT NULL,
     note          TEXT NOT NULL,
+    call          TEXT,                     -- JSON: model, prompt (blob), cost
     generation    INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE evaluations (
@@ -39,6 +40,14 @@ CREATE TABLE evaluations (
     timing           TEXT NOT NULL,         -- JSON
     finished_unix_ms INTEGER NOT NULL,
     PRIMARY KEY (candidate, split, seed)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE answers (                      -- of proposers that cannot be asked twice
+    generation INTEGER NOT NULL,
+    place      INTEGER NOT NULL,
+    proposer   TEXT NOT NULL,
+    answer     TEXT,                        -- JSON; none while it is under way
+    spent      TEXT NOT NULL,               -- JSON; while under way, the most that it may spend
+    PRIMARY KEY (generation, place, proposer)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ledger (
     seq   INTEGER PRIMARY KEY,

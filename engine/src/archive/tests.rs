@@ -53,13 +53,13 @@ fn evaluations_come_back_to_the_last_bit() {
     archive.append(&[proposed(&candidate)]).unwrap();
     let scores = [0.1 + 0.2, 5e-324, f64::MAX, -1.0 / 3.0, 0.0, 3.0];
     for (seed, score) in (0..).zip(scores) {
-        archive.record(&evaluation(&candidate, seed, score)).unwrap();
+        archive.record(evaluation(&candidate, seed, score).into()).unwrap();
     }
     let failed = EvaluationRecord {
         result: Evaluated::failed(Outcome::Deadline { phase: Phase::Train }),
         ..evaluation(&candidate, (1 << 53) - 1, 0.0)
     };
-    archive.record(&failed).unwrap();
+    archive.record(failed.clone().into()).unwrap();
     drop(archive);
     let archive = Archive::open_read_only(&path).unwrap();
     for (seed, score) in (0..).zip(scores) {
@@ -102,7 +102,7 @@ fn other_versions_and_other_files_are_refused_and_left_alone() {
     drop(Archive::open(&path).unwrap());
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = Archive::open(&path).unwrap_err();
-    assert!(matches!(error, EngineError::OtherVersion { found: 99, expected: 1, .. }), "{error}");
+    assert!(matches!(error, EngineError::OtherVersion { found: 99, expected: 2, .. }), "{error}");
     assert!(error.hint().contains("version of terrarium"));
 
     let other = folder.path().join("other.db");
@@ -126,6 +126,7 @@ fn a_candidate_row_that_does_not_hash_to_its_name_is_damage() {
     let path = folder.path().join("terrarium.db");
     let archive = Archive::open(&path).unwrap();
     archive.append(&[proposed(&candidate("a"))]).unwrap();
+    archive.flush().unwrap();
     rusqlite::Connection::open(&path).unwrap().execute("UPDATE candidates SET knobs = '{}'", []).unwrap();
     assert!(matches!(archive.candidates(), Err(EngineError::DamagedArchive { .. })));
 }

@@ -7,7 +7,7 @@ use crate::scoring;
 use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxError, Shards, World,
 };
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
@@ -46,7 +46,7 @@ impl<'a> Sandboxed<'a> {
                 shards: Shards {
                     train: data.train.clone(),
                     held_out: match split {
-                        Split::Selection => data.selection.clone(),
+                        Split::Selection | Split::Rung(_) => data.selection.clone(),
                         Split::Final => data.last.clone(),
                     },
                 },
@@ -61,6 +61,19 @@ impl<'a> Sandboxed<'a> {
                 hint: "add [evaluation] and [data], or [evaluator], to task.toml".into(),
             }),
         }
+    }
+
+    /// The task's budget; on a rung, its share of it.
+    fn limits(&self, split: Split) -> Limits {
+        let mut limits = self.task.budget.clone();
+        if let Split::Rung(rung) = split
+            && let Some(config) = self.task.search.rungs.get(usize::from(rung))
+        {
+            for budget in [&mut limits.fuel, &mut limits.device_fuel] {
+                *budget = ((*budget as f64 * config.budget) as u64).max(1);
+            }
+        }
+        limits
     }
 
     /// The score of what a finished evaluation produced.
@@ -110,10 +123,10 @@ impl Evaluate for Sandboxed<'_> {
     ) -> Result<Evaluated, HostError> {
         let evaluation = Evaluation {
             seed,
-            probe_key: seeds::derive(self.probe_secret, "probe", &[seed, split as u64]),
+            probe_key: seeds::derive(self.probe_secret, "probe", &[seed, split.number()]),
             knobs: knobs.clone(),
             job: self.job(seed, split)?,
-            limits: self.task.budget.clone(),
+            limits: self.limits(split),
         };
         let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
         let (outcome, score) = if report.outcome.is_finished() {

@@ -13,6 +13,8 @@ use syn::visit::{self, Visit};
 const TRIES: usize = 24;
 /// Second parents are drawn from this many of the best.
 const MATES: usize = 12;
+/// Of this many of the best candidates; many may share a source.
+const LOOKED_AT: usize = 512;
 
 /// The proposer `crossover`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,14 +44,13 @@ impl Proposer for Crossover {
 
 /// The best candidates with another source, best first, one for each source.
 fn mates<'h>(history: &History<'h>, parent: &HistoryEntry) -> Vec<&'h HistoryEntry> {
-    let scored = |e: &&HistoryEntry| e.source_id != parent.source_id && e.score.is_some_and(f64::is_finite);
-    let mut mates: Vec<&HistoryEntry> = history.entries.iter().filter(scored).collect();
-    let badness = |e: &HistoryEntry| history.direction.gain(0.0, e.score.unwrap_or(f64::NAN));
-    mates.sort_by(|a, b| badness(a).total_cmp(&badness(b)));
     let mut sources = std::collections::BTreeSet::new();
-    mates.retain(|e| sources.insert(&e.source_id));
-    mates.truncate(MATES);
-    mates
+    history
+        .best()
+        .take(LOOKED_AT)
+        .filter(|e| e.source_id != parent.source_id && sources.insert(&e.source_id))
+        .take(MATES)
+        .collect()
 }
 
 fn cross(
@@ -58,8 +59,8 @@ fn cross(
     mates: &[&HistoryEntry],
     seed: u64,
 ) -> Option<Proposal> {
-    let mut seen = mutate::seen(history);
-    seen.insert(rust_source::fingerprint(&parent.source));
+    let own = rust_source::fingerprint(&parent.source);
+    let tried = |print: &str| print == own || history.index.knows(print);
     let mut rng = SplitMix64::new(seed);
     // By rank, twice as likely where the gate let it pass.
     let weight = |(rank, e): (usize, &&HistoryEntry)| f64::from(1 + u8::from(e.accepted)) / (1 + rank) as f64;
@@ -74,7 +75,7 @@ fn cross(
             [&parent.source[..chosen.range.start], &chosen.text, &parent.source[chosen.range.end..]].concat();
         if rust_source::parse(&child).is_none()
             || evolve_block::check_edit(&parent.source, &child).is_err()
-            || !seen.insert(rust_source::fingerprint(&child))
+            || tried(&rust_source::fingerprint(&child))
         {
             continue;
         }
@@ -85,11 +86,11 @@ fn cross(
             knobs,
             parent: parent.candidate.clone(),
             second_parent: Some(mate.candidate.clone()),
-            origin: Origin {
-                proposer: "crossover".into(),
-                operator: chosen.operator.into(),
-                note: format!("{} from {}", mutate::shortened(&chosen.name), mate.candidate.short()),
-            },
+            origin: Origin::new(
+                "crossover",
+                chosen.operator,
+                format!("{} from {}", mutate::shortened(&chosen.name), mate.candidate.short()),
+            ),
         });
     }
     None

@@ -1,17 +1,22 @@
 //! What proposes: the contract between the search and every proposer.
 
+pub mod agent;
 pub mod crossover;
+pub mod index;
 pub mod mutate;
 pub mod rust_source;
 pub mod tpe;
 
 pub use crossover::Crossover;
+pub use index::Index;
 pub use mutate::Mutate;
 pub use tpe::Tpe;
 
 use crate::candidate::Origin;
+use crate::evaluate::EvaluationRecord;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Direction;
+use std::sync::Arc;
 use terrarium_sandbox::{KnobRange, Knobs};
 
 /// A change to a parent, not yet evaluated.
@@ -38,6 +43,17 @@ pub struct History<'a> {
     pub entries: &'a [HistoryEntry],
     /// The knobs as the parent declared them.
     pub knob_space: &'a [(String, KnobRange)],
+    /// Lookups over the entries; it may know of further ones, of the same
+    /// generation.
+    pub index: &'a Index,
+}
+
+impl<'a> History<'a> {
+    /// The best entries, best first; those of the generation under way left out.
+    pub fn best(&self) -> impl Iterator<Item = &'a HistoryEntry> {
+        let entries = self.entries;
+        self.index.best().filter_map(move |number| entries.get(number))
+    }
 }
 
 /// One candidate of the past.
@@ -46,7 +62,7 @@ pub struct HistoryEntry {
     /// Its id.
     pub candidate: CandidateId,
     /// Its source text.
-    pub source: String,
+    pub source: Arc<str>,
     /// The source's address.
     pub source_id: BlobId,
     /// Its knob values.
@@ -63,6 +79,10 @@ pub struct HistoryEntry {
     pub diagnostics: Option<String>,
     /// Who proposed it.
     pub origin: Origin,
+    /// What it was made from; none for the baseline.
+    pub parent: Option<CandidateId>,
+    /// Its first evaluation that finished, else its first: what it used.
+    pub record: Option<Arc<EvaluationRecord>>,
 }
 
 /// Something that proposes changes.

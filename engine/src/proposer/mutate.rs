@@ -13,7 +13,6 @@ use crate::proposer::{History, HistoryEntry, Proposal, Proposer, rust_source};
 use crate::seeds::SplitMix64;
 use operators::{OPERATORS, Scene};
 use sites::Site;
-use std::collections::BTreeSet;
 
 /// Tries to find a mutation that is new and well-formed.
 const TRIES: usize = 96;
@@ -56,7 +55,7 @@ impl Proposer for Mutate {
             knobs: parent.knobs.clone(),
             parent: parent.candidate.clone(),
             second_parent: None,
-            origin: Origin { proposer: "mutate".into(), operator: operator.into(), note },
+            origin: Origin::new("mutate", operator, note),
         })
     }
 }
@@ -67,16 +66,16 @@ fn mutation(
     parent: &HistoryEntry,
     seed: u64,
 ) -> Option<(String, &'static str, String)> {
-    let source = parent.source.as_str();
+    let source = &*parent.source;
     let file = rust_source::parse(source)?;
     let blocks = evolve_block::parse(source).ok()?;
     let mut sites = sites::collect(&file);
     sites.retain(|s| blocks.iter().any(|b| b.body.start <= s.range.start && s.range.end <= b.body.end));
-    let mut seen = seen(history);
-    seen.insert(rust_source::fingerprint(source));
+    let own = rust_source::fingerprint(source);
+    let tried = |print: &str| print == own || history.index.knows(print);
     let scene = Scene { source, sites: &sites, methods };
     let weights: Vec<f64> =
-        OPERATORS.iter().map(|(_, weight, name)| weight * compiled_share(history, name)).collect();
+        OPERATORS.iter().map(|(_, weight, name)| weight * history.index.compiled_share(name)).collect();
     let mut rng = SplitMix64::new(seed);
     for _ in 0..TRIES {
         let (operator, _, name) = OPERATORS[rng.weighted(&weights)?];
@@ -85,7 +84,7 @@ fn mutation(
             continue;
         };
         let key = site_key(source, site, name);
-        if failed_to_compile(history, name, &key) {
+        if history.index.failed_at(name, &key) {
             continue;
         }
         let Some(edit) = operators::apply(operator, site, &scene, &mut rng) else {
@@ -100,7 +99,7 @@ fn mutation(
         let child = [&source[..edit.range.start], &edit.text, &source[edit.range.end..]].concat();
         if rust_source::parse(&child).is_none()
             || evolve_block::check_edit(source, &child).is_err()
-            || !seen.insert(rust_source::fingerprint(&child))
+            || tried(&rust_source::fingerprint(&child))
         {
             continue;
         }
@@ -109,13 +108,6 @@ fn mutation(
         return Some((child, name, format!("line {line}: {} → {new} [site {key}]", shortened(old))));
     }
     None
-}
-
-/// Fingerprints of all sources tried so far.
-pub(super) fn seen(history: &History<'_>) -> BTreeSet<String> {
-    let mut ids = BTreeSet::new();
-    let fresh = history.entries.iter().filter(|e| ids.insert(&e.source_id));
-    fresh.map(|e| rust_source::fingerprint(&e.source)).collect()
 }
 
 /// What a site is called in notes: it depends on the tokens of the statement
@@ -128,21 +120,6 @@ fn site_key(source: &str, site: &Site, operator: &str) -> String {
     let text = source.get(site.range.clone()).unwrap_or_default();
     let key = format!("{operator}\0{}\0{place}\0{text}", rust_source::fingerprint(context));
     blake3::hash(key.as_bytes()).to_hex()[..12].to_owned()
-}
-
-fn failed_to_compile(history: &History<'_>, operator: &str, key: &str) -> bool {
-    let mark = format!("[site {key}]");
-    let mut failures = history.entries.iter().filter(|e| e.outcome_code == "compile-error");
-    failures.any(|e| e.origin.operator == operator && e.origin.note.ends_with(&mark))
-}
-
-/// Share of an operator's children that compiled, with two that did assumed.
-fn compiled_share(history: &History<'_>, operator: &str) -> f64 {
-    let of = |e: &&HistoryEntry| e.origin.operator == operator;
-    let tried = history.entries.iter().filter(of).count() as f64;
-    let failed =
-        history.entries.iter().filter(of).filter(|e| e.outcome_code == "compile-error").count() as f64;
-    (tried - failed + 2.0) / (tried + 2.0)
 }
 
 /// One line of at most 60 characters.

@@ -5,7 +5,12 @@
 //! Work on syntax trees is therefore done by [`with_syntax_tree`] on a thread
 //! whose stack is large enough for the largest source that it accepts.
 
+mod names;
+
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::ToTokens as _;
+use std::collections::{BTreeSet, HashMap};
+use syn::visit::Visit as _;
 
 /// Larger sources are not mutated. In bytes.
 pub const MAX_BYTES: usize = 128 << 10;
@@ -60,6 +65,25 @@ pub(super) fn parse(source: &str) -> Option<syn::File> {
 /// A hash of the tokens: equal for sources that differ only in comments,
 /// documentation and layout. Of text that is no Rust, a hash of the text.
 pub fn fingerprint(source: &str) -> String {
+    hashed(source, &BTreeSet::new())
+}
+
+/// Like [`fingerprint`], and also equal for sources that differ only in how
+/// they name what they declare themselves: functions, constants, parameters
+/// and variables. Names that are also used for fields, methods or in paths
+/// count as they are, so that different programs do not look alike.
+pub fn normal_form(source: &str) -> String {
+    let declared = with_syntax_tree(source, |file| {
+        let mut names = names::Names::default();
+        names.visit_file(file);
+        names.visit_tokens(file.to_token_stream());
+        names.declared.difference(&names.fixed).cloned().collect()
+    });
+    hashed(source, &declared.unwrap_or_default())
+}
+
+fn hashed(source: &str, renamed: &BTreeSet<String>) -> String {
+    let mut numbers: HashMap<String, usize> = HashMap::new();
     let mut hasher = blake3::Hasher::new();
     let Ok(tokens) = source.parse::<TokenStream>() else {
         hasher.update(source.as_bytes());
@@ -94,8 +118,16 @@ pub fn fingerprint(source: &str) -> String {
                 levels.push((group.stream().into_iter().peekable(), close));
             }
             token => {
-                hasher.update(token.to_string().as_bytes());
-                hasher.update(&[0]);
+                let text = token.to_string();
+                if renamed.contains(&text) {
+                    let next = numbers.len();
+                    let number = *numbers.entry(text).or_insert(next);
+                    hasher.update(&[1]);
+                    hasher.update(&number.to_le_bytes());
+                } else {
+                    hasher.update(text.as_bytes());
+                    hasher.update(&[0]);
+                }
             }
         }
     }
@@ -113,6 +145,21 @@ mod tests {
         assert_ne!(a, fingerprint("fn f() -> f32 { 1.0 - x }"));
         assert_ne!(a, fingerprint("#[inline] fn f() -> f32 { 1.0 + x }"));
         assert_ne!(fingerprint("\""), fingerprint("'\""));
+    }
+
+    #[test]
+    fn renamed_copies_have_one_normal_form_and_other_programs_another() {
+        let form = |text: &str| normal_form(text);
+        let a = form("const W: u32 = 3; fn area(width: f32) -> f32 { let h = width * 2.0; h + W as f32 }");
+        let b = form("const N: u32 = 3; fn size(w: f32) -> f32 { let k = w * 2.0; /* ! */ k + N as f32 }");
+        assert_eq!(a, b);
+        assert_ne!(a, form("const N: u32 = 3; fn size(w: f32) -> f32 { let k = w * 2.0; w + N as f32 }"));
+        // A variable named like a method does not make the methods equal.
+        let call = |m: &str| form(&format!("fn f(x: f32) -> f32 {{ let {m} = 1.0; x.{m}() + {m} }}"));
+        assert_ne!(call("sin"), call("cos"));
+        let field = |m: &str| form(&format!("fn f({m}: f32) -> P {{ P {{ {m} }} }}"));
+        assert_ne!(field("x"), field("y"));
+        assert_eq!(form("no rust (("), form("no rust (("));
     }
 
     #[test]

@@ -24,6 +24,11 @@ const GAMMA: f64 = 0.2;
 const DRAWS: usize = 48;
 /// Observations below which the densities say nothing worth hearing.
 const ENOUGH: usize = 8;
+/// The latest of the parent's own source, and the best, that are looked at.
+const LATEST: usize = 256;
+const BEST: usize = 64;
+/// The latest of other sources that are looked at.
+const OTHERS: usize = 256;
 /// Tries to find an assignment that was not tried before.
 const TRIES: usize = 64;
 
@@ -49,10 +54,8 @@ impl Proposer for Tpe {
             return None;
         }
         let from = space.encode(&parent.knobs);
-        let mut tried: BTreeSet<String> = history
-            .entries
-            .iter()
-            .filter(|e| e.source_id == parent.source_id)
+        let mut tried: BTreeSet<String> = observed(history, parent)
+            .into_iter()
             .map(|e| space.canonical(&e.knobs))
             .collect();
         tried.insert(space.canonical(&parent.knobs));
@@ -70,11 +73,20 @@ impl Proposer for Tpe {
                 knobs,
                 parent: parent.candidate.clone(),
                 second_parent: None,
-                origin: Origin { proposer: "knobs".into(), operator: operator.into(), note },
+                origin: Origin::new("knobs", operator, note),
             });
         }
         None
     }
+}
+
+/// Entries with the parent's source: the latest, and the best among the best
+/// of all, so that the estimate costs the same however long the run is.
+fn observed<'h>(history: &History<'h>, parent: &HistoryEntry) -> Vec<&'h HistoryEntry> {
+    let own = history.index.of_source(&parent.source_id);
+    let best = history.index.best().take(LATEST).filter(|n| own.binary_search(n).is_ok()).take(BEST);
+    let numbers: BTreeSet<usize> = own.iter().rev().take(LATEST).copied().chain(best).collect();
+    numbers.into_iter().filter_map(|number| history.entries.get(number)).collect()
 }
 
 fn draw(
@@ -120,16 +132,19 @@ fn split(
     parent: &HistoryEntry,
     space: &Space<'_>,
 ) -> (Vec<Observation>, Vec<Observation>) {
-    let own = history.entries.iter().filter(|e| e.source_id == parent.source_id).count();
+    let own = observed(history, parent);
     let mut groups: Vec<(&HistoryEntry, Vec<&HistoryEntry>)> = Vec::new();
-    for entry in history.entries {
-        if entry.source_id != parent.source_id && own >= 2 * ENOUGH {
-            continue;
+    if own.len() < 2 * ENOUGH {
+        let others = history.entries.iter().rev().take(OTHERS);
+        for entry in others.rev().filter(|e| e.source_id != parent.source_id) {
+            match groups.iter_mut().find(|(first, _)| first.source_id == entry.source_id) {
+                Some((_, group)) => group.push(entry),
+                None => groups.push((entry, vec![entry])),
+            }
         }
-        match groups.iter_mut().find(|(first, _)| first.source_id == entry.source_id) {
-            Some((_, group)) => group.push(entry),
-            None => groups.push((entry, vec![entry])),
-        }
+    }
+    if let Some(first) = own.first() {
+        groups.push((first, own.clone()));
     }
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for (first, mut group) in groups {

@@ -2,10 +2,11 @@
 
 use super::wave::Shared;
 use crate::candidate::Candidate;
-use crate::ids::CandidateId;
-use crate::proposer::HistoryEntry;
+use crate::ids::{BlobId, CandidateId};
+use crate::proposer::{HistoryEntry, Index};
 use crate::task::Direction;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use terrarium_sandbox::{KnobRange, Outcome};
 
 /// Longest diagnostics handed to a proposer, in characters.
@@ -17,6 +18,8 @@ struct Member {
     refusal: Option<String>,
     /// Selection evaluations by seed.
     results: BTreeMap<u64, Shared>,
+    /// Evaluations on the rungs before the race: rung and seed.
+    rungs: BTreeMap<(u8, u64), Shared>,
 }
 
 /// All candidates, numbered in the order of proposal; the baseline is 0.
@@ -25,11 +28,24 @@ pub struct Population {
     members: Vec<Member>,
     entries: Vec<HistoryEntry>,
     by_id: HashMap<CandidateId, usize>,
+    sources: HashMap<BlobId, Arc<str>>,
+    index: Index,
+    selection_evaluations: usize,
+    fuel: u64,
 }
 
 impl Population {
     pub fn new(direction: Direction) -> Self {
-        Self { direction, members: Vec::new(), entries: Vec::new(), by_id: HashMap::new() }
+        Self {
+            direction,
+            members: Vec::new(),
+            entries: Vec::new(),
+            by_id: HashMap::new(),
+            sources: HashMap::new(),
+            index: Index::new(direction),
+            selection_evaluations: 0,
+            fuel: 0,
+        }
     }
 
     pub fn direction(&self) -> Direction {
@@ -41,10 +57,12 @@ impl Population {
     }
 
     /// Adds a candidate that is not yet there, and returns its number.
-    pub fn add(&mut self, candidate: Candidate, source: String, refusal: Option<String>) -> usize {
+    pub fn add(&mut self, candidate: Candidate, source: Arc<str>, refusal: Option<String>) -> usize {
         let number = self.members.len();
         self.by_id.insert(candidate.id.clone(), number);
-        self.entries.push(HistoryEntry {
+        // One copy of each text.
+        let source = self.sources.entry(candidate.source.clone()).or_insert(source).clone();
+        let entry = HistoryEntry {
             candidate: candidate.id.clone(),
             source,
             source_id: candidate.source.clone(),
@@ -55,8 +73,12 @@ impl Population {
             accepted: false,
             diagnostics: None,
             origin: candidate.origin.clone(),
-        });
-        self.members.push(Member { candidate, refusal, results: BTreeMap::new() });
+            parent: candidate.parent.clone(),
+            record: None,
+        };
+        self.index.add(&entry);
+        self.entries.push(entry);
+        self.members.push(Member { candidate, refusal, results: BTreeMap::new(), rungs: BTreeMap::new() });
         number
     }
 
@@ -72,8 +94,13 @@ impl Population {
         self.members[member].candidate.id.clone()
     }
 
-    pub fn source(&self, member: usize) -> &str {
+    pub fn source(&self, member: usize) -> &Arc<str> {
         &self.entries[member].source
+    }
+
+    /// The text of a source that some candidate has.
+    pub fn text(&self, id: &BlobId) -> Option<&Arc<str>> {
+        self.sources.get(id)
     }
 
     pub fn refusal(&self, member: usize) -> Option<&str> {
@@ -85,20 +112,36 @@ impl Population {
         &self.entries
     }
 
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// The knobs as the candidate declared them on its first finished seed;
     /// empty if it never finished.
     pub fn knob_space(&self, member: usize) -> &[(String, KnobRange)] {
-        let finished = self.members[member].results.values().find(|r| r.result.outcome.is_finished());
+        let results = &self.members[member].results;
+        let finished = results.values().find(|r| r.result.outcome.is_finished());
         finished.map_or(&[], |record| &record.result.knobs)
     }
 
-    /// Evaluations on the selection split so far.
+    /// Evaluations on the selection split so far, rungs included.
     pub fn selection_evaluations(&self) -> usize {
-        self.members.iter().map(|member| member.results.len()).sum()
+        self.selection_evaluations
+    }
+
+    /// What these evaluations used: device fuel, or guest fuel where no
+    /// device was used.
+    pub fn fuel(&self) -> u64 {
+        self.fuel
     }
 
     pub fn result(&self, member: usize, seed: u64) -> Option<&Shared> {
         self.members[member].results.get(&seed)
+    }
+
+    /// Its result on a rung.
+    pub fn rung_result(&self, member: usize, rung: u8, seed: u64) -> Option<&Shared> {
+        self.members[member].rungs.get(&(rung, seed))
     }
 
     pub fn score(&self, member: usize, seed: u64) -> Option<f64> {
@@ -118,41 +161,57 @@ impl Population {
         self.members[member].results.values().find(failed).map(|record| &record.result.outcome)
     }
 
+    /// Files an evaluation on a rung.
+    pub fn learn_on_rung(&mut self, number: usize, rung: u8, record: &Shared) {
+        self.count(record);
+        self.members[number].rungs.insert((rung, record.key.seed), record.clone());
+        if !record.result.outcome.is_finished() {
+            let entry = &mut self.entries[number];
+            entry.outcome_code = record.result.outcome.code().to_owned();
+            entry.diagnostics = Some(diagnostics(&record.result.outcome));
+            entry.record.get_or_insert_with(|| record.clone());
+            self.index.learn(number, &self.entries[number]);
+        }
+    }
+
+    fn count(&mut self, record: &Shared) {
+        let usage = &record.result.usage;
+        let device = usage.device_fuel.saturating_add(usage.forward_device_fuel);
+        let fuel = if device > 0 { device } else { usage.fuel.unwrap_or(0) };
+        self.fuel = self.fuel.saturating_add(fuel);
+        self.selection_evaluations += 1;
+    }
+
     /// Files a selection evaluation.
     pub fn learn(&mut self, number: usize, record: &Shared) {
-        self.members[number].results.insert(record.key.seed, record.clone());
+        if self.members[number].results.insert(record.key.seed, record.clone()).is_none() {
+            self.count(record);
+        }
         let results = &self.members[number].results;
         let scores: Option<Vec<f64>> = results.values().map(|r| r.result.score).collect();
         let score = scores.filter(|s| !s.is_empty()).map(|s| crate::gate::mean_and_sd(&s).0);
         let seeds = results.len() as u32;
-        let failure = self.failure(number).map(|o| (o.code().to_owned(), diagnostics(o)));
+        let first = results.values().find(|r| r.result.outcome.is_finished()).or(results.values().next());
+        let first = first.cloned();
+        let failure = self.failure(number).map(|o| (o.code(), diagnostics(o)));
         let entry = &mut self.entries[number];
         entry.score = score;
         entry.seeds = seeds;
-        (entry.outcome_code, entry.diagnostics) = match failure {
+        entry.record = first;
+        let (code, text) = match failure {
             Some((code, text)) => (code, Some(text)),
-            None => (Outcome::Finished.code().to_owned(), None),
+            None => (Outcome::Finished.code(), None),
         };
+        if entry.outcome_code != code {
+            code.clone_into(&mut entry.outcome_code);
+        }
+        entry.diagnostics = text;
+        self.index.learn(number, &self.entries[number]);
     }
 
     /// Notes that the gate let it pass.
     pub fn accept(&mut self, member: usize) {
         self.entries[member].accepted = true;
-    }
-
-    /// The best `count` candidates that never failed, `without` left out,
-    /// best mean score first.
-    pub fn elites(&self, count: usize, without: usize) -> Vec<usize> {
-        let scored = |(number, entry): (usize, &HistoryEntry)| Some((number, entry.score?));
-        let mut ranked: Vec<(usize, f64)> = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter_map(scored)
-            .filter(|(number, _)| *number != without)
-            .collect();
-        ranked.sort_by(|a, b| self.direction.gain(b.1, a.1).total_cmp(&0.0).then(a.0.cmp(&b.0)));
-        ranked.into_iter().take(count).map(|(number, _)| number).collect()
     }
 }
 

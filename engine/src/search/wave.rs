@@ -42,11 +42,19 @@ pub struct Bench<'a, 'b, E: Evaluate> {
     known: HashMap<EvaluationKey, Shared>,
     builds: Mutex<HashMap<BlobId, Slot<E::Built>>>,
     total: Duration,
+    /// Evaluations that are not known to be on disk: nobody is told of them yet.
+    untold: Mutex<Vec<RunEvent>>,
 }
+
+/// Components that are kept between generations.
+const MOST_BUILDS: usize = 64;
+
+/// An evaluation that takes longer is worth a commit of its own.
+const SLOW: Duration = Duration::from_millis(5);
 
 impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
     pub fn new(search: &'b Search<'a, E>) -> Self {
-        Self { search, known: HashMap::new(), builds: Mutex::default(), total: Duration::ZERO }
+        Self { search, known: HashMap::new(), builds: Mutex::default(), total: Duration::ZERO, untold: Mutex::default() }
     }
 
     /// Evaluations known so far.
@@ -59,9 +67,20 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
         self.total.checked_div(self.known.len().max(1) as u32).unwrap_or_default()
     }
 
-    /// Lets go of components; the sandbox has a cache of its own.
+    /// Lets go of components if they are many; the sandbox has a cache of its own.
     pub fn forget_builds(&self) {
-        self.builds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
+        if builds.len() > MOST_BUILDS {
+            builds.clear();
+        }
+    }
+
+    /// Sees to it that everything is on disk, and tells who was not told yet.
+    pub fn flush(&self) -> Result<(), EngineError> {
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        self.search.folder.archive().flush()?;
+        untold.drain(..).for_each(|event| self.search.observer.observe(&event));
+        Ok(())
     }
 
     /// Does the jobs that are neither known nor recorded, and appends those
@@ -88,7 +107,14 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
             let recorded = (jobs.len() - missing.len()) as u32;
             let evaluations = missing.len() as u32;
             self.search.observer.observe(&RunEvent::Wave { evaluations, recorded });
-            self.work(population, jobs, &keys, &missing, &found)?;
+            if self.mean_evaluation() >= SLOW {
+                self.flush()?;
+            }
+            let worked = self.work(population, jobs, &keys, &missing, &found);
+            if worked.is_err() || stop_requested(self.search.stop) {
+                self.flush()?;
+            }
+            worked?;
         }
         let records: Option<Vec<Shared>> = found.into_iter().map(OnceLock::into_inner).collect();
         // Only a drained wave leaves gaps.
@@ -187,16 +213,22 @@ impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
             build,
             finished_unix_ms: u64::try_from(now.as_millis()).unwrap_or(0),
         };
-        self.search.folder.archive().record(&record)?;
-        self.search.observer.observe(&RunEvent::EvaluationFinished {
+        let record = Arc::new(record);
+        let finished = RunEvent::EvaluationFinished {
             candidate: key.candidate.clone(),
             seed: key.seed,
             split: key.split.name(),
             outcome: record.result.outcome.code(),
             score: record.result.score,
             evaluation_us: record.result.timing.total_us,
-        });
-        Ok(Arc::new(record))
+        };
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.push(finished);
+        if self.search.folder.archive().record(record.clone())? {
+            untold.drain(..).for_each(|event| self.search.observer.observe(&event));
+        }
+        drop(untold);
+        Ok(record)
     }
 
     /// The component of a source: jobs that share it wait for one build.
@@ -219,7 +251,7 @@ fn key(population: &Population, job: &Job) -> EvaluationKey {
     EvaluationKey { candidate: population.id(job.member), split: job.split, seed: job.seed }
 }
 
-fn panicked() -> EngineError {
+pub fn panicked() -> EngineError {
     EngineError::Host {
         message: "an evaluation thread panicked".into(),
         hint: "this is a defect in terrarium: the message above says where; `terrarium resume` goes on"

@@ -1,4 +1,5 @@
 use super::*;
+use crate::proposer::Index;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Direction;
 use std::collections::BTreeMap;
@@ -44,11 +45,15 @@ pub(crate) fn entry(source: &str) -> HistoryEntry {
         accepted: true,
         diagnostics: None,
         origin: Origin::baseline(),
+        parent: None,
+        record: None,
     }
 }
 
 pub(crate) fn history(entries: &[HistoryEntry]) -> History<'_> {
-    History { direction: Direction::Minimize, entries, knob_space: &[] }
+    // A test's index lives as long as the test.
+    let index = Box::leak(Box::new(Index::of(Direction::Minimize, entries)));
+    History { direction: Direction::Minimize, entries, knob_space: &[], index }
 }
 
 #[test]

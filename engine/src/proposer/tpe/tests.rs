@@ -1,4 +1,5 @@
 use super::*;
+use crate::proposer::Index;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Direction;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
@@ -20,6 +21,8 @@ fn entry(source: &str, knobs: Knobs, score: Option<f64>) -> HistoryEntry {
         accepted: false,
         diagnostics: None,
         origin: Origin::baseline(),
+        parent: None,
+        record: None,
     }
 }
 
@@ -55,7 +58,12 @@ fn search(seed: u64, evaluations: u64, random: bool) -> f64 {
             cube.decode(&cube.random(&mut SplitMix64::new(crate::seeds::derive(seed, "random", &[k]))))
         } else {
             let best = entries.iter().min_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap())).unwrap();
-            let history = History { direction: Direction::Minimize, entries: &entries, knob_space: &space };
+            let history = History {
+            direction: Direction::Minimize,
+            entries: &entries,
+            knob_space: &space,
+            index: &Index::of(Direction::Minimize, &entries),
+        };
             Tpe.propose(&history, best, crate::seeds::derive(seed, "tpe", &[k])).unwrap().knobs
         };
         let score = bowl(&space, &knobs);
@@ -90,7 +98,12 @@ fn it_is_a_pure_function_and_stays_in_range_with_any_number_of_observations() {
             .map(|k| entry("s", cube.decode(&cube.random(&mut rng)), (k % 3 > 0).then_some(k as f64)))
             .collect();
         let parent = entry("s", Knobs::new(), Some(1.0));
-        let history = History { direction: Direction::Maximize, entries: &entries, knob_space: &space };
+        let history = History {
+            direction: Direction::Maximize,
+            entries: &entries,
+            knob_space: &space,
+            index: &Index::of(Direction::Maximize, &entries),
+        };
         for seed in 0..200 {
             let proposal = Tpe.propose(&history, &parent, seed).unwrap();
             assert_eq!(Some(&proposal), Tpe.propose(&history, &parent, seed).as_ref());
@@ -136,7 +149,12 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
         ("c".to_owned(), KnobRange::Choice { default: 0, options: vec![] }),
     ];
     let parent = entry("s", Knobs::new(), Some(1.0));
-    let history = |space| History { direction: Direction::Minimize, entries: &[], knob_space: space };
+    let history = |space| History {
+            direction: Direction::Minimize,
+            entries: &[],
+            knob_space: space,
+            index: &Index::of(Direction::Minimize, &[]),
+        };
     assert_eq!(Tpe.propose(&history(&fixed), &parent, 1), None);
     let bit = vec![(
         "bit".to_owned(),
@@ -145,7 +163,12 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
     let proposal = Tpe.propose(&history(&bit), &parent, 1).unwrap();
     assert_eq!(proposal.knobs.get("bit"), Some(&KnobValue::Integer(1)));
     let both = [entry("s", proposal.knobs, None)];
-    let history = History { direction: Direction::Minimize, entries: &both, knob_space: &bit };
+    let history = History {
+            direction: Direction::Minimize,
+            entries: &both,
+            knob_space: &bit,
+            index: &Index::of(Direction::Minimize, &both),
+        };
     assert_eq!(Tpe.propose(&history, &parent, 1), None);
     let extreme = vec![
         (
@@ -154,7 +177,12 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
         ),
         ("n".to_owned(), number(0.0, f64::MIN, f64::MAX, KnobScale::Logarithmic)),
     ];
-    let history = History { direction: Direction::Minimize, entries: &[], knob_space: &extreme };
+    let history = History {
+            direction: Direction::Minimize,
+            entries: &[],
+            knob_space: &extreme,
+            index: &Index::of(Direction::Minimize, &[]),
+        };
     for seed in 0..50 {
         let knobs = Tpe.propose(&history, &parent, seed).unwrap().knobs;
         assert!(crate::candidate::knobs_are_finite(&knobs));
@@ -175,7 +203,12 @@ fn other_sources_help_only_through_the_knobs_they_were_given() {
         .collect();
     entries.push(entry("other", Knobs::from([("gone".to_owned(), KnobValue::Integer(3))]), Some(0.0)));
     let parent = entry("mine", Knobs::new(), Some(100.0));
-    let history = History { direction: Direction::Minimize, entries: &entries, knob_space: &space };
+    let history = History {
+            direction: Direction::Minimize,
+            entries: &entries,
+            knob_space: &space,
+            index: &Index::of(Direction::Minimize, &entries),
+        };
     let near = (0..60)
         .filter_map(|seed| Tpe.propose(&history, &parent, seed))
         .filter(|p| p.origin.operator == "tpe")
