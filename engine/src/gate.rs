@@ -69,6 +69,18 @@ impl Gain {
         Some(Self { mean, low: mean - half, high: mean + half, sd, pairs, p_value })
     }
 
+    /// A gain of which only mean, standard error and degrees of freedom are
+    /// known; `pairs` is the size of the smaller group.
+    pub(crate) fn welch(mean: f64, error: f64, degrees: f64, pairs: u32) -> Self {
+        if !(error > 0.0 && degrees.is_finite()) {
+            let p_value = if mean > 0.0 { 0.0 } else { 1.0 };
+            return Self { mean, low: mean, high: mean, sd: 0.0, pairs, p_value };
+        }
+        let half = student::upper_quantile((1.0 - CONFIDENCE) / 2.0, degrees) * error;
+        let p_value = student::tail(mean / error, degrees);
+        Self { mean, low: mean - half, high: mean + half, sd: error, pairs, p_value }
+    }
+
     /// Whether the interval lies above zero.
     pub fn beats_noise(&self) -> bool {
         self.low > 0.0

@@ -14,6 +14,7 @@ use crate::candidate::Candidate;
 use crate::evaluate::Split;
 use crate::gate::Gain;
 use crate::ids::{BlobId, CandidateId};
+use crate::search::ResetReason;
 use serde::{Deserialize, Serialize};
 
 /// How the challenge of one candidate ended.
@@ -104,6 +105,8 @@ pub struct FinalComparison {
 pub enum StopReason {
     /// The evaluation budget is used up.
     Evals,
+    /// The fuel budget is used up.
+    Fuel,
     /// The wall-clock budget is used up. Such a run cannot be reproduced on
     /// another machine: how far it got depended on the machine's speed.
     Wall,
@@ -129,6 +132,20 @@ pub enum Event {
         index: u32,
         /// The candidate.
         candidate: Candidate,
+        /// The island that it belongs to.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        island: u32,
+    },
+    /// A proposal was received that did not become a candidate.
+    Unused {
+        /// In which generation.
+        generation: u32,
+        /// Position in its generation.
+        index: u32,
+        /// Who made it.
+        proposer: String,
+        /// Why it is not used, in a line.
+        reason: String,
     },
     /// A candidate was evaluated.
     Evaluated {
@@ -161,6 +178,28 @@ pub enum Event {
         /// Number of its reign, from which its seeds follow.
         reign: u32,
     },
+    /// A candidate was copied to another island.
+    Migrated {
+        /// In which generation.
+        generation: u32,
+        /// Where it lives.
+        from: u32,
+        /// Where it also lives now.
+        to: u32,
+        /// The candidate.
+        candidate: CandidateId,
+    },
+    /// An island was emptied and begun again.
+    Reset {
+        /// In which generation.
+        generation: u32,
+        /// Which.
+        island: u32,
+        /// Why.
+        reason: ResetReason,
+        /// The candidate that it begins with.
+        founder: CandidateId,
+    },
     /// The incumbent failed on fresh seeds and gave way to its predecessor.
     Demoted {
         /// In which generation.
@@ -181,6 +220,10 @@ pub enum Event {
     Final(FinalComparison),
 }
 
+fn is_zero(island: &u32) -> bool {
+    *island == 0
+}
+
 impl Event {
     /// Its kind, as in the JSON's `event` and the table's column.
     pub fn kind(&self) -> &'static str {
@@ -192,6 +235,9 @@ impl Event {
             Self::Decided(_) => "decided",
             Self::Crowned { .. } => "crowned",
             Self::Demoted { .. } => "demoted",
+            Self::Unused { .. } => "unused",
+            Self::Migrated { .. } => "migrated",
+            Self::Reset { .. } => "reset",
             Self::Stopped { .. } => "stopped",
             Self::Final(_) => "final",
         }

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod blobs;
 pub mod candidate;
 pub mod cli;
+pub mod compare;
 pub mod corpus;
 pub mod diff;
 pub mod error;

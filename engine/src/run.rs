@@ -20,6 +20,9 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+/// The task's guide in the run's folder.
+const GUIDE: &str = "TASK.md";
+
 /// The format of `run.toml`.
 pub const SCHEMA: i64 = 1;
 
@@ -171,6 +174,18 @@ impl RunFolder {
     /// Decides where honesty probes go; see [`fresh_probe_secret`].
     pub fn probe_secret(&self) -> Result<u64, EngineError> {
         probe::read(&self.path)
+    }
+
+    /// Keeps what proposers are told of the task. It is no part of the frozen
+    /// configuration: scores do not depend on it.
+    pub fn write_guide(&self, text: &str) -> Result<(), EngineError> {
+        let path = self.path.join(GUIDE);
+        std::fs::write(&path, text).map_err(|e| EngineError::io("write", &path, e))
+    }
+
+    /// What proposers are told of the task; empty if there is nothing.
+    pub fn guide(&self) -> String {
+        crate::task::read_text(&self.path.join(GUIDE)).unwrap_or_default()
     }
 
     /// A candidate's source text, verified.

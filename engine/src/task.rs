@@ -3,11 +3,13 @@
 //! A task is a folder with `task.toml`, the candidate's source file and
 //! (optionally) `TASK.md`, which tells a proposer what is asked.
 
+mod agents;
 mod error;
 mod search;
 
 pub use error::{InvalidTask, TaskError};
-pub use search::SearchConfig;
+pub use agents::{ApiKind, CommandConfig, ModelConfig, Prices};
+pub use search::{FeatureConfig, FeatureKind, RungConfig, SearchConfig, StrategyKind};
 
 use serde::{Deserialize, Serialize};
 use std::io::Read as _;

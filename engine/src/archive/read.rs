@@ -78,6 +78,18 @@ impl Archive {
         self.ledger()?.into_iter().map(parse).collect()
     }
 
+    /// Fuel of all selection evaluations, rungs included: device fuel, or
+    /// guest fuel where no device was used.
+    pub fn selection_fuel(&self) -> Result<u64, EngineError> {
+        let fuel = |record: EvaluationRecord| {
+            let usage = record.result.usage;
+            let device = usage.device_fuel.saturating_add(usage.forward_device_fuel);
+            if device > 0 { device } else { usage.fuel.unwrap_or(0) }
+        };
+        let all = self.evaluations()?.into_iter().filter(|r| r.key.split != Split::Final);
+        Ok(all.map(fuel).fold(0, u64::saturating_add))
+    }
+
     /// All decisions, in order.
     pub fn decisions(&self) -> Result<Vec<Decision>, EngineError> {
         Ok(self
@@ -242,7 +254,7 @@ impl Totals {
     fn add(&mut self, record: &EvaluationRecord) {
         let (usage, timing) = (&record.result.usage, &record.result.timing);
         match record.key.split {
-            Split::Selection => self.selection_evaluations += 1,
+            Split::Selection | Split::Rung(_) => self.selection_evaluations += 1,
             Split::Final => self.final_evaluations += 1,
         }
         self.failed_evaluations += u64::from(!record.result.outcome.is_finished());

@@ -41,7 +41,7 @@ fn evaluation(candidate: &Candidate, seed: u64, score: f64) -> EvaluationRecord 
 }
 
 fn proposed(candidate: &Candidate) -> Event {
-    Event::Proposed { index: 0, candidate: candidate.clone() }
+    Event::Proposed { index: 0, candidate: candidate.clone(), island: 0 }
 }
 
 #[test]

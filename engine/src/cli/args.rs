@@ -36,6 +36,10 @@ pub enum Command {
     Check(Check),
     /// Make a task of your own from a template
     Init(Init),
+    /// Compare runs at equal budget, such as searches with controls
+    Compare(Compare),
+    /// Print a run's proposals as JSON lines, for `run --replay`
+    Proposals(Proposals),
     /// Run a recorded winner again and compare every bit; check ledger and blobs
     Verify(Verify),
     /// Show a run as a table, and write its report
@@ -82,9 +86,21 @@ pub struct Run {
     /// Stop by the clock, such as 90s, 10m or 2h; such a run is not reproducible on another machine
     #[arg(long, value_name = "TIME", value_parser = super::values::duration)]
     pub wall: Option<std::time::Duration>,
-    /// Proposers to use, instead of the task's: knobs, mutate, crossover
+    /// Proposers to use, instead of the task's: knobs, mutate, crossover, person, replay, and the task's models and commands
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub proposer: Vec<String>,
+    /// Search without selection, to compare with: random or best-of-n
+    #[arg(long, value_name = "CONTROL", value_parser = ["random", "best-of-n"])]
+    pub control: Option<String>,
+    /// Stop after so much fuel in selection evaluations (device fuel, where a device is used)
+    #[arg(long, value_name = "N", value_parser = super::values::amount)]
+    pub fuel: Option<u64>,
+    /// Islands, instead of a number that fits the run
+    #[arg(long, value_name = "N")]
+    pub islands: Option<u32>,
+    /// Make the proposals of this file, as `terrarium proposals` prints them
+    #[arg(long, value_name = "FILE")]
+    pub replay: Option<PathBuf>,
     /// Start from this source instead of the task's own
     #[arg(long, value_name = "FILE")]
     pub source: Option<PathBuf>,
@@ -196,6 +212,24 @@ pub struct Verify {
     pub json: bool,
 }
 
+/// `terrarium compare`
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Folders of finished runs of one task
+    #[arg(required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `terrarium proposals`
+#[derive(Debug, Args)]
+pub struct Proposals {
+    /// The run's folder
+    pub run: PathBuf,
+}
+
 /// `terrarium report`
 #[derive(Debug, Args)]
 pub struct Report {
@@ -210,8 +244,14 @@ pub struct Report {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_parser = ["sandbox"])]
+    #[arg(value_parser = ["sandbox", "loop"])]
     pub name: String,
+    /// Candidates of `bench loop`
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub candidates: u32,
+    /// Evaluations at a time of `bench loop`
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
     /// Repetitions of the slow figures
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub repeat: usize,

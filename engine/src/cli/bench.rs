@@ -18,7 +18,7 @@ use terrarium_sandbox::{BuildError, Component, Evaluation, Job, Knobs, Limits, R
 pub const SCHEMA: &str = "terrarium-bench/1";
 
 /// The smallest candidate: it returns its input.
-const ECHO: &str = "\
+pub(super) const ECHO: &str = "\
 use terrarium_sdk::{Function, Result, export_function};
 #[derive(Default)]
 struct Echo;
@@ -45,9 +45,9 @@ export_function!(Caller);
 
 /// One measured figure.
 #[derive(Serialize)]
-struct Figure {
+pub(super) struct Figure {
     name: &'static str,
-    median: f64,
+    pub(super) median: f64,
     min: f64,
     max: f64,
     unit: &'static str,
@@ -60,7 +60,7 @@ struct Figure {
 }
 
 impl Figure {
-    fn new(name: &'static str, unit: &'static str, meaning: &'static str, mut values: Vec<f64>) -> Self {
+    pub(super) fn new(name: &'static str, unit: &'static str, meaning: &'static str, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
         let (n, last) = (values.len(), values.len().saturating_sub(1));
@@ -68,7 +68,7 @@ impl Figure {
         Self { name, median, min: at(0), max: at(last), unit, peer: None, ratio: None, meaning }
     }
 
-    fn against(mut self, peer: &'static str, median: f64) -> Self {
+    pub(super) fn against(mut self, peer: &'static str, median: f64) -> Self {
         (self.peer, self.ratio) = (Some(peer), Some(self.median / median));
         self
     }
@@ -76,6 +76,9 @@ impl Figure {
 
 /// Measures.
 pub fn bench(args: &Bench) -> Ended {
+    if args.name == "loop" {
+        return super::bench_loop::bench(args);
+    }
     if args.repeat == 0 || args.repeat > 10_000 {
         return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 10000"));
     }
@@ -97,7 +100,7 @@ pub fn bench(args: &Bench) -> Ended {
     Ok(exit::OK)
 }
 
-fn table(figures: &[Figure]) -> Table {
+pub(super) fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["figure", "median", "min", "max", "unit", "what it is"]);

@@ -63,7 +63,7 @@ pub fn eval(args: &Eval) -> Ended {
             args.seed,
             &result,
             corpus.as_ref().and_then(|c| match split {
-                Split::Selection => c.xz_bits_per_byte.val,
+                Split::Selection | Split::Rung(_) => c.xz_bits_per_byte.val,
                 Split::Final => c.xz_bits_per_byte.final_split,
             }),
             total_us,

@@ -1,9 +1,12 @@
 //! The `terrarium` command: results on standard output, all else on standard
 //! error.
 
+mod agents;
 mod args;
 mod bench;
+mod bench_loop;
 mod check;
+mod compare;
 mod eval;
 pub mod exit;
 mod failure;
@@ -38,6 +41,8 @@ pub fn main() -> i32 {
         Command::Eval(args) => eval::eval(args),
         Command::Check(args) => check::check(args),
         Command::Init(args) => init::init(args),
+        Command::Compare(args) => compare::compare(args),
+        Command::Proposals(args) => compare::proposals(args),
         Command::Verify(args) => verify::verify(args),
         Command::Report(args) => report::report(args),
         Command::Bench(args) => bench::bench(args),

@@ -3,16 +3,19 @@
 use super::args::{Resume, Run, Workers};
 use super::failure::Failure;
 use super::progress::Progress;
-use super::{Ended, exit, report, say, workshop};
+use super::{Ended, agents, exit, report, say, workshop};
 use crate::EngineError;
 use crate::evaluate::{Evaluate, Sandboxed};
 use crate::evolve_block;
 use crate::observer::{RunEvent, RunObserver};
-use crate::proposer::{Crossover, Mutate, Proposer, Tpe};
+use crate::ids::BlobId;
+use crate::proposer::agent::Agent;
+use crate::proposer::{Mutate, Replay};
 use crate::run::{NewRun, RunFolder};
 use crate::search::{RunEnd, Search};
 use serde_json::json;
-use std::path::PathBuf;
+use crate::task::{SearchConfig, StrategyKind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use terrarium_sandbox::Sandbox;
@@ -30,9 +33,20 @@ pub fn run(args: &Run) -> Ended {
     if !args.proposer.is_empty() {
         search.proposers = args.proposer.iter().map(|name| (name.clone(), 1.0)).collect();
     }
+    search.fuel = args.fuel.or(search.fuel);
+    search.islands = args.islands.or(search.islands);
+    match args.control.as_deref() {
+        Some("random") => search.strategy = StrategyKind::Random,
+        Some(_) => search.strategy = StrategyKind::BestOfN,
+        None => {}
+    }
+    let replay = match &args.replay {
+        Some(path) => Some(replay_file(search, path, args)?),
+        None => None,
+    };
     // Known before anything is made on disk.
-    let known = [Tpe.name(), Mutate::default().name(), Crossover.name()];
-    if let Some(name) = search.proposers.keys().find(|name| !known.contains(&name.as_str())) {
+    let known = agents::known(search);
+    if let Some(name) = search.proposers.keys().find(|name| !known.contains(name)) {
         return Err(Failure::usage(
             format!("there is no proposer `{name}`"),
             format!("the proposers are: {}", known.join(", ")),
@@ -55,7 +69,31 @@ pub fn run(args: &Run) -> Ended {
     let new =
         NewRun { task: &loaded.task, source: &loaded.source, seed: args.seed, identity: &identity, data };
     let folder = RunFolder::create(&out, &new)?;
+    if let Some(text) = replay {
+        folder.blobs().put(text.as_bytes())?;
+    }
+    if let Some(guide) = &loaded.guide {
+        folder.write_guide(guide)?;
+    }
     go_on(&folder, &sandbox, &args.workers, args.wall)
+}
+
+/// Reads a file to be replayed: only what it holds is proposed, unless
+/// others were asked for.
+fn replay_file(search: &mut SearchConfig, path: &Path, args: &Run) -> Result<String, Failure> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Failure::from(EngineError::io("read", path, e)))?;
+    let recorded = Replay::parse(&text, &path.display().to_string())?;
+    search.replay = Some(BlobId::of(text.as_bytes()));
+    if args.proposer.is_empty() {
+        search.proposers = [("replay".to_owned(), 1.0)].into();
+    } else {
+        search.proposers.insert("replay".into(), 1.0);
+    }
+    if args.generations.is_none() {
+        search.generations = search.generations.min(recorded.last_generation()).max(1);
+    }
+    Ok(text)
 }
 
 /// Continues a run.
@@ -106,11 +144,17 @@ fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<
         eprintln!("run folder {}", folder.path().display());
     }
     let mutate = Mutate::default();
-    let proposers: [&dyn Proposer; 3] = [&Tpe, &mutate, &Crossover];
+    let proposers = agents::pure(&mutate);
+    let own = agents::of_run(folder)?;
+    let asked: Vec<&dyn Agent> = own.iter().map(|agent| &**agent).collect();
+    let guide = folder.guide();
     let search = Search {
         folder,
         evaluator: &evaluator,
         proposers: &proposers,
+        agents: &asked,
+        guide: &guide,
+        strategy: None,
         admit: &|parent, child| evolve_block::check_edit(parent, child).map_err(|e| e.to_string()),
         observer,
         workers: wanted(workers)?,

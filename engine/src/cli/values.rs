@@ -25,6 +25,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// A whole number, such as `2_000_000` or `2e12`.
+pub fn amount(text: &str) -> Result<u64, String> {
+    let plain = text.replace('_', "");
+    if let Ok(whole) = plain.parse() {
+        return Ok(whole);
+    }
+    let value: f64 = plain.parse().map_err(|_| format!("`{text}` is no whole number"))?;
+    match value.fract() == 0.0 && (1.0..=9e18).contains(&value) {
+        true => Ok(value as u64),
+        false => Err(format!("`{text}` is no whole number from 1 to 9e18")),
+    }
+}
+
 /// `name=value`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=VALUE"))?;

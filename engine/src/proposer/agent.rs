@@ -6,7 +6,7 @@
 //! it has.
 
 use super::{History, HistoryEntry};
-use crate::candidate::Cost;
+use crate::candidate::{Cost, Origin};
 use crate::error::EngineError;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Header;
@@ -47,6 +47,12 @@ pub struct Draft {
     /// What it was made from, if not from the parent that was offered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<CandidateId>,
+    /// The other parent, of a crossover that is replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_parent: Option<CandidateId>,
+    /// Who made it first, if it is replayed; then `knobs` are all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// How it was made, in a word, such as `diff`.
     #[serde(default)]
     pub operator: String,

@@ -1,6 +1,11 @@
 //! What proposes: the contract between the search and every proposer.
 
 pub mod agent;
+pub mod change;
+pub mod command;
+pub mod model;
+pub mod person;
+pub mod replay;
 pub mod crossover;
 pub mod index;
 pub mod mutate;
@@ -9,7 +14,11 @@ pub mod tpe;
 
 pub use crossover::Crossover;
 pub use index::Index;
+pub use command::CommandAgent;
+pub use model::Model;
 pub use mutate::Mutate;
+pub use person::Person;
+pub use replay::Replay;
 pub use tpe::Tpe;
 
 use crate::candidate::Origin;

@@ -77,7 +77,11 @@ impl Story {
 
     fn hear(&mut self, event: Event) {
         match event {
-            Event::Started { .. } | Event::Evaluated { .. } => {}
+            Event::Started { .. }
+            | Event::Evaluated { .. }
+            | Event::Unused { .. }
+            | Event::Migrated { .. }
+            | Event::Reset { .. } => {}
             Event::Proposed { candidate, .. } => {
                 self.incumbent.get_or_insert(candidate.id);
             }
@@ -278,7 +282,7 @@ fn spent(evaluations: &[EvaluationRecord], world: World) -> Spent {
     for record in evaluations {
         let (usage, timing) = (&record.result.usage, &record.result.timing);
         match record.key.split {
-            Split::Selection => spent.selection_evaluations += 1,
+            Split::Selection | Split::Rung(_) => spent.selection_evaluations += 1,
             Split::Final => spent.final_evaluations += 1,
         }
         spent.failed_evaluations += u64::from(!record.result.outcome.is_finished());

@@ -324,7 +324,7 @@ fn the_build_of_a_component_is_counted_once() {
         record.key = EvaluationKey { seed: 1 << 40 | seed, ..record.key };
         let build = record.build.get_or_insert_default();
         (build.component, build.cached, build.time.total_us) = ("one".into(), false, 700);
-        archive.record(&record).unwrap();
+        archive.record(record.into()).unwrap();
     }
     let data = ReportData::of(&folder).unwrap();
     assert_eq!(data.spent.phases.first(), Some(&("building", 700)));

@@ -181,6 +181,7 @@ impl Speaker<'_> {
 
     fn stopped(&self) -> Option<String> {
         let why = match self.data.stopped? {
+            StopReason::Fuel => "the fuel budget was used up",
             StopReason::Evals => "its evaluation budget was used up",
             StopReason::Wall => "its time was up; how far such a run gets depends on the machine's speed",
             StopReason::NoProposals => "no proposer had anything left to propose",

@@ -9,10 +9,15 @@
 //! instead of evaluating it again, and compares each event that it computes
 //! with the ledger.
 
+mod asking;
+mod bandit;
 mod population;
 mod propose;
 mod race;
+pub mod strategy;
 mod wave;
+
+pub use strategy::{ResetReason, Strategy};
 
 use crate::error::EngineError;
 use crate::evaluate::{Evaluate, Split};
@@ -20,12 +25,16 @@ use crate::gate::{Gain, Gate, mean_and_sd};
 use crate::ids::CandidateId;
 use crate::ledger::{Event, FinalComparison, ScoreSummary, StopReason};
 use crate::observer::{RunEvent, RunObserver};
-use crate::proposer::Proposer;
+use crate::proposer::agent::Agent;
+use crate::proposer::{Index, Proposer};
 use crate::run::RunFolder;
 use crate::seeds;
 use crate::task::SearchConfig;
+use asking::Purse;
+use bandit::Bandit;
 use population::Population;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wave::{Bench, Job};
@@ -41,6 +50,12 @@ pub struct Search<'a, E: Evaluate> {
     pub evaluator: &'a E,
     /// Who proposes.
     pub proposers: &'a [&'a dyn Proposer],
+    /// Who proposes and cannot be asked twice.
+    pub agents: &'a [&'a dyn Agent],
+    /// What agents are told of the task: `TASK.md`.
+    pub guide: &'a str,
+    /// Another strategy than the one that the task asks for.
+    pub strategy: Option<&'a (dyn Fn(&SearchConfig) -> Box<dyn Strategy> + Sync)>,
     /// Checks (parent source, child source): edits outside the evolve blocks
     /// are refused before anything is built.
     pub admit: &'a Admit<'a>,
@@ -117,8 +132,16 @@ impl<E: Evaluate> Search<'_, E> {
     pub fn run(&self) -> Result<RunEnd, EngineError> {
         self.folder.check_identity(&self.evaluator.identity())?;
         self.folder.archive().rewind()?;
-        let weights = propose::weights(&self.folder.task().search, self.proposers)?;
-        match Loop::new(self, weights).and_then(|mut all| all.run()) {
+        let (arms, weights) = propose::arms(&self.folder.task().search, self.proposers, self.agents)?;
+        let mut all = match Loop::new(self, arms, weights) {
+            Ok(all) => all,
+            Err(Halt::Drained) => return Ok(RunEnd::Drained),
+            Err(Halt::Failed(error)) => return Err(error),
+        };
+        let ended = all.run();
+        // Whatever it ended with, what was done is on disk.
+        let flushed = all.bench.flush();
+        match ended.and_then(|summary| flushed.map(|()| summary).map_err(Halt::Failed)) {
             Ok(summary) => Ok(RunEnd::Finished(summary)),
             Err(Halt::Drained) => Ok(RunEnd::Drained),
             Err(Halt::Failed(error)) => Err(error),
@@ -131,7 +154,17 @@ struct Loop<'a, 'b, E: Evaluate> {
     search: &'b Search<'a, E>,
     config: &'b SearchConfig,
     run_seed: u64,
+    /// Names of all proposers: first those that can be asked again, then the agents.
+    arms: Vec<String>,
     weights: Vec<f64>,
+    bandit: Bandit,
+    strategy: Box<dyn Strategy>,
+    purses: Vec<Purse>,
+    /// Islands of the candidates under way.
+    homes: HashMap<usize, u32>,
+    generation: u32,
+    /// The proposers' index, where they are told nothing of what was tried.
+    nothing: Index,
     population: Population,
     bench: Bench<'a, 'b, E>,
     reigns: Vec<Reign>,
@@ -143,18 +176,30 @@ struct Loop<'a, 'b, E: Evaluate> {
 }
 
 impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
-    fn new(search: &'b Search<'a, E>, weights: Vec<f64>) -> Result<Self, Halt> {
+    fn new(search: &'b Search<'a, E>, arms: Vec<String>, weights: Vec<f64>) -> Result<Self, Halt> {
         let folder = search.folder;
         let config = &folder.task().search;
         let baseline = folder.baseline();
         let source = folder.source(&baseline)?;
         let mut population = Population::new(folder.task().header.metric.direction);
-        let member = population.add(baseline, source, None);
+        let member = population.add(baseline, source.into(), None);
+        let purses =
+            search.agents.iter().map(|a| Purse::open(*a, folder)).collect::<Result<Vec<_>, EngineError>>()?;
         Ok(Self {
             search,
             config,
             run_seed: folder.config().seed,
+            bandit: Bandit::new(arms.len(), config.bandit),
+            arms,
             weights,
+            strategy: match search.strategy {
+                Some(make) => make(config),
+                None => strategy::configured(config),
+            },
+            purses,
+            homes: HashMap::new(),
+            generation: 0,
+            nothing: Index::of(folder.task().header.metric.direction, &population.entries()[..1]),
             population,
             bench: Bench::new(search),
             reigns: vec![Reign { member, number: 0 }],
@@ -184,11 +229,12 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             }
             let begun = Instant::now();
             let generation = completed + 1;
+            self.generation = generation;
             let incumbent = self.population.id(self.incumbent().member);
             self.observe(&RunEvent::Generation { generation, incumbent });
             let challengers = self.propose(generation)?;
             if challengers.is_empty() {
-                stopped = Some(StopReason::NoProposals);
+                stopped = Some(self.why_nothing()?);
                 break;
             }
             self.race(generation, &challengers)?;
@@ -225,7 +271,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         let baseline = self.population.candidate(0).clone();
         self.archive_events(&[
             Event::Started { config: folder.config_digest().clone(), seed: self.run_seed },
-            Event::Proposed { index: 0, candidate: baseline },
+            Event::Proposed { index: 0, candidate: baseline, island: 0 },
         ])
     }
 
@@ -262,6 +308,9 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
     fn reason_to_stop(&self, completed: u32) -> Result<Option<StopReason>, Halt> {
         if self.evaluations_left() == 0 {
             return Ok(Some(StopReason::Evals));
+        }
+        if self.config.fuel.is_some_and(|fuel| self.population.fuel() >= fuel) {
+            return Ok(Some(StopReason::Fuel));
         }
         match self.search.folder.archive().next_recorded()? {
             Some(Event::Stopped { generation, reason: StopReason::Wall }) if generation == completed => {
@@ -322,6 +371,23 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         self.reigns.last().copied().unwrap_or(Reign { member: 0, number: 0 })
     }
 
+    /// Why nobody proposes: the clock, where there is one.
+    fn why_nothing(&self) -> Result<StopReason, Halt> {
+        match self.search.folder.archive().next_recorded()? {
+            Some(Event::Stopped { reason, .. }) => Ok(reason),
+            _ if self.is_out_of_time() => Ok(StopReason::Wall),
+            _ => Ok(StopReason::NoProposals),
+        }
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.search.wall.is_some_and(|wall| self.started.elapsed() >= wall)
+    }
+
+    fn view(&self) -> strategy::View<'_> {
+        strategy::View::new(&self.population, self.incumbent().member, self.generation, self.config)
+    }
+
     fn evaluations_left(&self) -> usize {
         match self.config.evals {
             Some(evals) => (evals as usize).saturating_sub(self.population.selection_evaluations()),
@@ -333,15 +399,18 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
     fn wave(&mut self, jobs: &[Job]) -> Result<Vec<wave::Shared>, Halt> {
         let records = self.bench.wave(&self.population, jobs)?;
         for (job, record) in jobs.iter().zip(&records) {
-            if job.split == Split::Selection {
-                self.population.learn(job.member, record);
+            match job.split {
+                Split::Selection => self.population.learn(job.member, record),
+                Split::Rung(rung) => self.population.learn_on_rung(job.member, rung, record),
+                Split::Final => {}
             }
         }
         Ok(records)
     }
 
     fn archive_events(&self, events: &[Event]) -> Result<(), Halt> {
-        Ok(self.search.folder.archive().append(events)?)
+        self.search.folder.archive().append(events)?;
+        Ok(())
     }
 
     fn observe(&self, event: &RunEvent) {

@@ -2,8 +2,9 @@
 //! on more, until the gate has decided about each.
 
 use super::wave::Job;
+use super::strategy::{Shift, View};
 use super::{Halt, Loop, Reign};
-use crate::evaluate::Evaluate;
+use crate::evaluate::{Evaluate, Split};
 use crate::gate::{Gain, MIN_PAIRS, Verdict};
 use crate::ledger::{Decision, Event, Ruling};
 use crate::observer::RunEvent;
@@ -30,6 +31,9 @@ impl<E: Evaluate> Loop<'_, '_, E> {
         let reign = self.incumbent();
         let mut field: Vec<Challenger> =
             members.iter().map(|member| Challenger { member: *member, ruling: None }).collect();
+        for rung in 0..self.config.rungs.len() {
+            self.rung(reign, &mut field, rung as u8)?;
+        }
         self.first_seed(reign, &mut field)?;
         self.keep_most_promising(reign, &mut field);
         for look in self.gate.looks().to_vec() {
@@ -43,10 +47,12 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     fn first_seed(&mut self, reign: Reign, field: &mut [Challenger]) -> Result<(), Halt> {
         let seeds = self.race_seeds(reign, MIN_PAIRS);
         let mut jobs: Vec<Job> = seeds.iter().map(|seed| Job::selection(reign.member, *seed)).collect();
-        jobs.extend(field.iter().map(|challenger| Job::selection(challenger.member, seeds[0])));
+        let racing = field.iter().filter(|challenger| challenger.ruling.is_none());
+        jobs.extend(racing.map(|challenger| Job::selection(challenger.member, seeds[0])));
+        jobs.extend(self.second_looks(reign, &seeds));
         self.affordable_wave(&jobs)?;
         let stable = seeds.iter().all(|seed| self.population.failure_on(reign.member, *seed).is_none());
-        for challenger in field.iter_mut() {
+        for challenger in field.iter_mut().filter(|challenger| challenger.ruling.is_none()) {
             match self.population.result(challenger.member, seeds[0]) {
                 None => challenger.rule(Ruling::OutOfBudget, "the evaluation budget is used up"),
                 Some(record) if !record.result.outcome.is_finished() => {
@@ -60,6 +66,49 @@ impl<E: Evaluate> Loop<'_, '_, E> {
                     }
                     Some(_) => {}
                 },
+            }
+        }
+        Ok(())
+    }
+
+    /// Elites whose scores rest on few seeds, once more: on those of the
+    /// reign that they have not seen.
+    fn second_looks(&self, reign: Reign, seeds: &[u64]) -> Vec<Job> {
+        let view = self.view();
+        let fresh = |member: usize| {
+            let seed = seeds.iter().find(|seed| self.population.result(member, **seed).is_none())?;
+            Some(Job::selection(member, *seed))
+        };
+        let doubtful = self.strategy.doubtful(&view).into_iter().filter(|m| *m != reign.member);
+        doubtful.filter_map(fresh).take(self.config.reevaluate as usize).collect()
+    }
+
+    /// Everyone once on a part of the budget; the best share goes on.
+    fn rung(&mut self, reign: Reign, field: &mut [Challenger], rung: u8) -> Result<(), Halt> {
+        let seed = reign.seed(self.run_seed, 0);
+        let split = Split::Rung(rung);
+        let racing = field.iter().filter(|c| c.ruling.is_none()).map(|c| c.member);
+        let members: Vec<usize> = racing.collect();
+        let jobs: Vec<Job> = members.iter().map(|member| Job { member: *member, split, seed }).collect();
+        self.affordable_wave(&jobs)?;
+        let direction = self.population.direction();
+        let badness = |member: usize| {
+            let result = self.population.rung_result(member, rung, seed)?;
+            result.result.score.map(|score| direction.gain(0.0, score))
+        };
+        let mut ranked: Vec<(f64, usize)> =
+            members.iter().filter_map(|member| Some((badness(*member)?, *member))).collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let share = self.config.rungs[usize::from(rung)].keep;
+        ranked.truncate(((ranked.len() as f64 * share).ceil() as usize).max(1));
+        for challenger in field.iter_mut().filter(|c| c.ruling.is_none()) {
+            match self.population.rung_result(challenger.member, rung, seed) {
+                None => challenger.rule(Ruling::OutOfBudget, "the evaluation budget is used up"),
+                Some(record) if !record.result.outcome.is_finished() => {
+                    challenger.rule(Ruling::Failed, one_line(&record.result.outcome.to_string()));
+                }
+                Some(_) if ranked.iter().any(|(_, member)| *member == challenger.member) => {}
+                Some(_) => challenger.rule(Ruling::Outranked, format!("others did better on rung {rung}")),
             }
         }
         Ok(())
@@ -128,6 +177,9 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             };
             decisions.push((challenger.member, decision));
         }
+        for (member, decision) in &decisions {
+            self.reward(*member, decision.ruling);
+        }
         let winner = best_passed(&decisions);
         if let Some(at) = winner {
             decisions[at].1.ruling = Ruling::Kept;
@@ -153,9 +205,38 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             events.push(Event::Demoted { generation, candidate, successor: successor.clone() });
             told.push(RunEvent::Crowned { generation, candidate: successor });
         }
+        events.extend(self.close_generation(generation, &decisions));
         self.archive_events(&events)?;
         told.iter().for_each(|event| self.observe(event));
         Ok(())
+    }
+
+    /// Lets the strategy file what was decided, and records what it does.
+    fn close_generation(&mut self, generation: u32, decisions: &[(usize, Decision)]) -> Vec<Event> {
+        let incumbent = self.incumbent().member;
+        let view = View::new(&self.population, incumbent, generation, self.config);
+        for (member, _) in decisions {
+            let island = self.homes.remove(member).unwrap_or(0);
+            self.strategy.file(&view, *member, island);
+        }
+        let shifts = self.strategy.close(&view);
+        self.bandit.fade();
+        let event = |shift: Shift| match shift {
+            Shift::Migrated { from, to, member } => {
+                Event::Migrated { generation, from, to, candidate: self.population.id(member) }
+            }
+            Shift::Reset { island, reason, founder } => {
+                Event::Reset { generation, island, reason, founder: self.population.id(founder) }
+            }
+        };
+        shifts.into_iter().map(event).collect()
+    }
+
+    fn reward(&mut self, member: usize, ruling: Ruling) {
+        let origin = &self.population.candidate(member).origin;
+        if let Some(arm) = self.arms.iter().position(|name| *name == origin.proposer) {
+            self.bandit.learn(arm, ruling, origin);
+        }
     }
 
     /// Whether the incumbent cannot be relied on: it failed on one of its
@@ -182,12 +263,19 @@ impl<E: Evaluate> Loop<'_, '_, E> {
         self.race_seeds(reign, count).into_iter().filter_map(pair).collect()
     }
 
+    fn has_done(&self, job: &Job) -> bool {
+        match job.split {
+            Split::Rung(rung) => self.population.rung_result(job.member, rung, job.seed).is_some(),
+            _ => self.population.result(job.member, job.seed).is_some(),
+        }
+    }
+
     /// Does those of the jobs that are not known yet, as far as the
     /// evaluation budget goes, in the order given.
     fn affordable_wave(&mut self, jobs: &[Job]) -> Result<(), Halt> {
         let mut jobs: Vec<Job> = jobs
             .iter()
-            .filter(|job| self.population.result(job.member, job.seed).is_none())
+            .filter(|job| !self.has_done(job))
             .copied()
             .collect();
         jobs.truncate(self.evaluations_left());

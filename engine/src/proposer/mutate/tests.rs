@@ -2,7 +2,7 @@ use super::*;
 use crate::proposer::Index;
 use crate::ids::{BlobId, CandidateId};
 use crate::task::Direction;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use terrarium_sandbox::Knobs;
 
 pub(crate) const SOURCE: &str = r#"//! A candidate. Ω

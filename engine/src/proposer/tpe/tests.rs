@@ -136,6 +136,7 @@ fn early_steps_are_small() {
         direction: Direction::Minimize,
         entries: std::slice::from_ref(&parent),
         knob_space: &space,
+        index: &Index::of(Direction::Minimize, std::slice::from_ref(&parent)),
     };
     let few = (0..100).filter(|s| Tpe.propose(&history, &parent, *s).unwrap().knobs.len() <= 3).count();
     assert!(few > 80, "{few}");
@@ -149,11 +150,12 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
         ("c".to_owned(), KnobRange::Choice { default: 0, options: vec![] }),
     ];
     let parent = entry("s", Knobs::new(), Some(1.0));
+    let nothing = Index::new(Direction::Minimize);
     let history = |space| History {
             direction: Direction::Minimize,
             entries: &[],
             knob_space: space,
-            index: &Index::of(Direction::Minimize, &[]),
+            index: &nothing,
         };
     assert_eq!(Tpe.propose(&history(&fixed), &parent, 1), None);
     let bit = vec![(

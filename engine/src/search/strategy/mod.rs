@@ -105,7 +105,7 @@ pub enum Shift {
 }
 
 /// Decides what is changed next.
-pub trait Strategy: Send {
+pub trait Strategy: Send + Sync {
     /// Its name.
     fn name(&self) -> &'static str;
 
