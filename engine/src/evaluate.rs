@@ -1,7 +1,9 @@
 //! Evaluating a candidate: the door between the search and the sandbox.
 
+mod command;
 mod sandboxed;
 
+pub use command::CommandEvaluator;
 pub use sandboxed::Sandboxed;
 
 use crate::ids::{BlobId, CandidateId};

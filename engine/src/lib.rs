@@ -20,6 +20,7 @@ mod fake;
 pub mod gate;
 pub mod ids;
 pub mod ledger;
+pub mod mcp;
 pub mod observer;
 pub mod proposer;
 pub mod report;

@@ -89,11 +89,24 @@ impl From<&HeldOutConfig> for HeldOut {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "builtin", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum EvaluatorConfig {
+    /// A program of the task's author, speaking JSON lines.
+    Command {
+        /// Program and arguments. One that names a file of the task's folder
+        /// means that file.
+        command: Vec<String>,
+        /// Longest time for one answer, in seconds.
+        #[serde(default = "thirty")]
+        deadline_s: u32,
+    },
     /// `n` disjoint circles in the unit square; the score is the sum of radii.
     Circles {
         /// How many circles.
         n: u32,
     },
+}
+
+fn thirty() -> u32 {
+    30
 }
 
 /// `[data]`: what a trainer learns from.
@@ -235,6 +248,12 @@ impl Task {
                 }
             }
         }
+        if let Some(EvaluatorConfig::Command { command, deadline_s }) = &self.evaluator
+            && (command.is_empty() || !(1..=86_400).contains(deadline_s))
+        {
+            let what = "a command evaluator needs a program, and deadline_s of 1 to 86400".to_owned();
+            return fault(&["evaluator"], what, "such as command = [\"python3\", \"score.py\"]");
+        }
         if let Some(EvaluatorConfig::Circles { n }) = self.evaluator
             && !(1..=crate::scoring::circles::MAX_CIRCLES).contains(&n)
         {
@@ -292,7 +311,19 @@ pub fn load(task: &str, templates_root: &Path) -> Result<LoadedTask, TaskError> 
         return Err(TaskError::NotFound { task: task.to_owned(), known });
     }
     let text = read_text(&file)?;
-    let task = Task::parse(&text, &file.display().to_string())?;
+    let mut task = Task::parse(&text, &file.display().to_string())?;
+    if let Some(EvaluatorConfig::Command { command, .. }) = &mut task.evaluator {
+        // A run is continued from anywhere, so its files are named in full.
+        for word in command.iter_mut() {
+            let path = folder.join(&*word);
+            if path.is_file()
+                && stays_inside(Path::new(&*word))
+                && let Ok(path) = std::path::absolute(&path)
+            {
+                *word = path.to_string_lossy().into_owned();
+            }
+        }
+    }
     let source = read_text(&folder.join(&task.header.candidate))?;
     let guide = folder.join("TASK.md");
     let guide = if guide.is_file() { Some(read_text(&guide)?) } else { None };

@@ -40,6 +40,8 @@ pub enum Command {
     Compare(Compare),
     /// Print a run's proposals as JSON lines, for `run --replay`
     Proposals(Proposals),
+    /// Serve a run to an interactive agent (Model Context Protocol)
+    Mcp(Mcp),
     /// Run a recorded winner again and compare every bit; check ledger and blobs
     Verify(Verify),
     /// Show a run as a table, and write its report
@@ -221,6 +223,28 @@ pub struct Compare {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// `terrarium mcp`
+#[derive(Debug, Args)]
+pub struct Mcp {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Make the folder first, as a run of this task that only takes submissions
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<String>,
+    /// With --task: submissions at most, over which the error rate is divided
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub submissions: u32,
+    /// With --task: all random numbers of the run follow from it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Serve streamable HTTP at this port of 127.0.0.1 (0: any), instead of standard input and output
+    #[arg(long, value_name = "PORT")]
+    pub http: Option<u16>,
+    /// Evaluations at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
 }
 
 /// `terrarium proposals`

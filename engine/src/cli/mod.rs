@@ -11,6 +11,7 @@ mod eval;
 pub mod exit;
 mod failure;
 mod init;
+mod mcp;
 mod progress;
 mod report;
 mod run;
@@ -41,6 +42,7 @@ pub fn main() -> i32 {
         Command::Eval(args) => eval::eval(args),
         Command::Check(args) => check::check(args),
         Command::Init(args) => init::init(args),
+        Command::Mcp(args) => mcp::mcp(args),
         Command::Compare(args) => compare::compare(args),
         Command::Proposals(args) => compare::proposals(args),
         Command::Verify(args) => verify::verify(args),

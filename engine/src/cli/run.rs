@@ -130,6 +130,11 @@ fn wanted(workers: &Workers) -> Result<usize, Failure> {
     Err(Failure::usage(format!("--workers {wanted} is out of range"), "1 to 1024; as many as cores is usual"))
 }
 
+/// Only edits inside the evolve blocks are evaluated.
+pub(super) fn admit(parent: &str, child: &str) -> Result<(), String> {
+    evolve_block::check_edit(parent, child).map_err(|e| e.to_string())
+}
+
 fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<Duration>) -> Ended {
     let data = folder.config().data.as_ref();
     let evaluator = Sandboxed::new(sandbox, folder.task(), data, folder.probe_secret()?)?;
@@ -155,7 +160,7 @@ fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<
         agents: &asked,
         guide: &guide,
         strategy: None,
-        admit: &|parent, child| evolve_block::check_edit(parent, child).map_err(|e| e.to_string()),
+        admit: &admit,
         observer,
         workers: wanted(workers)?,
         stop: interrupt_flag()?,

@@ -1,6 +1,6 @@
 //! Evaluation in the real sandbox.
 
-use super::{BuildFacts, BuildFailure, BuildTime, Evaluate, Evaluated, HostError, Split};
+use super::{BuildFacts, BuildFailure, BuildTime, CommandEvaluator, Evaluate, Evaluated, HostError, Split};
 use crate::error::EngineError;
 use crate::run::DataSnapshot;
 use crate::scoring;
@@ -17,6 +17,7 @@ pub struct Sandboxed<'a> {
     data: Option<&'a DataSnapshot>,
     probe_secret: u64,
     identity: String,
+    command: Option<CommandEvaluator>,
 }
 
 impl<'a> Sandboxed<'a> {
@@ -37,10 +38,19 @@ impl<'a> Sandboxed<'a> {
             });
         }
         let identity = sandbox.identity().map_err(|e| EngineError::from(host(&e)))?;
-        Ok(Self { sandbox, task, data, probe_secret, identity })
+        let command = match &task.evaluator {
+            Some(EvaluatorConfig::Command { command, deadline_s }) => {
+                Some(CommandEvaluator::new(command, *deadline_s))
+            }
+            _ => None,
+        };
+        Ok(Self { sandbox, task, data, probe_secret, identity, command })
     }
 
     fn job(&self, seed: u64, split: Split) -> Result<Job, HostError> {
+        if let Some(command) = &self.command {
+            return Ok(Job::Call { input: command.input(seed)? });
+        }
         match (&self.task.evaluation, &self.task.evaluator, self.data) {
             (Some(held_out), _, Some(data)) => Ok(Job::Train {
                 shards: Shards {
@@ -130,7 +140,11 @@ impl Evaluate for Sandboxed<'_> {
         };
         let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
         let (outcome, score) = if report.outcome.is_finished() {
-            match self.score(report.product.as_ref()) {
+            let scored = match (&self.command, report.product.as_ref()) {
+                (Some(command), Some(Product::Output(bytes))) => command.score(seed, bytes)?,
+                (_, product) => self.score(product),
+            };
+            match scored {
                 Ok(score) => (Outcome::Finished, Some(score)),
                 Err(outcome) => (outcome, None),
             }

@@ -14,6 +14,7 @@ mod data;
 mod figures;
 mod page;
 mod plot;
+mod provenance;
 mod sections;
 mod table;
 pub mod terminal;

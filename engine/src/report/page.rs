@@ -34,6 +34,7 @@ pub fn page(data: &ReportData) -> String {
                     (sections::changes(data))
                     div class="columns" {
                         (sections::proposers(data, decimals))
+                        (super::provenance::section(data, decimals))
                         (sections::outcomes(data))
                         (sections::time(data))
                         (sections::device_fuel(data))

@@ -1,6 +1,7 @@
 //! The loop over a fake evaluator: does it find what there is, keep nothing
 //! that is not there, and record the same whatever happens to the process?
 
+mod agents;
 mod durability;
 
 use super::*;
