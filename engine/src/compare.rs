@@ -199,7 +199,8 @@ fn pairing(one: &[&RunScore], other: &[&RunScore], direction: Direction) -> Pair
         }
         false => unpaired(one, other, direction),
     };
-    let fuel = |runs: &[&RunScore]| runs.iter().map(|r| r.fuel as f64).sum::<f64>() / runs.len().max(1) as f64;
+    let fuel =
+        |runs: &[&RunScore]| runs.iter().map(|r| r.fuel as f64).sum::<f64>() / runs.len().max(1) as f64;
     let (a, b) = (fuel(one), fuel(other));
     let verdict = match &gain {
         None => Verdict::TooFew,

@@ -7,8 +7,8 @@ mod agents;
 mod error;
 mod search;
 
-pub use error::{InvalidTask, TaskError};
 pub use agents::{ApiKind, CommandConfig, ModelConfig, Prices};
+pub use error::{InvalidTask, TaskError};
 pub use search::{FeatureConfig, FeatureKind, RungConfig, SearchConfig, StrategyKind};
 
 use serde::{Deserialize, Serialize};

@@ -144,7 +144,9 @@ fn an_agent_improves_a_task_over_mcp() {
     let id = better["candidate"].as_str().unwrap();
     let diff = client.call("diff", json!({ "candidate": &id[..8] })).unwrap();
     let text = diff["diff"].as_str().unwrap();
-    assert!(text.contains("-        let radius = 0.25f64;") && text.contains("+        let radius = 0.49f64;"));
+    assert!(
+        text.contains("-        let radius = 0.25f64;") && text.contains("+        let radius = 0.49f64;")
+    );
     let board = client.call("leaderboard", json!({ "limit": 2 })).unwrap();
     assert_eq!((board["candidates"].as_u64(), &board["rows"][0]["candidate"]), (Some(4), &json!(id)));
     assert_eq!(board["rows"][0]["best"], true);

@@ -104,11 +104,8 @@ impl Archive {
             .and_then(|mut select| {
                 select
                     .query_map([], |row| {
-                        let place = Place {
-                            generation: row.get(0)?,
-                            place: row.get(1)?,
-                            proposer: row.get(2)?,
-                        };
+                        let place =
+                            Place { generation: row.get(0)?, place: row.get(1)?, proposer: row.get(2)? };
                         Ok((place, row.get(3)?))
                     })?
                     .collect()

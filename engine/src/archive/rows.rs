@@ -141,7 +141,12 @@ pub fn all_candidates(connection: &Connection) -> rusqlite::Result<Vec<Candidate
                 knobs: row.get(2)?,
                 parent: row.get(3)?,
                 second_parent: row.get(4)?,
-                origin: Origin { proposer: row.get(5)?, operator: row.get(6)?, note: row.get(7)?, call: None },
+                origin: Origin {
+                    proposer: row.get(5)?,
+                    operator: row.get(6)?,
+                    note: row.get(7)?,
+                    call: None,
+                },
                 generation: row.get(8)?,
                 call: row.get(9)?,
             })

@@ -60,7 +60,12 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    pub(super) fn new(name: &'static str, unit: &'static str, meaning: &'static str, mut values: Vec<f64>) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        unit: &'static str,
+        meaning: &'static str,
+        mut values: Vec<f64>,
+    ) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
         let (n, last) = (values.len(), values.len().saturating_sub(1));

@@ -154,14 +154,20 @@ impl RunObserver for Clock {
 /// Measures.
 pub fn bench(args: &Bench) -> Ended {
     if !(300..=10_000_000).contains(&args.candidates) {
-        return Err(Failure::usage(format!("--candidates {} is out of range", args.candidates), "300 to 10000000"));
+        return Err(Failure::usage(
+            format!("--candidates {} is out of range", args.candidates),
+            "300 to 10000000",
+        ));
     }
     let sandbox = workshop::sandbox(false, workshop::cores())?;
     let identity = sandbox.identity()?;
     let glass = Glass(&sandbox);
     for number in 0..PROGRAMS {
         if let Err(error) = glass.build(&program(number)) {
-            return Err(Failure::new(format!("the benchmark's own candidate: {error:?}"), "run `terrarium setup`"));
+            return Err(Failure::new(
+                format!("the benchmark's own candidate: {error:?}"),
+                "run `terrarium setup`",
+            ));
         }
     }
     let home = tempfile::tempdir().map_err(|e| EngineError::io("create", &std::env::temp_dir(), e))?;
@@ -198,8 +204,12 @@ pub fn bench(args: &Bench) -> Ended {
         .collect();
     // The first window waits for workers to start; it is counted in `all`.
     let tenth = (rates.len() / 10).max(1);
-    let (first, last) = (&rates[1.min(rates.len() - 1)..][..tenth.min(rates.len() - 1).max(1)], &rates[rates.len() - tenth..]);
-    let first = Figure::new("first_tenth", "proposals/s", "windows of 100 in the first tenth", first.to_vec());
+    let (first, last) = (
+        &rates[1.min(rates.len() - 1)..][..tenth.min(rates.len() - 1).max(1)],
+        &rates[rates.len() - tenth..],
+    );
+    let first =
+        Figure::new("first_tenth", "proposals/s", "windows of 100 in the first tenth", first.to_vec());
     let median = first.median;
     let figures = vec![
         Figure::new(
@@ -221,7 +231,10 @@ pub fn bench(args: &Bench) -> Ended {
     if args.json {
         say(json!({ "schema": SCHEMA, "bench": args.name, "machine": identity, "figures": figures }));
     } else {
-        say(format_args!("{identity}; {} candidates, {} evaluations at a time", args.candidates, args.workers));
+        say(format_args!(
+            "{identity}; {} candidates, {} evaluations at a time",
+            args.candidates, args.workers
+        ));
         say(table(&figures));
     }
     Ok(exit::OK)

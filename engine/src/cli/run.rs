@@ -7,14 +7,14 @@ use super::{Ended, agents, exit, report, say, workshop};
 use crate::EngineError;
 use crate::evaluate::{Evaluate, Sandboxed};
 use crate::evolve_block;
-use crate::observer::{RunEvent, RunObserver};
 use crate::ids::BlobId;
+use crate::observer::{RunEvent, RunObserver};
 use crate::proposer::agent::Agent;
 use crate::proposer::{Mutate, Replay};
 use crate::run::{NewRun, RunFolder};
 use crate::search::{RunEnd, Search};
-use serde_json::json;
 use crate::task::{SearchConfig, StrategyKind};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -81,8 +81,7 @@ pub fn run(args: &Run) -> Ended {
 /// Reads a file to be replayed: only what it holds is proposed, unless
 /// others were asked for.
 fn replay_file(search: &mut SearchConfig, path: &Path, args: &Run) -> Result<String, Failure> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Failure::from(EngineError::io("read", path, e)))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::from(EngineError::io("read", path, e)))?;
     let recorded = Replay::parse(&text, &path.display().to_string())?;
     search.replay = Some(BlobId::of(text.as_bytes()));
     if args.proposer.is_empty() {

@@ -7,7 +7,8 @@ use crate::scoring;
 use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxError, Shards, World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxError, Shards,
+    World,
 };
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].

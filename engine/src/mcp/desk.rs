@@ -268,7 +268,9 @@ impl Desk {
             let _ = writeln!(diff, "{sign}{}", line.text);
         }
         let diff: String = diff.chars().take(MAX_TEXT).collect();
-        Ok(json!({ "candidate": candidate.id, "against": against.id, "diff": diff, "knobs": candidate.knobs, "knobs_against": against.knobs }))
+        Ok(
+            json!({ "candidate": candidate.id, "against": against.id, "diff": diff, "knobs": candidate.knobs, "knobs_against": against.knobs }),
+        )
     }
 
     fn check(&self, now: &Now, change: Change) -> Result<Value, String> {
@@ -300,7 +302,10 @@ impl Desk {
             return Err("the run is finished: start another".into());
         }
         if now.folder.task().search.proposers.get("person").is_none_or(|weight| *weight <= 0.0) {
-            return Err("this run takes no submissions: start it with --proposer person (and others, if wanted)".into());
+            return Err(
+                "this run takes no submissions: start it with --proposer person (and others, if wanted)"
+                    .into(),
+            );
         }
         let (parent, ..) = now.applied(change.clone())?;
         let change = Change { parent: Some(parent.candidate.to_string()), ..change };

@@ -45,7 +45,8 @@ fn tool(name: &'static str, what: &'static str, properties: Value, required: Val
 
 /// All tools.
 pub fn all() -> Vec<Tool> {
-    let candidate = json!({ "type": "string", "description": "A candidate's id, or its first digits (at least 4)" });
+    let candidate =
+        json!({ "type": "string", "description": "A candidate's id, or its first digits (at least 4)" });
     let whole = |low: u32, high: u32, default: u32, what: &str| json!({ "type": "integer", "minimum": low, "maximum": high, "default": default, "description": what });
     vec![
         tool(
@@ -77,13 +78,7 @@ pub fn all() -> Vec<Tool> {
             true,
         ),
         tool("check_draft", "Compile a change without evaluating or recording it", change(), json!([]), true),
-        tool(
-            "submit",
-            "Propose a change; returns a ticket for `wait`",
-            change(),
-            json!(["note"]),
-            false,
-        ),
+        tool("submit", "Propose a change; returns a ticket for `wait`", change(), json!(["note"]), false),
         tool(
             "wait",
             "Wait until a submission is decided; returns its score and the gate's ruling, or that it is still under way",

@@ -114,8 +114,13 @@ impl Change {
             let text = source.as_deref().unwrap_or(&parent.source);
             let blocks = evolve_block::parse(text).map_err(|e| e.to_string())?;
             let by_name = blocks.iter().position(|b| b.name.as_deref() == Some(block.name.trim()));
-            let by_number =
-                block.name.trim().parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|n| *n < blocks.len());
+            let by_number = block
+                .name
+                .trim()
+                .parse::<usize>()
+                .ok()
+                .and_then(|n| n.checked_sub(1))
+                .filter(|n| *n < blocks.len());
             let only = (blocks.len() == 1).then_some(0);
             let index = by_name.or(by_number).or(only).ok_or_else(|| {
                 let known: Vec<&str> = blocks.iter().filter_map(|b| b.name.as_deref()).collect();
@@ -170,7 +175,10 @@ fn applied(text: &str, edit: &Edit) -> Result<String, String> {
             Ok([&text[..from], &edit.replace, ending, &text[to..]].concat())
         }
         [] => Err("the text to search for does not occur inside an evolve block".into()),
-        _ => Err(format!("the text to search for occurs {} times: take more of what is around it", found.len())),
+        _ => Err(format!(
+            "the text to search for occurs {} times: take more of what is around it",
+            found.len()
+        )),
     }
 }
 

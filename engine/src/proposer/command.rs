@@ -104,7 +104,9 @@ impl CommandAgent {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(folder).env_clear().process_group(0);
         command.stdin(Stdio::null()).stdout(log).stderr(again);
-        for name in ["PATH", "HOME", "LANG", "TERM"].into_iter().chain(self.config.environment.iter().map(String::as_str))
+        for name in ["PATH", "HOME", "LANG", "TERM"]
+            .into_iter()
+            .chain(self.config.environment.iter().map(String::as_str))
         {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -168,7 +170,11 @@ impl Agent for CommandAgent {
         // An agent that failed late may have left a good file all the same.
         let path = folder.path().join(FILE);
         let is_file = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
-        let source = if is_file { read_text(&path).map_err(|e| e.to_string()) } else { Err(format!("it left no {FILE}")) };
+        let source = if is_file {
+            read_text(&path).map_err(|e| e.to_string())
+        } else {
+            Err(format!("it left no {FILE}"))
+        };
         let note_path = folder.path().join("NOTE.txt");
         let has_note = std::fs::symlink_metadata(&note_path).is_ok_and(|m| m.is_file());
         let note = if has_note { read_text(&note_path).unwrap_or_default() } else { String::new() };

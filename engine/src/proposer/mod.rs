@@ -3,18 +3,18 @@
 pub mod agent;
 pub mod change;
 pub mod command;
-pub mod model;
-pub mod person;
-pub mod replay;
 pub mod crossover;
 pub mod index;
+pub mod model;
 pub mod mutate;
+pub mod person;
+pub mod replay;
 pub mod rust_source;
 pub mod tpe;
 
+pub use command::CommandAgent;
 pub use crossover::Crossover;
 pub use index::Index;
-pub use command::CommandAgent;
 pub use model::Model;
 pub use mutate::Mutate;
 pub use person::Person;

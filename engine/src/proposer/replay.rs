@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_named() {
-        let line = r#"{"generation":1,"place":0,"knobs":{},"origin":{"proposer":"p","operator":"","note":""}}"#;
+        let line =
+            r#"{"generation":1,"place":0,"knobs":{},"origin":{"proposer":"p","operator":"","note":""}}"#;
         assert_eq!(Replay::parse(&format!("{line}\n\n"), "f").unwrap().last_generation(), 1);
         for (text, what) in [(format!("{line}\n{line}"), "line 2"), ("{}".into(), "line 1")] {
             let error = Replay::parse(&text, "f").unwrap_err().to_string();

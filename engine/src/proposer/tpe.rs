@@ -54,10 +54,8 @@ impl Proposer for Tpe {
             return None;
         }
         let from = space.encode(&parent.knobs);
-        let mut tried: BTreeSet<String> = observed(history, parent)
-            .into_iter()
-            .map(|e| space.canonical(&e.knobs))
-            .collect();
+        let mut tried: BTreeSet<String> =
+            observed(history, parent).into_iter().map(|e| space.canonical(&e.knobs)).collect();
         tried.insert(space.canonical(&parent.knobs));
         let (good, bad) = split(history, parent, &space);
         let mut rng = SplitMix64::new(seed);

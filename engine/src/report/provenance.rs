@@ -150,9 +150,27 @@ pub fn section(data: &ReportData, decimals: Decimals) -> Markup {
         (a, b) => a.or(b),
     };
     let rows = [
-        ("adequacy", "machines alone improve the baseline", found.alone, found.baseline, if found.alone.is_some() { "reached" } else { "not reached" }),
-        ("parity", "machines alone get as far as people alone", found.alone, found.people, reached(found.alone, found.people, true)),
-        ("supremacy", "machines, alone or with people, get further than people alone", furthest, found.people, reached(furthest, found.people, false)),
+        (
+            "adequacy",
+            "machines alone improve the baseline",
+            found.alone,
+            found.baseline,
+            if found.alone.is_some() { "reached" } else { "not reached" },
+        ),
+        (
+            "parity",
+            "machines alone get as far as people alone",
+            found.alone,
+            found.people,
+            reached(found.alone, found.people, true),
+        ),
+        (
+            "supremacy",
+            "machines, alone or with people, get further than people alone",
+            furthest,
+            found.people,
+            reached(furthest, found.people, false),
+        ),
     ];
     html! {
         section aria-labelledby="provenance" {

@@ -122,11 +122,8 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     fn ask_one(&self, question: &Question<'_>) -> Result<Option<Reply>, EngineError> {
         let agent = self.search.agents[question.agent];
         let brief = &question.brief;
-        let place = Place {
-            generation: brief.generation,
-            place: brief.place,
-            proposer: agent.name().to_owned(),
-        };
+        let place =
+            Place { generation: brief.generation, place: brief.place, proposer: agent.name().to_owned() };
         let archive = self.search.folder.archive();
         let lost = "the engine was stopped while it was asked";
         match archive.answer(&place)? {

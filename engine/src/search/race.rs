@@ -1,8 +1,8 @@
 //! One generation's race: every challenger on one seed, the promising ones
 //! on more, until the gate has decided about each.
 
-use super::wave::Job;
 use super::strategy::{Shift, View};
+use super::wave::Job;
 use super::{Halt, Loop, Reign};
 use crate::evaluate::{Evaluate, Split};
 use crate::gate::{Gain, MIN_PAIRS, Verdict};
@@ -273,11 +273,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     /// Does those of the jobs that are not known yet, as far as the
     /// evaluation budget goes, in the order given.
     fn affordable_wave(&mut self, jobs: &[Job]) -> Result<(), Halt> {
-        let mut jobs: Vec<Job> = jobs
-            .iter()
-            .filter(|job| !self.has_done(job))
-            .copied()
-            .collect();
+        let mut jobs: Vec<Job> = jobs.iter().filter(|job| !self.has_done(job)).copied().collect();
         jobs.truncate(self.evaluations_left());
         self.wave(&jobs).map(drop)
     }

@@ -54,7 +54,13 @@ const SLOW: Duration = Duration::from_millis(5);
 
 impl<'a, 'b, E: Evaluate> Bench<'a, 'b, E> {
     pub fn new(search: &'b Search<'a, E>) -> Self {
-        Self { search, known: HashMap::new(), builds: Mutex::default(), total: Duration::ZERO, untold: Mutex::default() }
+        Self {
+            search,
+            known: HashMap::new(),
+            builds: Mutex::default(),
+            total: Duration::ZERO,
+            untold: Mutex::default(),
+        }
     }
 
     /// Evaluations known so far.

@@ -230,7 +230,11 @@ impl SearchConfig {
             }
         }
         if self.features.len() > 4 {
-            return Some(("features", "more than four features".into(), "a map needs few axes: two are usual"));
+            return Some((
+                "features",
+                "more than four features".into(),
+                "a map needs few axes: two are usual",
+            ));
         }
         let share = |v: f64| v > 0.0 && v <= 1.0;
         if self.rungs.len() > MOST_RUNGS || !self.rungs.iter().all(|r| share(r.budget) && share(r.keep)) {
@@ -244,7 +248,11 @@ impl SearchConfig {
         }
         for (name, command) in &self.commands {
             if let Some(what) = command.fault() {
-                return Some(("commands", format!("agent `{name}`: {what}"), "docs/proposers.md has examples"));
+                return Some((
+                    "commands",
+                    format!("agent `{name}`: {what}"),
+                    "docs/proposers.md has examples",
+                ));
             }
         }
         None

@@ -44,7 +44,10 @@ pub struct Model {
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the key.
-        f.debug_struct("Model").field("name", &self.name).field("model", &self.config.model).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("name", &self.name)
+            .field("model", &self.config.model)
+            .finish_non_exhaustive()
     }
 }
 
@@ -69,7 +72,8 @@ pub(crate) fn runtime() -> Result<&'static Runtime, EngineError> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(1).thread_name("network").enable_all().build().map_err(|e| e.to_string())
     });
-    made.as_ref().map_err(|e| trouble(format!("cannot start the network thread: {e}"), "check the limits on threads"))
+    made.as_ref()
+        .map_err(|e| trouble(format!("cannot start the network thread: {e}"), "check the limits on threads"))
 }
 
 impl Model {
@@ -126,10 +130,9 @@ impl Model {
             let pause = pause_asked(response.headers().get(RETRY_AFTER));
             let body = limited(response, 64 << 10).await.unwrap_or_default();
             let said: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let said = said["error"]["message"].as_str().map_or_else(
-                || String::from_utf8_lossy(&body).into_owned(),
-                str::to_owned,
-            );
+            let said = said["error"]["message"]
+                .as_str()
+                .map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
             let message = format!("HTTP {}: {}", status.as_u16(), self.shown(&said));
             return Err(match status.as_u16() {
                 408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(message, pause),
@@ -164,8 +167,8 @@ impl Model {
             }
         } else {
             let body = limited(response, most).await.map_err(passing)?;
-            let whole = serde_json::from_slice(&body)
-                .map_err(|e| passing(format!("the answer is not JSON: {e}")))?;
+            let whole =
+                serde_json::from_slice(&body).map_err(|e| passing(format!("the answer is not JSON: {e}")))?;
             answer.hear_whole(self.config.api, &whole);
         }
         if let Some(error) = &answer.error {
@@ -178,7 +181,12 @@ impl Model {
     }
 
     /// A request that ends at `end`, or when the run is to stop.
-    fn send(&self, body: String, end: Instant, desk: &dyn Desk) -> Result<Result<Answer, Failure>, EngineError> {
+    fn send(
+        &self,
+        body: String,
+        end: Instant,
+        desk: &dyn Desk,
+    ) -> Result<Result<Answer, Failure>, EngineError> {
         Ok(runtime()?.block_on(async {
             let mut look = tokio::time::interval(Duration::from_millis(50));
             let request = self.request(body);
@@ -252,8 +260,7 @@ impl Agent for Model {
                 Err(failure) => {
                     // An error status costs a request; a stream that breaks
                     // off may have cost all that was set aside.
-                    let refused =
-                        matches!(&failure, Failure::Passing(what, _) | Failure::Lasting(what) if what.starts_with("HTTP "));
+                    let refused = matches!(&failure, Failure::Passing(what, _) | Failure::Lasting(what) if what.starts_with("HTTP "));
                     if refused {
                         desk.settle(most, Cost { requests: 1, ..Cost::default() });
                     }
@@ -294,9 +301,7 @@ fn key(name: &str, config: &ModelConfig) -> Result<Option<String>, EngineError> 
                 "set it, or use key_file",
             )
         })?,
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).map_err(|e| EngineError::io("read", path, e))?
-        }
+        (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| EngineError::io("read", path, e))?,
         (None, None) => return Ok(None),
     };
     let text = text.trim();
@@ -351,7 +356,6 @@ fn chain(error: &reqwest::Error) -> String {
     }
     text
 }
-
 
 #[cfg(test)]
 mod tests;

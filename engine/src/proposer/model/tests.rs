@@ -12,7 +12,8 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
-const ANSWER: &str = r#"{"note":"a bigger step","knobs":[],"edits":[{"search":"v * 0.7","replace":"v * 0.8"}],"blocks":[]}"#;
+const ANSWER: &str =
+    r#"{"note":"a bigger step","knobs":[],"edits":[{"search":"v * 0.7","replace":"v * 0.8"}],"blocks":[]}"#;
 
 /// What the peer does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -65,12 +66,20 @@ fn pieces(path: &str, text: &str) -> Vec<Bytes> {
             event(&json!({ "type": "response.created" })),
             event(&json!({ "type": "response.output_text.delta", "delta": a })),
             event(&json!({ "type": "response.output_text.delta", "delta": b })),
-            event(&json!({ "type": "response.completed", "response": { "usage": { "input_tokens": 900, "output_tokens": 40 } } })),
+            event(
+                &json!({ "type": "response.completed", "response": { "usage": { "input_tokens": 900, "output_tokens": 40 } } }),
+            ),
         ],
         "/v1/messages" => vec![
-            event(&json!({ "type": "message_start", "message": { "usage": { "input_tokens": 900, "output_tokens": 1 } } })),
-            event(&json!({ "type": "content_block_delta", "delta": { "type": "input_json_delta", "partial_json": a } })),
-            event(&json!({ "type": "content_block_delta", "delta": { "type": "input_json_delta", "partial_json": b } })),
+            event(
+                &json!({ "type": "message_start", "message": { "usage": { "input_tokens": 900, "output_tokens": 1 } } }),
+            ),
+            event(
+                &json!({ "type": "content_block_delta", "delta": { "type": "input_json_delta", "partial_json": a } }),
+            ),
+            event(
+                &json!({ "type": "content_block_delta", "delta": { "type": "input_json_delta", "partial_json": b } }),
+            ),
             event(&json!({ "type": "message_delta", "delta": {}, "usage": { "output_tokens": 40 } })),
             event(&json!({ "type": "message_stop" })),
         ],
@@ -114,7 +123,10 @@ async fn respond(act: Act, path: &str) -> Response {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 Some((Ok::<Bytes, std::io::Error>(": ping\n\n".into()), ()))
             });
-            Response::builder().header("content-type", "text/event-stream").body(Body::from_stream(drip)).unwrap()
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(Body::from_stream(drip))
+                .unwrap()
         }
         Act::Whole => {
             let body = json!({ "choices": [{ "message": { "content": ANSWER } }], "usage": { "prompt_tokens": 900, "completion_tokens": 40 } });
@@ -224,7 +236,8 @@ fn ask(model: &Model, desk: &Counter, seed: u64) -> (Reply, Duration) {
 fn each_protocol_gets_a_change_and_says_what_it_cost() {
     for api in [ApiKind::Chat, ApiKind::Responses, ApiKind::Messages] {
         let peer = peer(vec![Act::Good]);
-        let model = Model { key: Some("sk-secret".into()), ..Model::new("m", &config(api, &peer.url)).unwrap() };
+        let model =
+            Model { key: Some("sk-secret".into()), ..Model::new("m", &config(api, &peer.url)).unwrap() };
         let desk = Counter::default();
         let (reply, _) = ask(&model, &desk, 1);
         let draft = reply.draft.unwrap_or_else(|| panic!("{api:?}: {}", reply.problem));
@@ -293,8 +306,11 @@ fn no_peer_holds_a_call_beyond_its_deadline() {
 
 #[test]
 fn no_budget_is_exceeded_whatever_the_peer_does() {
-    let chaos = vec![Act::Drop, Act::Good, Act::Malformed, Act::Busy("0"), Act::BadChange, Act::Broken, Act::Good];
-    for (requests, tokens, money) in [(Some(5), None, None), (None, Some(30_000), None), (None, None, Some(0.02))] {
+    let chaos =
+        vec![Act::Drop, Act::Good, Act::Malformed, Act::Busy("0"), Act::BadChange, Act::Broken, Act::Good];
+    for (requests, tokens, money) in
+        [(Some(5), None, None), (None, Some(30_000), None), (None, None, Some(0.02))]
+    {
         let peer = peer(chaos.repeat(6));
         let mut config = config(ApiKind::Responses, &peer.url);
         (config.requests, config.tokens, config.money) = (requests, tokens, money);

@@ -79,7 +79,8 @@ impl Answer {
             self.complete = true;
             return Ok(());
         }
-        let event: Value = serde_json::from_str(data).map_err(|e| format!("an event that is not JSON: {e}"))?;
+        let event: Value =
+            serde_json::from_str(data).map_err(|e| format!("an event that is not JSON: {e}"))?;
         if let Some(error) = event.get("error").filter(|e| !e.is_null()) {
             self.error = Some(error["message"].as_str().unwrap_or("unknown").to_owned());
             return Ok(());

@@ -1,6 +1,6 @@
 use super::*;
-use crate::proposer::Index;
 use crate::ids::{BlobId, CandidateId};
+use crate::proposer::Index;
 use crate::task::Direction;
 use std::collections::{BTreeMap, BTreeSet};
 use terrarium_sandbox::Knobs;

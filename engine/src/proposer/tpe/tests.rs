@@ -1,6 +1,6 @@
 use super::*;
-use crate::proposer::Index;
 use crate::ids::{BlobId, CandidateId};
+use crate::proposer::Index;
 use crate::task::Direction;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
 
@@ -59,11 +59,11 @@ fn search(seed: u64, evaluations: u64, random: bool) -> f64 {
         } else {
             let best = entries.iter().min_by(|a, b| a.score.unwrap().total_cmp(&b.score.unwrap())).unwrap();
             let history = History {
-            direction: Direction::Minimize,
-            entries: &entries,
-            knob_space: &space,
-            index: &Index::of(Direction::Minimize, &entries),
-        };
+                direction: Direction::Minimize,
+                entries: &entries,
+                knob_space: &space,
+                index: &Index::of(Direction::Minimize, &entries),
+            };
             Tpe.propose(&history, best, crate::seeds::derive(seed, "tpe", &[k])).unwrap().knobs
         };
         let score = bowl(&space, &knobs);
@@ -151,12 +151,8 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
     ];
     let parent = entry("s", Knobs::new(), Some(1.0));
     let nothing = Index::new(Direction::Minimize);
-    let history = |space| History {
-            direction: Direction::Minimize,
-            entries: &[],
-            knob_space: space,
-            index: &nothing,
-        };
+    let history =
+        |space| History { direction: Direction::Minimize, entries: &[], knob_space: space, index: &nothing };
     assert_eq!(Tpe.propose(&history(&fixed), &parent, 1), None);
     let bit = vec![(
         "bit".to_owned(),
@@ -166,11 +162,11 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
     assert_eq!(proposal.knobs.get("bit"), Some(&KnobValue::Integer(1)));
     let both = [entry("s", proposal.knobs, None)];
     let history = History {
-            direction: Direction::Minimize,
-            entries: &both,
-            knob_space: &bit,
-            index: &Index::of(Direction::Minimize, &both),
-        };
+        direction: Direction::Minimize,
+        entries: &both,
+        knob_space: &bit,
+        index: &Index::of(Direction::Minimize, &both),
+    };
     assert_eq!(Tpe.propose(&history, &parent, 1), None);
     let extreme = vec![
         (
@@ -180,11 +176,11 @@ fn a_knob_that_cannot_vary_is_left_alone_and_an_exhausted_space_ends_the_search(
         ("n".to_owned(), number(0.0, f64::MIN, f64::MAX, KnobScale::Logarithmic)),
     ];
     let history = History {
-            direction: Direction::Minimize,
-            entries: &[],
-            knob_space: &extreme,
-            index: &Index::of(Direction::Minimize, &[]),
-        };
+        direction: Direction::Minimize,
+        entries: &[],
+        knob_space: &extreme,
+        index: &Index::of(Direction::Minimize, &[]),
+    };
     for seed in 0..50 {
         let knobs = Tpe.propose(&history, &parent, seed).unwrap().knobs;
         assert!(crate::candidate::knobs_are_finite(&knobs));
@@ -206,11 +202,11 @@ fn other_sources_help_only_through_the_knobs_they_were_given() {
     entries.push(entry("other", Knobs::from([("gone".to_owned(), KnobValue::Integer(3))]), Some(0.0)));
     let parent = entry("mine", Knobs::new(), Some(100.0));
     let history = History {
-            direction: Direction::Minimize,
-            entries: &entries,
-            knob_space: &space,
-            index: &Index::of(Direction::Minimize, &entries),
-        };
+        direction: Direction::Minimize,
+        entries: &entries,
+        knob_space: &space,
+        index: &Index::of(Direction::Minimize, &entries),
+    };
     let near = (0..60)
         .filter_map(|seed| Tpe.propose(&history, &parent, seed))
         .filter(|p| p.origin.operator == "tpe")

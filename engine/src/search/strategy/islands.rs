@@ -119,8 +119,7 @@ impl Strategy for Islands {
             if let Some(reason) = self.islands[number].trouble(view) {
                 // It begins with the best of its neighbour, or the incumbent.
                 let neighbour = &self.islands[(number + 1) % count].cells;
-                let founder =
-                    if count > 1 { neighbour.best(view) } else { None }.unwrap_or(view.incumbent);
+                let founder = if count > 1 { neighbour.best(view) } else { None }.unwrap_or(view.incumbent);
                 let mut fresh = Island {
                     improved: view.generation,
                     restless_until: view.generation + view.config.patience.div_ceil(2),

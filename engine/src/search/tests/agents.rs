@@ -33,7 +33,7 @@ impl Agent for Moody {
         desk.settle(most, Cost { input_tokens: 60, ..most });
         let prompt = Some(desk.keep(&format!("prompt {number}"))?);
         let mut reply = Reply { model: "m".into(), prompt, ..Reply::default() };
-        if number % 5 == 4 {
+        if number % 3 == 2 {
             reply.problem = "no idea".into();
         } else {
             let source = format!("{}bias = -0.0{number}\n", brief.parent.source);
@@ -171,7 +171,9 @@ fn a_null_task_keeps_nothing_in_twenty_of_twenty_runs_whatever_the_strategy() {
     for strategy in [StrategyKind::Islands, StrategyKind::Random, StrategyKind::BestOfN] {
         for seed in 0..20 {
             let home = tempfile::tempdir().unwrap();
-            let search = SearchConfig { strategy, generations: 6, final_seeds: 2, ..small_search() };
+            // Twenty clean runs of twenty, with probability 0.95 at least.
+            let alpha = 0.0025;
+            let search = SearchConfig { strategy, alpha, generations: 6, final_seeds: 2, ..small_search() };
             let folder = new_run(home.path(), search, seed);
             let evaluator = Quadratic { null: true, ..Quadratic::default() };
             let summary = finished(run(&folder, &evaluator, 2, &Unobserved).unwrap());
@@ -189,7 +191,7 @@ fn rungs_thin_the_field_and_islands_migrate_and_are_reset() {
         generation_size: 6,
         islands: Some(3),
         migration_every: 4,
-        patience: 5,
+        patience: 2,
         rungs: vec![RungConfig { budget: 0.2, keep: 0.5 }],
         ..small_search()
     };
@@ -199,8 +201,10 @@ fn rungs_thin_the_field_and_islands_migrate_and_are_reset() {
     let events = folder.archive().events().unwrap();
     let count = |what: &str| events.iter().filter(|e| e.kind() == what).count();
     assert!(count("migrated") >= 6 && count("reset") >= 1, "{} {}", count("migrated"), count("reset"));
-    let islands: BTreeSet<u32> =
-        events.iter().filter_map(|e| if let Event::Proposed { island, .. } = e { Some(*island) } else { None }).collect();
+    let islands: BTreeSet<u32> = events
+        .iter()
+        .filter_map(|e| if let Event::Proposed { island, .. } = e { Some(*island) } else { None })
+        .collect();
     assert_eq!(islands.len(), 3);
     let evaluations = folder.archive().evaluations().unwrap();
     let on_rung = evaluations.iter().filter(|r| r.key.split == Split::Rung(0)).count();
