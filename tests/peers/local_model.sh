@@ -50,5 +50,10 @@ sed -i -e 's/^device_fuel = .*/device_fuel = 10_000_000_000/' -e 's/^generation_
 "$terrarium" verify run
 scored=$(grep -c '"proposer":"smollm2"' proposals || true)
 echo "proposals of the model that were evaluated: $scored"
+python3 - <<PYTHON
+import sqlite3
+for (event,) in sqlite3.connect("run/terrarium.db").execute("SELECT event FROM ledger WHERE kind = 'unused'"):
+    print(event)
+PYTHON
 grep -o '"note":"[^"]*"' proposals || true
 [ "$scored" -ge 1 ]

@@ -80,9 +80,9 @@ impl<'a> Sandboxed<'a> {
         if let Split::Rung(rung) = split
             && let Some(config) = self.task.search.rungs.get(usize::from(rung))
         {
-            for budget in [&mut limits.fuel, &mut limits.device_fuel] {
-                *budget = ((*budget as f64 * config.budget) as u64).max(1);
-            }
+            // Training ends where its device fuel does; less of any other limit
+            // would only make candidates fail.
+            limits.device_fuel = ((limits.device_fuel as f64 * config.budget) as u64).max(1);
         }
         limits
     }

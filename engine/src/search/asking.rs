@@ -147,7 +147,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
         let call = OneCall { folder: self.search.folder, purse, place: &place, stop: self.search.stop, own };
         let reply = agent.ask(brief, &call)?;
         if call.stopped() && reply.as_ref().is_none_or(|reply| reply.draft.is_none()) {
-            // Not an answer: it may be asked again, and what it cost is kept.
+            // Not an answer: the place counts as lost, with what it may have cost.
             return Ok(None);
         }
         let Some(mut reply) = reply else {

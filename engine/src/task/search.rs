@@ -63,7 +63,7 @@ fn seven() -> u16 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RungConfig {
-    /// Share of the task's fuel and device fuel, 0 to 1.
+    /// Share of the task's device fuel, 0 to 1: how long is trained.
     pub budget: f64,
     /// Share of the challengers that go on, 0 to 1.
     pub keep: f64,
