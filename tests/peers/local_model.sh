@@ -37,14 +37,14 @@ api = "${API:-chat}"
 url = "$url/v1"
 model = "smollm2"
 knobs_only = true
-max_output_tokens = 200
-max_prompt_tokens = 1500
-deadline_s = 120
+max_output_tokens = 96
+max_prompt_tokens = 600
+deadline_s = 600
 requests = 12
 TOML
 # Small, so that the model is what is waited for.
-sed -i -e 's/^device_fuel = .*/device_fuel = 10_000_000_000/' -e 's/^generation_size = .*/generation_size = 3/' \
-    -e 's/^generations = .*/generations = 2/' -e 's/^windows = .*/windows = 32/' tune/task.toml
+sed -i -e 's/^device_fuel = .*/device_fuel = 10_000_000_000/' -e 's/^generation_size = .*/generation_size = 2/' \
+    -e 's/^generations = .*/generations = 1/' -e 's/^noise_seeds = .*/noise_seeds = 2/' -e 's/^final_seeds = .*/final_seeds = 2/' -e 's/^windows = .*/windows = 32/' tune/task.toml
 "$terrarium" run ./tune --proposer smollm2 --out run --json >lines
 "$terrarium" proposals run >proposals
 "$terrarium" verify run
