@@ -42,6 +42,9 @@ use wave::{Bench, Job};
 /// Whether a child's source may follow from its parent's, or why not.
 pub type Admit<'a> = dyn Fn(&str, &str) -> Result<(), String> + Sync + 'a;
 
+/// Makes the strategy of a run.
+pub type MakeStrategy<'a> = dyn Fn(&SearchConfig) -> Box<dyn Strategy> + Sync + 'a;
+
 /// A search over one run folder.
 pub struct Search<'a, E: Evaluate> {
     /// The run.
@@ -55,7 +58,7 @@ pub struct Search<'a, E: Evaluate> {
     /// What agents are told of the task: `TASK.md`.
     pub guide: &'a str,
     /// Another strategy than the one that the task asks for.
-    pub strategy: Option<&'a (dyn Fn(&SearchConfig) -> Box<dyn Strategy> + Sync)>,
+    pub strategy: Option<&'a MakeStrategy<'a>>,
     /// Checks (parent source, child source): edits outside the evolve blocks
     /// are refused before anything is built.
     pub admit: &'a Admit<'a>,

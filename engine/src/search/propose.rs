@@ -48,6 +48,7 @@ pub fn arms(
 }
 
 /// Who fills a place.
+#[allow(clippy::large_enum_variant)]
 enum Filler {
     /// Whoever the bandit draws, among those that can be asked again.
     Pure,
@@ -90,7 +91,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             let mut found = None;
             if let Filler::Agent(agent, reply) = slot.filler {
                 let proposer = &self.arms[self.search.proposers.len() + agent];
-                match self.from_reply(proposer, reply, slot.pick.parent) {
+                match self.proposal_of(proposer, reply, slot.pick.parent) {
                     Ok(proposal) => found = Some((proposal, slot.pick)),
                     Err(reason) => events.push(Event::Unused {
                         generation,
@@ -298,7 +299,7 @@ impl<E: Evaluate> Loop<'_, '_, E> {
     }
 
     /// An agent's draft as a proposal, or why it is none.
-    fn from_reply(
+    fn proposal_of(
         &self,
         proposer: &str,
         reply: Option<Reply>,
