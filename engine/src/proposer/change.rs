@@ -76,7 +76,8 @@ pub fn schema(space: &[(String, KnobRange)], knobs_only: bool) -> Value {
     let list = |items: Value| json!({ "type": "array", "items": items });
     if knobs_only {
         let knobs = json!({ "type": "array", "items": knob, "minItems": 1, "maxItems": 4 });
-        return object(json!({ "knobs": knobs, "note": text }), json!(["knobs", "note"]));
+        // No words: weak models do not stop before the answer is cut off.
+        return object(json!({ "knobs": knobs }), json!(["knobs"]));
     }
     object(
         json!({ "note": text, "knobs": list(knob), "edits": list(edit), "blocks": list(block) }),
