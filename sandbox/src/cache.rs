@@ -79,6 +79,8 @@ mod tests {
             world: World::Function,
             fuel_traps: vec![3, 4],
             depth_traps: vec![5],
+            metering: crate::machine::Metering::Module,
+            wasi: false,
             wasm_bytes: 9,
             code: vec![200; 1000],
         };

@@ -13,6 +13,9 @@ pub enum World {
     Trainer,
     /// Bytes in, bytes out: `call`.
     Function,
+    /// A program with a `main`, bytes in and out through its standard streams.
+    /// It imports WASI by its nature: choosing this world turns WASI on.
+    Command,
 }
 
 impl World {
@@ -21,6 +24,7 @@ impl World {
         match self {
             Self::Trainer => "trainer",
             Self::Function => "function",
+            Self::Command => "command",
         }
     }
 }

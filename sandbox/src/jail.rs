@@ -4,7 +4,7 @@
 //! Compiling is executing: a source can make the compiler read any file
 //! (`include_str!`), run for ever (constant evaluation), allocate without end
 //! or crash. So [`compile`] starts a launcher (this same program, see
-//! [`crate::child`]), which locks itself down and becomes `rustc`:
+//! [`crate::child`]), which locks itself down and becomes `rustc` or `clang`:
 //!
 //! | layer | what it holds |
 //! | --- | --- |
@@ -23,6 +23,7 @@
 //! Not held here: whether the module that comes out is harmless. That is the
 //! gate's to say.
 
+mod clang;
 mod confine;
 mod diagnostics;
 mod probe;
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+pub use clang::{CProgram, compile_c};
 use crate::outcome::{Outcome, Phase};
 pub use confine::child_main;
 pub use probe::{LayerState, LayerStatus, probe};
@@ -216,7 +218,7 @@ impl CompileFailure {
 struct Plan {
     parent: u32,
     job: PathBuf,
-    rustc: PathBuf,
+    compiler: PathBuf,
     args: Vec<std::ffi::OsString>,
     environment: Vec<(String, String)>,
     read: Vec<PathBuf>,
@@ -227,6 +229,21 @@ struct Plan {
     data: u64,
     file_size: u64,
     allow_unjailed: bool,
+}
+
+/// What of a job depends on the language: its files, its one compiler call and
+/// how that compiler talks.
+struct Call<'a> {
+    /// The source's name in the job's folder.
+    source: &'static str,
+    /// The module's.
+    module: &'static str,
+    /// More files beside the source, written by us.
+    files: &'a [(&'static str, &'static str)],
+    /// Paths that say something about this machine, and what stands for them.
+    hidden: Vec<(PathBuf, &'static str)>,
+    /// Reads what the compiler said.
+    read: fn(&Reader, &[u8]) -> diagnostics::Read,
 }
 
 const SOURCE: &str = "in/candidate.rs";
@@ -244,6 +261,29 @@ pub fn compile(
     limits: &CompileLimits,
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
+    let compiler = &toolchain.compiler;
+    let call = Call {
+        source: SOURCE,
+        module: MODULE,
+        files: &[],
+        hidden: vec![
+            (compiler.sysroot.clone(), "<sysroot>"),
+            (toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib).to_owned(), "<sdk>"),
+            (compiler.linker.clone(), "<linker>"),
+        ],
+        read: Reader::read,
+    };
+    run(source, &call, |root| plan(root, toolchain, limits), limits, launcher)
+}
+
+/// One job: its folder, its process, its verdict.
+fn run(
+    source: &str,
+    call: &Call<'_>,
+    plan: impl FnOnce(&Path) -> Plan,
+    limits: &CompileLimits,
+    launcher: &Path,
+) -> Result<Compiled, CompileFailure> {
     if source.len() > limits.source_bytes {
         return Err(CompileFailure::SourceTooLarge { bytes: source.len(), limit: limits.source_bytes });
     }
@@ -255,19 +295,21 @@ pub fn compile(
         let path = root.join(folder);
         fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
     }
-    fs::write(root.join(SOURCE), source).map_err(|e| CompileFailure::io("write the source", e))?;
+    for (name, text) in call.files.iter().copied().chain([(call.source, source)]) {
+        fs::write(root.join(name), text).map_err(|e| CompileFailure::io("write the source", e))?;
+    }
     let plan_path = job.path().join("plan.json");
-    let plan = serde_json::to_vec(&plan(&root, toolchain, limits))
+    let plan = serde_json::to_vec(&plan(&root))
         .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
     fs::write(&plan_path, plan).map_err(|e| CompileFailure::io("write the plan", e))?;
 
     let supervisor =
         Supervisor { launcher, plan: &plan_path, deadline: started + limits.wall, keep: limits.stderr_bytes };
     let ended = supervisor.run()?;
-    let reader = Reader::new(&root, toolchain);
-    let read = reader.read(&ended.stderr);
+    let reader = Reader::new(&root, call.source, &call.hidden);
+    let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
-    let module = root.join(MODULE);
+    let module = root.join(call.module);
     let size = fs::metadata(&module).map_err(|e| CompileFailure::io("find the module", e))?.len();
     if size > limits.file_size {
         return Err(CompileFailure::OutputTooLarge { limit: limits.file_size });
@@ -279,46 +321,63 @@ pub fn compile(
 
 fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     let compiler = &toolchain.compiler;
-    let mut environment = vec![
-        // Relative, so that no random path can find its way into the module.
-        ("TMPDIR".to_owned(), "tmp".to_owned()),
-        // No report files of internal compiler errors.
-        ("RUSTC_ICE".to_owned(), "0".to_owned()),
-        ("RUST_BACKTRACE".to_owned(), "0".to_owned()),
-        ("LC_ALL".to_owned(), "C".to_owned()),
-    ];
-    if let Ok(joined) = std::env::join_paths(&compiler.library_path)
-        && let Ok(joined) = joined.into_string()
-        && !joined.is_empty()
-    {
-        environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
-    }
     let mut read = compiler.libraries.clone();
     read.extend([
-        PathBuf::from("/etc/ld.so.cache"),
         compiler.rustc.clone(),
         compiler.linker.clone(),
         compiler.target_library(),
         toolchain.sdk_rlib.clone(),
         toolchain.deps_dir.clone(),
-        root.to_owned(),
     ]);
     let mut execute = compiler.interpreter.clone();
     execute.extend([compiler.rustc.clone(), compiler.linker.clone()]);
-    Plan {
-        parent: std::process::id(),
-        job: root.to_owned(),
-        rustc: compiler.rustc.clone(),
-        args: guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE)),
-        environment,
-        read,
-        execute,
-        write: vec![root.join("out"), root.join("tmp")],
-        cpu_seconds: limits.cpu_seconds,
-        address_space: limits.address_space,
-        data: limits.data,
-        file_size: limits.file_size,
-        allow_unjailed: limits.allow_unjailed,
+    let mut plan = Plan::new(root, &compiler.rustc, &compiler.library_path, read, execute, limits);
+    plan.args = guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE));
+    plan.environment.extend([
+        // No report files of internal compiler errors.
+        ("RUSTC_ICE".to_owned(), "0".to_owned()),
+        ("RUST_BACKTRACE".to_owned(), "0".to_owned()),
+    ]);
+    plan
+}
+
+impl Plan {
+    /// What every compiler gets: its own files, the job's, and no more.
+    fn new(
+        root: &Path,
+        compiler: &Path,
+        library_path: &[PathBuf],
+        mut read: Vec<PathBuf>,
+        execute: Vec<PathBuf>,
+        limits: &CompileLimits,
+    ) -> Self {
+        let mut environment = vec![
+            // Relative, so that no random path can find its way into the module.
+            ("TMPDIR".to_owned(), "tmp".to_owned()),
+            ("LC_ALL".to_owned(), "C".to_owned()),
+        ];
+        if let Ok(joined) = std::env::join_paths(library_path)
+            && let Ok(joined) = joined.into_string()
+            && !joined.is_empty()
+        {
+            environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
+        }
+        read.extend([PathBuf::from("/etc/ld.so.cache"), root.to_owned()]);
+        Self {
+            parent: std::process::id(),
+            job: root.to_owned(),
+            compiler: compiler.to_owned(),
+            args: Vec::new(),
+            environment,
+            read,
+            execute,
+            write: vec![root.join("out"), root.join("tmp")],
+            cpu_seconds: limits.cpu_seconds,
+            address_space: limits.address_space,
+            data: limits.data,
+            file_size: limits.file_size,
+            allow_unjailed: limits.allow_unjailed,
+        }
     }
 }
 
@@ -330,7 +389,8 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
     if ended.killed_by_us {
         return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
-    if ended.exit == Some(crate::child::EXIT_FAILED) {
+    // A compiler's own exit status may be the same.
+    if ended.exit == Some(crate::child::EXIT_FAILED) && read.other.starts_with(LAUNCHER_SAYS) {
         let text = reason_of(&read.other);
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
@@ -358,8 +418,10 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
 /// What a launcher said that could not become the compiler, without the words
 /// that [`crate::child::run_if_child`] puts before it.
 fn reason_of(stderr: &str) -> String {
-    stderr.trim().trim_start_matches("terrarium child \"jail\": ").to_owned()
+    stderr.trim().trim_start_matches(LAUNCHER_SAYS).to_owned()
 }
+
+const LAUNCHER_SAYS: &str = "terrarium child \"jail\": ";
 
 const JOB_PREFIX: &str = "terrarium-job-";
 

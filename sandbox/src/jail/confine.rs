@@ -74,12 +74,12 @@ fn become_compiler(plan: &Plan) -> Result<std::convert::Infallible, String> {
     require(plan, "Landlock", restrict_files(plan))?;
     require(plan, "seccomp", restrict_calls())?;
 
-    let error = Command::new(&plan.rustc)
+    let error = Command::new(&plan.compiler)
         .args(&plan.args)
         .env_clear()
         .envs(plan.environment.iter().map(|(name, value)| (name, value)))
         .exec();
-    Err(format!("cannot start {}: {error}", plan.rustc.display()))
+    Err(format!("cannot start {}: {error}", plan.compiler.display()))
 }
 
 fn require(plan: &Plan, layer: &str, result: Result<(), String>) -> Result<(), String> {

@@ -1,9 +1,10 @@
 //! One evaluation: a fresh store, one job, one report.
 
 use super::shards::Mapped;
-use super::state::{State, function, trainer};
-use super::{Hello, train, verdict};
+use super::state::{State, function, plain, trainer};
+use super::{Hello, train, verdict, wasi};
 use crate::codegen::Artifact;
+use crate::machine::Metering;
 use crate::{Evaluation, Job, Outcome, Phase, Product, Report, Timing, Usage, World, text};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +18,23 @@ const HOSTCALL_BYTES: usize = 256 << 20;
 enum Ready {
     Trainer(trainer::MeteredTrainerPre<State>),
     Function(function::MeteredFunctionPre<State>),
+    /// The same world, metered by the engine.
+    Plain(plain::FunctionPre<State>),
+    Command(wasi::CommandPre<State>),
+}
+
+/// Why a worker cannot serve.
+pub(super) enum NotReady {
+    /// The component does not fit its world: the candidate's doing.
+    Unfit(String),
+    /// The host's.
+    Failed(String),
+}
+
+impl From<String> for NotReady {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
 }
 
 /// A loaded component and its device, ready for any number of evaluations.
@@ -30,7 +48,7 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub fn new(engine: Engine, hello: Hello, shards: Option<Mapped>) -> Result<Self, String> {
+    pub fn new(engine: Engine, hello: Hello, shards: Option<Mapped>) -> Result<Self, NotReady> {
         let mut artifact = hello.artifact;
         let code = std::mem::take(&mut artifact.code);
         // SAFETY: the code comes from our own parent over our own socket, which
@@ -40,19 +58,33 @@ impl Runner {
         // Made now: it needs a call that the lock-down takes away.
         component.initialize_copy_on_write_image().map_err(|e| format!("{e:#}"))?;
         let mut linker = Linker::<State>::new(&engine);
-        let ready = match artifact.world {
-            World::Trainer => trainer::MeteredTrainer::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
+        if artifact.wasi {
+            wasi::add_to_linker(&mut linker).map_err(|e| format!("{e:#}"))?;
+        }
+        let ready = match (artifact.metering, artifact.world) {
+            (Metering::Engine, World::Command) => {
+                linker.instantiate_pre(&component).and_then(wasi::CommandPre::new).map(Ready::Command)
+            }
+            (Metering::Engine, _) => plain::Function::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
+                .and_then(|()| linker.instantiate_pre(&component))
+                .and_then(plain::FunctionPre::new)
+                .map(Ready::Plain),
+            (Metering::Module, World::Trainer) => trainer::MeteredTrainer::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
                 .and_then(|()| linker.instantiate_pre(&component))
                 .and_then(trainer::MeteredTrainerPre::new)
                 .map(Ready::Trainer),
-            World::Function => {
+            (Metering::Module, _) => {
                 function::MeteredFunction::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
                     .and_then(|()| linker.instantiate_pre(&component))
                     .and_then(function::MeteredFunctionPre::new)
                     .map(Ready::Function)
             }
         }
-        .map_err(|e| format!("{e:#}"))?;
+        .map_err(|e| match artifact.metering {
+            // Its imports and exports are checked nowhere else.
+            Metering::Engine => NotReady::Unfit(format!("{e:#}")),
+            Metering::Module => NotReady::Failed(format!("{e:#}")),
+        })?;
         let device_config = kernels::CpuConfig {
             threads: hello.threads,
             max_bytes: hello.device_bytes,
@@ -70,6 +102,11 @@ impl Runner {
         })
     }
 
+    /// Whether its guest may import WASI.
+    pub fn wasi(&self) -> bool {
+        self.artifact.wasi
+    }
+
     pub fn evaluate(&mut self, evaluation: &Evaluation, entered: &mut dyn FnMut(Phase)) -> Report {
         let start = Instant::now();
         let device = match self.device.take() {
@@ -83,10 +120,18 @@ impl Runner {
         let mut store = Store::new(&self.engine, State::new(device, evaluation.clone(), self.shards.clone()));
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_max_component_handles(wasi::HANDLES);
+        if self.artifact.wasi {
+            store.data_mut().wasi = Some(Box::new(wasi::Context::new(evaluation, self.artifact.world)));
+        }
         let mut timing = Timing::default();
         let (result, fuel) = self.run(&mut store, &mut timing, entered);
 
         let mut state = store.into_data();
+        let said = state.wasi.take().map(|wasi| wasi.said()).unwrap_or_default();
+        if !said.is_empty() {
+            state.keep(&String::from_utf8_lossy(&said));
+        }
         let (outcome, product) = match result {
             Ok(product) => (Outcome::Finished, Some(product)),
             Err(outcome) => (outcome, None),
@@ -164,6 +209,7 @@ impl Runner {
                 let fuel = used(guest.call_terrarium_fuel_get(&mut *store));
                 (result, fuel)
             }
+            Ready::Plain(_) | Ready::Command(_) => self.run_foreign(store, timing),
             Ready::Trainer(pre) => {
                 let guest = match pre.instantiate(&mut *store).and_then(|guest| {
                     guest.call_terrarium_fuel_set(&mut *store, budget)?;
@@ -183,11 +229,73 @@ impl Runner {
         }
     }
 
+    /// A component whose instructions the engine counts.
+    fn run_foreign(
+        &self,
+        store: &mut Store<State>,
+        timing: &mut Timing,
+    ) -> (Result<Product, Outcome>, Option<u64>) {
+        let limit = store.data().evaluation.limits.fuel;
+        let Job::Call { input } = store.data().evaluation.job.clone() else {
+            return (Err(mismatch(self.artifact.world)), None);
+        };
+        if let Err(e) = store.set_fuel(limit) {
+            return (Err(self.outcome(&e, store, Phase::Instantiate)), None);
+        }
+        let start = Instant::now();
+        let result = match &self.ready {
+            Ready::Command(pre) => match pre.instantiate(&mut *store) {
+                Err(e) => Err(self.outcome(&e, store, Phase::Instantiate)),
+                Ok(guest) => {
+                    timing.instantiate_us = micros(start.elapsed());
+                    store.data_mut().phase = Phase::Call;
+                    self.run_command(&guest, store)
+                }
+            },
+            Ready::Plain(pre) => match pre.instantiate(&mut *store) {
+                Err(e) => Err(self.outcome(&e, store, Phase::Instantiate)),
+                Ok(guest) => {
+                    timing.instantiate_us = micros(start.elapsed());
+                    store.data_mut().phase = Phase::Call;
+                    let result = guest.call_call(&mut *store, &input);
+                    self.flatten(result, store, Phase::Call)
+                }
+            },
+            Ready::Trainer(_) | Ready::Function(_) => Err(mismatch(self.artifact.world)),
+        };
+        timing.train_us = micros(start.elapsed()).saturating_sub(timing.instantiate_us);
+        let most = store.data().evaluation.limits.output_bytes;
+        let result = result.and_then(|output| match output.len() as u64 {
+            bytes if bytes > most => Err(Outcome::OutputTooLarge { bytes, limit: most }),
+            _ => Ok(Product::Output(output)),
+        });
+        (result, store.get_fuel().ok().map(|left| limit.saturating_sub(left)))
+    }
+
+    /// A program's `main`: what it wrote to standard output, if it ended well.
+    fn run_command(&self, guest: &wasi::Command, store: &mut Store<State>) -> Result<Vec<u8>, Outcome> {
+        let result = guest.wasi_cli_run().call_run(&mut *store);
+        let well = match &result {
+            Ok(result) => result.is_ok(),
+            Err(e) => e.downcast_ref::<wasmtime_wasi::I32Exit>().is_some_and(|exit| exit.0 == 0),
+        };
+        match (well, result, &store.data().wasi) {
+            (true, _, Some(wasi)) => Ok(wasi.output()),
+            (_, Ok(_), Some(wasi)) => Err(Outcome::GuestError {
+                phase: Phase::Call,
+                message: wasi.failure("the program ended with an error"),
+            }),
+            (_, Err(e), _) => Err(self.outcome(&e, store, Phase::Call)),
+            (_, Ok(_), None) => Err(mismatch(World::Command)),
+        }
+    }
+
     /// The outcome of a call that did not return.
     pub fn outcome(&self, error: &wasmtime::Error, store: &mut Store<State>, phase: Phase) -> Outcome {
         let state = store.data_mut();
+        let wasi = state.wasi.as_ref().and_then(|wasi| wasi.verdict(error, state));
         let known = verdict::Known {
-            verdict: state.verdict.take(),
+            verdict: state.verdict.take().or(wasi),
             memory_refused: state.memory_refused,
             table_refused: state.table_refused,
         };

@@ -11,8 +11,10 @@ mod shards;
 mod state;
 mod train;
 mod verdict;
+mod wasi;
 
 use crate::codegen::Artifact;
+use evaluate::NotReady;
 use crate::lockdown::{self, Role};
 use crate::{Evaluation, Phase, Report, Shards, World, machine, wire};
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ pub(crate) enum Reply {
     Ready,
     /// Could not load.
     Failed(String),
+    /// The component does not fit the world that it was built for.
+    Unfit(String),
     /// An evaluation reached this phase.
     Entered(Phase),
     /// An evaluation ended.
@@ -55,10 +59,14 @@ pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
     let ready = lockdown::process(Role::Worker)
         .map_err(|e| e.to_string())
         .and_then(|()| wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string()))
+        .map_err(NotReady::Failed)
         .and_then(prepare);
     let runner = match ready {
         Ok(runner) => runner,
-        Err(reason) => {
+        Err(NotReady::Unfit(reason)) => {
+            return wire::send(&mut channel, &Reply::Unfit(reason)).map_err(|e| e.to_string());
+        }
+        Err(NotReady::Failed(reason)) => {
             let _ = wire::send(&mut channel, &Reply::Failed(reason.clone()));
             return Err(reason);
         }
@@ -73,9 +81,10 @@ pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
         .map_err(|_| "the serving thread panicked".to_owned())?
 }
 
-fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
+fn prepare(hello: Hello) -> Result<evaluate::Runner, NotReady> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
-    let engine = machine::runner(hello.memory_bytes, hello.table_elements).map_err(|e| format!("{e:#}"))?;
+    let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
+        .map_err(|e| format!("{e:#}"))?;
     if hello.artifact.world == World::Trainer {
         terrarium_kernels::warm_up();
     }
@@ -84,6 +93,8 @@ fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
 }
 
 fn serve(mut runner: evaluate::Runner, channel: UnixStream) -> Result<(), String> {
+    let runtime = runner.wasi().then(wasi::runtime).transpose()?;
+    let _entered = runtime.as_ref().map(|runtime| runtime.enter());
     lockdown::calls(Role::Worker).map_err(|e| e.to_string())?;
     let (mut requests, mut replies) = (std::io::BufReader::new(&channel), &channel);
     wire::send(&mut replies, &Reply::Ready).map_err(|e| e.to_string())?;

@@ -30,6 +30,20 @@ pub(super) mod function {
     });
 }
 
+/// The world `function` as a component implements it that nothing was added to.
+#[allow(missing_docs, clippy::all)]
+pub(super) mod plain {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "function",
+        imports: { default: trappable },
+        with: {
+            "terrarium:guest/knobs": super::trainer::terrarium::guest::knobs,
+            "terrarium:guest/report": super::trainer::terrarium::guest::report,
+        },
+    });
+}
+
 pub(super) use trainer::terrarium::guest::compute as wit;
 use trainer::terrarium::guest::{budget, data, knobs, report};
 
@@ -72,6 +86,10 @@ pub(super) struct State {
     pub memory_refused: Option<u64>,
     pub table_refused: Option<u64>,
     pub peak_memory: u64,
+    /// All memories of all instances together.
+    memory: u64,
+    /// Where WASI is on.
+    pub wasi: Option<Box<super::wasi::Context>>,
 }
 
 impl State {
@@ -100,6 +118,8 @@ impl State {
             memory_refused: None,
             table_refused: None,
             peak_memory: 0,
+            memory: 0,
+            wasi: None,
         }
     }
 
@@ -118,6 +138,16 @@ impl State {
             return self.end(Outcome::Quota { which: "host_calls".into(), limit });
         }
         Ok(())
+    }
+
+    /// Adds a line to the log, as far as its quota goes.
+    pub fn keep(&mut self, message: &str) {
+        let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
+        let left = room.saturating_sub(self.log.len() + 1);
+        if left > 0 {
+            self.log.push_str(&text::clean(message, left));
+            self.log.push('\n');
+        }
     }
 
     pub fn held_out_in_play(&self) -> bool {
@@ -254,12 +284,7 @@ impl report::Host for State {
         if self.held_out_in_play() {
             return Ok(()); // Nothing of the held-out data may reach a proposer.
         }
-        let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
-        let left = room.saturating_sub(self.log.len() + 1);
-        if left > 0 {
-            self.log.push_str(&text::clean(&message, left));
-            self.log.push('\n');
-        }
+        self.keep(&message);
         Ok(())
     }
 
@@ -343,11 +368,18 @@ impl State {
 }
 
 impl wasmtime::ResourceLimiter for State {
-    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let limit = self.evaluation.limits.memory_bytes;
-        let allowed = desired as u64 <= limit && maximum.is_none_or(|m| desired <= m);
+        let together = self.memory.saturating_add(desired.saturating_sub(current) as u64);
+        let allowed = together <= limit && maximum.is_none_or(|m| desired <= m);
         if allowed {
-            self.peak_memory = self.peak_memory.max(desired as u64);
+            self.memory = together;
+            self.peak_memory = self.peak_memory.max(together);
         } else {
             self.memory_refused = Some(limit);
         }
