@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};
 use crate::outcome::{Outcome, Phase};
 pub use confine::child_main;

@@ -2,10 +2,10 @@
 
 use crate::cache::Cache;
 use crate::child::{Child, ChildError};
-use crate::codegen::{self, Artifact, CodegenError};
-use crate::gate::ModuleLimits;
-use crate::jail::{self, CompileFailure, CompileLimits};
-use crate::toolchain::{self, Dirs, Toolchain, ToolchainError};
+use crate::codegen::{self, Artifact, CodegenError, Form};
+use crate::gate::{ComponentLimits, ModuleLimits};
+use crate::jail::{self, CProgram, CompileFailure, CompileLimits, Compiled};
+use crate::toolchain::{self, Clang, Dirs, ToolchainError};
 use crate::worker::{Hello, Reply};
 use crate::{
     Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, text,
@@ -28,6 +28,8 @@ pub struct SandboxConfig {
     pub compile: CompileLimits,
     /// Limits on the shape of a module.
     pub module: ModuleLimits,
+    /// Limits on the shape of a component.
+    pub component: ComponentLimits,
     /// Longest time for code generation.
     pub codegen_deadline: Duration,
 }
@@ -41,6 +43,7 @@ impl SandboxConfig {
             threads_per_worker: 1,
             compile: CompileLimits::default(),
             module: ModuleLimits::default(),
+            component: ComponentLimits::default(),
             codegen_deadline: Duration::from_secs(30),
         }
     }
@@ -164,6 +167,21 @@ struct Purpose {
     ceilings: [u64; 4],
 }
 
+/// What is to be generated.
+#[derive(Clone, Copy)]
+struct Shape {
+    world: World,
+    form: Form,
+    wasi: bool,
+}
+
+/// What became of a worker that was started.
+enum Started {
+    Worker(Child),
+    /// The component does not fit its world.
+    Unfit(String),
+}
+
 struct Idle {
     purpose: Purpose,
     worker: Child,
@@ -212,9 +230,12 @@ impl Sandbox {
                 source.as_bytes(),
             ],
         );
-        self.cached(&key, world, start, |timing| {
+        let form = Shape { world, form: Form::Module, wasi: false };
+        self.cached(&key, form, start, |timing| {
             let begin = Instant::now();
-            let wasm = self.compile(source, &toolchain)?;
+            let wasm = self.compile(|| {
+                jail::compile(source, &toolchain, &self.config.compile, &self.config.exe)
+            })?;
             timing.rustc_us = micros(begin.elapsed());
             Ok(wasm)
         })
@@ -222,16 +243,55 @@ impl Sandbox {
 
     /// The same from a core module that somebody else compiled.
     pub fn build_wasm(&self, wasm: &[u8], world: World) -> Result<Component, BuildError> {
-        let key = self.key(world, &[b"wasm", wasm]);
-        self.cached(&key, world, Instant::now(), |_| Ok(wasm.to_vec()))
+        self.build_foreign(wasm, world, false)
+    }
+
+    /// From a core module or a component that somebody else made, which may
+    /// import WASI if `wasi` (see `docs/guests.md` for what it finds there). A
+    /// module that imports the older WASI is adapted.
+    pub fn build_foreign(&self, bytes: &[u8], world: World, wasi: bool) -> Result<Component, BuildError> {
+        // The fourth byte of the version tells a component from a module.
+        let form = if bytes.get(6) == Some(&1) { Form::Component } else { Form::Module };
+        let shape = Shape { world, form, wasi: wasi || world == World::Command };
+        let key = self.key(world, &[b"wasm", &[u8::from(shape.wasi)], bytes]);
+        self.cached(&key, shape, Instant::now(), |_| Ok(bytes.to_vec()))
+    }
+
+    /// From C: one clang call in the same jail. For [`World::Function`] the
+    /// source includes `terrarium.h`; for [`World::Command`] it has a `main`.
+    /// There must be a C compiler: see [`toolchain::install_c`].
+    pub fn build_c(&self, source: &str, world: World, wasi: bool) -> Result<Component, BuildError> {
+        let start = Instant::now();
+        let program = match world {
+            World::Trainer => {
+                let reason = "C can implement the worlds `function` and `command` only".into();
+                return Err(BuildError::Candidate(Outcome::Rejected { reason }));
+            }
+            World::Function => CProgram::Function,
+            World::Command => CProgram::Command,
+        };
+        let clang = Clang::recorded(&self.config.dirs).map_err(SandboxError::from)?;
+        let shape = Shape { world, form: Form::Module, wasi: wasi || world == World::Command };
+        let header = jail::HEADER.as_bytes();
+        let wasi = [u8::from(shape.wasi)];
+        let key = self.key(world, &[b"c", clang.key.as_bytes(), header, &wasi, source.as_bytes()]);
+        self.cached(&key, shape, start, |timing| {
+            let begin = Instant::now();
+            let wasm = self.compile(|| {
+                jail::compile_c(source, program, &clang, &self.config.compile, &self.config.exe)
+            })?;
+            timing.rustc_us = micros(begin.elapsed());
+            Ok(wasm)
+        })
     }
 
     fn key(&self, world: World, parts: &[&[u8]]) -> String {
         let mut hasher = blake3::Hasher::new();
         let module = serde_json::to_vec(&self.config.module).unwrap_or_default();
+        let component = serde_json::to_vec(&self.config.component).unwrap_or_default();
         let identity = machine::identity();
-        let fixed: [&[u8]; 4] =
-            [identity.as_bytes(), encode::WIT.as_bytes(), &module, world.name().as_bytes()];
+        let fixed: [&[u8]; 5] =
+            [identity.as_bytes(), encode::WIT.as_bytes(), &module, &component, world.name().as_bytes()];
         for part in fixed.iter().chain(parts) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
@@ -242,7 +302,7 @@ impl Sandbox {
     fn cached(
         &self,
         key: &str,
-        world: World,
+        shape: Shape,
         start: Instant,
         wasm: impl FnOnce(&mut BuildTiming) -> Result<Vec<u8>, BuildError>,
     ) -> Result<Component, BuildError> {
@@ -252,7 +312,7 @@ impl Sandbox {
             None => {
                 let wasm = wasm(&mut timing)?;
                 let begin = Instant::now();
-                let artifact = self.generate(&wasm, world)?;
+                let artifact = self.generate(wasm, shape)?;
                 timing.codegen_us = micros(begin.elapsed());
                 self.cache
                     .store(key, &artifact)
@@ -263,7 +323,7 @@ impl Sandbox {
         timing.total_us = micros(start.elapsed());
         Ok(Component {
             id: key.to_owned(),
-            world,
+            world: shape.world,
             wasm_bytes: artifact.wasm_bytes,
             code_bytes: artifact.code.len() as u64,
             cached,
@@ -272,21 +332,33 @@ impl Sandbox {
         })
     }
 
-    fn compile(&self, source: &str, toolchain: &Toolchain) -> Result<Vec<u8>, BuildError> {
+    fn compile(
+        &self,
+        jailed: impl Fn() -> Result<Compiled, CompileFailure>,
+    ) -> Result<Vec<u8>, BuildError> {
+        let mut result = jailed();
         for _ in 1..TRIES {
-            match jail::compile(source, toolchain, &self.config.compile, &self.config.exe) {
-                Err(CompileFailure::Killed) => {}
-                result => return result.map(|compiled| compiled.wasm).map_err(jail_error),
+            if !matches!(result, Err(CompileFailure::Killed)) {
+                break;
             }
+            result = jailed();
         }
-        let last = jail::compile(source, toolchain, &self.config.compile, &self.config.exe);
-        last.map(|compiled| compiled.wasm).map_err(jail_error)
+        result.map(|compiled| compiled.wasm).map_err(jail_error)
     }
 
-    fn generate(&self, wasm: &[u8], world: World) -> Result<Artifact, BuildError> {
-        let SandboxConfig { exe, module, codegen_deadline, .. } = &self.config;
+    fn generate(&self, bytes: Vec<u8>, shape: Shape) -> Result<Artifact, BuildError> {
+        let SandboxConfig { exe, module, component, codegen_deadline, .. } = &self.config;
+        let Shape { world, form, wasi } = shape;
+        let request = codegen::Request {
+            world,
+            form,
+            wasi,
+            module: module.clone(),
+            component: component.clone(),
+            bytes,
+        };
         for _ in 0..TRIES {
-            match codegen::compile(exe, wasm, world, module, *codegen_deadline) {
+            match codegen::compile(exe, &request, *codegen_deadline) {
                 Err(CodegenError::Killed) => {}
                 Err(CodegenError::Candidate(outcome)) => return Err(BuildError::Candidate(outcome)),
                 Err(CodegenError::Host(reason)) => {
@@ -319,7 +391,8 @@ impl Sandbox {
         let mut worker = match self.take_idle(&purpose) {
             Some(worker) => worker,
             None => match self.start(component, &purpose, &evaluation.limits)? {
-                Some(worker) => worker,
+                Some(Started::Worker(worker)) => worker,
+                Some(Started::Unfit(reason)) => return Ok(ended(Outcome::Rejected { reason })),
                 // Killed from outside before it was ready.
                 None => {
                     return Ok(ended(Outcome::WorkerDied {
@@ -353,7 +426,9 @@ impl Sandbox {
                 }
                 *report
             }
-            Ok(Reply::Failed(reason)) => return Err(SandboxError::Child { part: "the worker", reason }),
+            Ok(Reply::Failed(reason) | Reply::Unfit(reason)) => {
+                return Err(SandboxError::Child { part: "the worker", reason });
+            }
             Ok(Reply::Ready | Reply::Entered(_)) | Err(ChildError::Deadline) => {
                 ended(Outcome::Deadline { phase })
             }
@@ -371,7 +446,7 @@ impl Sandbox {
         component: &Component,
         purpose: &Purpose,
         limits: &Limits,
-    ) -> Result<Option<Child>, SandboxError> {
+    ) -> Result<Option<Started>, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
         let mut worker = Child::spawn(&self.config.exe, "worker").map_err(|e| trouble(e.to_string()))?;
         let hello = Hello {
@@ -384,7 +459,8 @@ impl Sandbox {
             tensors: limits.tensors,
         };
         match worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_REPORT, START_DEADLINE)) {
-            Ok(Reply::Ready) => Ok(Some(worker)),
+            Ok(Reply::Ready) => Ok(Some(Started::Worker(worker))),
+            Ok(Reply::Unfit(reason)) => Ok(Some(Started::Unfit(text::clean(&reason, 2_000)))),
             Ok(Reply::Failed(reason)) => Err(trouble(text::clean(&reason, 2_000))),
             Ok(_) => Err(trouble("it answered out of turn".into())),
             Err(ChildError::Died { signal: libc::SIGKILL | libc::SIGTERM }) => Ok(None),

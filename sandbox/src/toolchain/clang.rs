@@ -70,10 +70,10 @@ impl Clang {
             return Err(missing(format!("{} has changed or gone", clang.program.display())));
         }
         let mut parts = clang.libraries.iter().chain([&clang.linker, &clang.resource_dir]);
-        if let Some(gone) = parts.find(|part| !part.exists()) {
-            return Err(missing(format!("{} has gone", gone.display())));
+        match parts.find(|part| !part.exists()).cloned() {
+            Some(gone) => Err(missing(format!("{} has gone", gone.display()))),
+            None => Ok(clang.clone()),
         }
-        Ok(clang)
     }
 
     fn inspect(dirs: &Dirs, program: &Path, library_path: Vec<PathBuf>) -> Result<Self, ToolchainError> {

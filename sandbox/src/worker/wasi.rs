@@ -144,6 +144,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 
 /// Everything of WASI 0.2 that a command may import.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::sockets;
     let l = linker;
     clock::add_to_linker(l)?;
     random::add_to_linker(l)?;
@@ -166,10 +167,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     wasi::filesystem::preopens::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
     wasi::filesystem::types::add_to_linker::<State, WasiFilesystem>(l, State::filesystem)?;
     wasi::sockets::network::add_to_linker::<State, WasiSockets>(l, &Default::default(), State::sockets)?;
-    wasi::sockets::instance_network::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
-    wasi::sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
+    sockets::instance_network::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
     wasi::sockets::tcp::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
-    wasi::sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
     wasi::sockets::udp::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
     wasi::sockets::udp_create_socket::add_to_linker::<State, WasiSockets>(l, State::sockets)?;
     Ok(())
