@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use terrarium_sandbox::gate::{ComponentLimits, ModuleLimits};
+use terrarium_sandbox::jail::{self, CProgram, CompileLimits};
 use terrarium_sandbox::toolchain::{self, Clang, Dirs};
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxConfig,
@@ -123,6 +125,33 @@ terrarium_result terrarium_call(terrarium_bytes input) {
 }
 
 #[test]
+fn without_a_libc_c_is_freestanding() {
+    let Some(clang) = clang() else { return };
+    let bare = Clang { sysroot: None, ..clang.clone() };
+    let source = r#"
+#include "terrarium.h"
+terrarium_result terrarium_call(terrarium_bytes input) {
+    uint8_t *twice = terrarium_realloc(0, 0, 1, 2 * input.len);
+    for (size_t i = 0; i < input.len; i++) twice[2 * i] = twice[2 * i + 1] = input.data[i];
+    terrarium_log("no libc");
+    return terrarium_ok(twice, 2 * input.len);
+}
+"#;
+    let cell = Path::new(env!("CARGO_BIN_EXE_terrarium-cell"));
+    let compile = |source| jail::compile_c(source, CProgram::Function, &bare, &CompileLimits::default(), cell);
+    let compiled = compile(source).expect("compiles");
+    assert_eq!(compiled.wasm, compile(source).expect("compiles").wasm, "the same bytes every time");
+    let component = sandbox().build_foreign(&compiled.wasm, World::Function, false).expect("passes the gate");
+    assert_eq!(output(&run(&component, b"abc")), "aabbcc");
+    // More than the memory that it starts with.
+    let large = vec![b'x'; 3 << 19];
+    let limits = Limits { output_bytes: 4 << 20, ..small_limits() };
+    let report = sandbox().evaluate(&component, &evaluation(&large, limits)).expect("the host is well");
+    assert_eq!(output(&report).len(), 3 << 20);
+    assert!(compile("#include <stdio.h>\n").is_err());
+}
+
+#[test]
 fn a_mistake_in_c_is_reported_with_its_place() {
     if clang().is_none() {
         return;
@@ -192,6 +221,60 @@ fn a_component_without_wasi_runs_as_a_function() {
     assert!(matches!(&outcome, Outcome::Rejected { reason } if reason.contains("call")), "{outcome:?}");
     let reason = rejection(sandbox().build_foreign(&nothing, World::Trainer, false));
     assert!(reason.contains("function"), "{reason}");
+}
+
+/// Python as a guest: an interpreter of 18 MB that somebody else compiled.
+#[test]
+#[ignore = "needs componentize-py (pip install componentize-py==0.25.1) and half a minute: cargo test --release --workspace --test languages -- --ignored"]
+fn python_runs_as_a_function() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = "import json\nimport wit_world\nfrom wit_world.imports import report\n\
+                  class WitWorld(wit_world.WitWorld):\n    def call(self, input: bytes) -> bytes:\n        \
+                  numbers = json.loads(input)\n        report.log(f'sorting {len(numbers)}')\n        \
+                  return json.dumps({'sorted': sorted(numbers), 'hash': hash('salted')}).encode()\n";
+    std::fs::write(folder.path().join("app.py"), source).expect("write");
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
+    let built = std::process::Command::new("componentize-py")
+        .current_dir(folder.path())
+        .arg("-d")
+        .arg(wit)
+        .args(["-w", "function", "componentize", "app", "-o", "app.wasm"])
+        .status()
+        .expect("componentize-py is on the path");
+    assert!(built.success());
+    let bytes = std::fs::read(folder.path().join("app.wasm")).expect("a component");
+    let mut config = SandboxConfig::new(Dirs::from_env().expect("folders"));
+    config.exe = env!("CARGO_BIN_EXE_terrarium-cell").into();
+    config.codegen_deadline = Duration::from_secs(300);
+    config.component = ComponentLimits { bytes: 64 << 20, functions: 100_000, ..ComponentLimits::default() };
+    config.module = ModuleLimits {
+        functions: 50_000,
+        function_body_bytes: 1 << 20,
+        locals: 2_000_000,
+        br_table_targets: 400_000,
+        br_table_targets_per_function: 20_000,
+        block_values_per_function: 100_000,
+        types: 5_000,
+        globals: 20_000,
+        exports: 20_000,
+        imports: 20_000,
+        data_bytes: 64 << 20,
+        data_segments: 100_000,
+        segment_elements: 100_000,
+        table_elements: 100_000,
+        memory_pages: 4_096,
+        ..ModuleLimits::default()
+    };
+    let sandbox = Sandbox::open(config).expect("the cache opens");
+    let start = Instant::now();
+    let component = sandbox.build_foreign(&bytes, World::Function, true).expect("passes the gate");
+    println!("compiled in {:?}", start.elapsed());
+    let limits = Limits { memory_bytes: 256 << 20, fuel: 2_000_000_000, table_elements: 100_000, ..small_limits() };
+    let mut run = || sandbox.evaluate(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
+    let (first, second) = (run(), run());
+    println!("{} us, {:?} fuel", second.timing.total_us, second.usage.fuel);
+    assert!(output(&first).starts_with("{\"sorted\": [1, 2, 3]"), "{first:?}");
+    assert_eq!((&first.product, &first.usage, first.log.as_str()), (&second.product, &second.usage, "sorting 3\n"));
 }
 
 /// An attack's head, in the words of the corpus.

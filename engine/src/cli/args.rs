@@ -226,6 +226,10 @@ pub struct Setup {
     /// Only compiler and SDK, no corpus
     #[arg(long)]
     pub no_corpus: bool,
+    /// Also a C compiler (clang and wasi-libc; about 50 MB are fetched where
+    /// there is none)
+    #[arg(long)]
+    pub c: bool,
 }
 
 /// `terrarium doctor`

@@ -22,6 +22,9 @@ pub enum CProgram {
     Command,
 }
 
+/// The part of wasi-libc that prints and reads a `long double`.
+const LONG_DOUBLE: &str = "lib/wasm32-wasi/libc-printscan-long-double.a";
+
 const SOURCE: &str = "in/candidate.c";
 const MODULE: &str = "out/candidate.wasm";
 
@@ -108,5 +111,10 @@ fn arguments(program: CProgram, clang: &Clang) -> Vec<OsString> {
         ),
     }
     args.extend(["-o", MODULE, SOURCE].map(OsString::from));
+    // The plain one says on standard error that it cannot print a long double,
+    // and so makes every `snprintf` import WASI.
+    if clang.sysroot.as_ref().is_some_and(|root| root.join(LONG_DOUBLE).is_file()) {
+        args.push("-lc-printscan-long-double".into());
+    }
     args
 }

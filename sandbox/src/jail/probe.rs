@@ -58,6 +58,19 @@ pub fn probe(dirs: &Dirs, launcher: &Path) -> Vec<LayerStatus> {
         Ok(toolchain) => found.push(status("SDK", LayerState::On, toolchain.sdk_rlib.display().to_string())),
         Err(error) => found.push(status("SDK", LayerState::Off, format!("{error}; {}", error.hint()))),
     }
+    found.push(match toolchain::Clang::recorded(dirs) {
+        Ok(clang) => {
+            let libc = clang.sysroot.as_ref().map_or("no libc".into(), |root| root.display().to_string());
+            let hint = format!("{} ({}, {libc})", clang.version, clang.program.display());
+            LayerStatus { name: "C compiler".into(), state: LayerState::On, required: false, hint }
+        }
+        Err(error) => LayerStatus {
+            name: "C compiler".into(),
+            state: LayerState::Off,
+            required: false,
+            hint: format!("{error}; {}", error.hint()),
+        },
+    });
     found
 }
 

@@ -127,11 +127,14 @@ impl Clang {
 /// records it. Only for those who ask: nothing else needs it.
 pub fn install_c(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Clang, ToolchainError> {
     let _lock = store::lock(dirs, "setup", progress)?;
-    if let Ok(clang) = Clang::recorded(dirs) {
+    let named = std::env::var_os("CLANG").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let wanted = named.as_ref().and_then(|program| fs::canonicalize(program).ok());
+    if let Ok(clang) = Clang::recorded(dirs)
+        && wanted.is_none_or(|wanted| wanted == clang.program)
+    {
         return Ok(clang);
     }
     let mut tried = Vec::new();
-    let named = std::env::var_os("CLANG").filter(|value| !value.is_empty()).map(PathBuf::from);
     for program in named.into_iter().chain(store::on_path("clang")) {
         match Clang::inspect(dirs, &program, Vec::new()) {
             Ok(clang) => return recorded(dirs, clang, progress),

@@ -2,7 +2,6 @@
 // expect: finished
 // output: 0 forged
 #include <stdio.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 int main(void) {
@@ -14,8 +13,6 @@ int main(void) {
         forged += read(fd, &byte, 1) >= 0;
         forged += lseek(fd, 0, SEEK_SET) >= 0;
         forged += fstat(fd, &data) == 0;
-        forged += send(fd, &byte, 1, 0) >= 0;
-        forged += recv(fd, &byte, 1, 0) >= 0;
         forged += close(fd) == 0;
     }
     printf("%d forged", forged);

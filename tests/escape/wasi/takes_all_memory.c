@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 int main(void) {
-    char *piece;
-    size_t size = 1 << 20;
-    while ((piece = malloc(size))) memset(piece, 1, 4096);
+    char *volatile piece;
+    while ((piece = malloc(1 << 20))) memset(piece, 1, 4096);
     fputs("none left", stderr);
 }

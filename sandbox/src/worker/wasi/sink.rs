@@ -14,6 +14,9 @@ pub(super) enum Overflow {
     End,
 }
 
+/// What a guest may write at a time.
+const PERMIT: usize = 1 << 16;
+
 struct Captured {
     bytes: Vec<u8>,
     limit: usize,
@@ -69,7 +72,7 @@ impl OutputStream for Sink {
     }
 
     fn check_write(&mut self) -> Result<usize, StreamError> {
-        Ok(1 << 16)
+        Ok(PERMIT)
     }
 }
 
@@ -111,5 +114,8 @@ mod tests {
         output.write(Bytes::from_static(b"abcd")).unwrap();
         assert!(matches!(output.write(Bytes::from_static(b"e")), Err(StreamError::Trap(_))));
         assert_eq!(output.refused(), Some(5));
+        assert!(matches!(log.write_zeroes(usize::MAX), Err(StreamError::Trap(_))));
+        log.write_zeroes(2).unwrap();
+        assert_eq!(log.take(), [0, 0]);
     }
 }
