@@ -1,6 +1,9 @@
 //! What the host keeps about one running evaluation, and the small interfaces:
 //! `data`, `knobs`, `report`, `budget`.
 
+use super::{Attached, Reply};
+use super::host::HostUse;
+use super::link::SharedLink;
 use super::shards::{Mapped, below, stream};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
 use std::collections::BTreeMap;
@@ -49,6 +52,12 @@ pub(super) struct State {
     pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
     pub evaluation: Evaluation,
+    /// What the caller takes part in, and the way to it.
+    pub attached: Attached,
+    pub link: SharedLink,
+    pub host_use: HostUse,
+    /// What the embedder's functions may cost, all calls so far included.
+    pub fuel_limit: u64,
     pub shards: Option<Arc<Mapped>>,
     pub phase: Phase,
     /// Device fuel charged while training and while predicting.
@@ -75,12 +84,22 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn new(device: kernels::Device, evaluation: Evaluation, shards: Option<Arc<Mapped>>) -> Self {
+    pub fn new(
+        device: kernels::Device,
+        evaluation: Evaluation,
+        shards: Option<Arc<Mapped>>,
+        attached: Attached,
+        link: SharedLink,
+    ) -> Self {
         Self {
             device,
             graphs: BTreeMap::new(),
             next_graph: 1,
+            fuel_limit: evaluation.limits.fuel,
             evaluation,
+            attached,
+            link,
+            host_use: HostUse::default(),
             shards,
             phase: Phase::Instantiate,
             train_fuel: 0,
@@ -257,8 +276,12 @@ impl report::Host for State {
         let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
         let left = room.saturating_sub(self.log.len() + 1);
         if left > 0 {
-            self.log.push_str(&text::clean(&message, left));
+            let line = text::clean(&message, left);
+            self.log.push_str(&line);
             self.log.push('\n');
+            if self.attached.logs {
+                self.link.send(&Reply::Log(line)).map_err(wasmtime::Error::msg)?;
+            }
         }
         Ok(())
     }
