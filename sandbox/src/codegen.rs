@@ -10,14 +10,25 @@ use crate::gate::{self, ModuleLimits};
 use crate::lockdown::{self, Role};
 use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
+
+/// How a core module is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    /// As a `.wasm` file.
+    Binary,
+    /// As a `.wat` file.
+    Text,
+}
 
 /// What the child is asked to compile.
 #[derive(Serialize, Deserialize)]
 struct Request {
     world: World,
+    format: Format,
     limits: ModuleLimits,
     #[serde(with = "serde_bytes")]
     module: Vec<u8>,
@@ -68,6 +79,7 @@ const MAX_ARTIFACT: usize = 256 << 20;
 pub fn compile(
     exe: &Path,
     module: &[u8],
+    format: Format,
     world: World,
     limits: &ModuleLimits,
     deadline: Duration,
@@ -79,7 +91,7 @@ pub fn compile(
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
     let mut child = Child::spawn(exe, "codegen").map_err(|e| host(&e))?;
-    let request = Request { world, limits: limits.clone(), module: module.to_vec() };
+    let request = Request { world, format, limits: limits.clone(), module: module.to_vec() };
     let answer = child.send(&request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),
@@ -132,8 +144,22 @@ fn compiler_threads() -> Result<(), String> {
 /// More threads than this do not pay for one candidate.
 const MAX_THREADS: usize = 8;
 
+/// A module in text format as a binary one. Parsed here, in the locked-down
+/// process: a parser that recurses too deep takes only this process with it.
+fn binary(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(text).map_err(|e| format!("the text is not UTF-8: {e}"))?;
+    wat::parse_str(text).map_err(|e| e.to_string())
+}
+
 fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
-    let Request { world, limits, module } = request;
+    let Request { world, format, limits, module } = request;
+    let module: &[u8] = &match format {
+        Format::Binary => Cow::Borrowed(module.as_slice()),
+        Format::Text => match binary(module) {
+            Ok(module) => Cow::Owned(module),
+            Err(reason) => return Answer::Rejected(reason),
+        },
+    };
     if let Err(reason) = gate::check(module, limits, &encode::allowed_imports(*world)) {
         return Answer::Rejected(reason.to_string());
     }

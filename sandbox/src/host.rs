@@ -171,12 +171,8 @@ mod tests {
         let cancelled = CancelHandle::new();
         cancelled.cancel();
         let other = Caller::start().unwrap();
-        let ended = other.call(
-            functions.get("sleep").unwrap(),
-            Vec::new(),
-            Duration::from_secs(5),
-            Some(&cancelled),
-        );
+        let ended =
+            other.call(functions.get("sleep").unwrap(), Vec::new(), Duration::from_secs(5), Some(&cancelled));
         assert_eq!(ended, Err(Abandoned::Cancelled));
         assert!(start.elapsed() < Duration::from_millis(1_500));
     }

@@ -237,7 +237,9 @@ impl std::fmt::Display for Outcome {
         f.write_str(self.code())?;
         match self {
             Self::GuestError { message, .. } => write!(f, ": {message}"),
-            Self::Deadline { phase } | Self::OutOfFuel { phase } | Self::Cancelled { phase } => write!(f, " in {phase:?}"),
+            Self::Deadline { phase } | Self::OutOfFuel { phase } | Self::Cancelled { phase } => {
+                write!(f, " in {phase:?}")
+            }
             Self::Trap { trap, phase, .. } => write!(f, " in {phase:?}: {trap}"),
             Self::HostDenied { call, reason } => write!(f, ": {call}: {reason}"),
             Self::Quota { which, limit } => write!(f, ": {which} = {limit}"),

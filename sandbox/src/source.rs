@@ -38,3 +38,38 @@ impl Source<'_> {
         }
     }
 }
+
+/// A [`Source`] that owns its bytes, for another thread.
+pub(crate) struct OwnedSource {
+    kind: fn(&OwnedSource) -> Source<'_>,
+    text: String,
+    bytes: Vec<u8>,
+}
+
+impl Source<'_> {
+    pub(crate) fn to_owned(self) -> OwnedSource {
+        let text = |kind: fn(&OwnedSource) -> Source<'_>, text: &str| OwnedSource {
+            kind,
+            text: text.to_owned(),
+            bytes: Vec::new(),
+        };
+        let bytes = |kind: fn(&OwnedSource) -> Source<'_>, bytes: &[u8]| OwnedSource {
+            kind,
+            text: String::new(),
+            bytes: bytes.to_vec(),
+        };
+        match self {
+            Self::Rust(s) => text(|o| Source::Rust(&o.text), s),
+            Self::C(s) => text(|o| Source::C(&o.text), s),
+            Self::Wat(s) => text(|o| Source::Wat(&o.text), s),
+            Self::Wasm(b) => bytes(|o| Source::Wasm(&o.bytes), b),
+            Self::Component(b) => bytes(|o| Source::Component(&o.bytes), b),
+        }
+    }
+}
+
+impl OwnedSource {
+    pub(crate) fn borrow(&self) -> Source<'_> {
+        (self.kind)(self)
+    }
+}

@@ -73,7 +73,9 @@ impl SandboxError {
                 "check the folder's owner, rights and free space, or set TERRARIUM_CACHE".into()
             }
             Self::Limit(_) => "see the limits in `terrarium eval --help`".into(),
-            Self::Busy { .. } => "allow more workers or a longer wait, or drop instances that are done".into(),
+            Self::Busy { .. } => {
+                "allow more workers or a longer wait, or drop instances that are done".into()
+            }
             Self::HostFunctions { .. } => "give each function a short name of plain text".into(),
             Self::NotBuiltIn { .. } => "compile it to a core module and give that".into(),
         }

@@ -102,7 +102,8 @@ impl Sandbox {
         let Some(_permit) = self.enter(options.cancel)? else {
             return Ok(Report::ended(Outcome::Cancelled { phase: Phase::Instantiate }));
         };
-        let mut session = Session::new(functions, options.cancel, options.on_log);
+        let on_log = options.on_log.map(|on_log| on_log as &mut dyn FnMut(&str));
+        let mut session = Session::new(functions, options.cancel, on_log);
         let (mut tries, mut garbled) = (0, false);
         let mut report = loop {
             tries += 1;

@@ -53,6 +53,11 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// Whether a fresh worker may do better; see [`super::run`].
+    pub(super) fn is_of_the_machine(self) -> bool {
+        matches!(self, Self::Died { signal: libc::SIGKILL | libc::SIGTERM } | Self::Garbled)
+    }
+
     /// The outcome that this means when the candidate is to blame.
     pub(super) fn outcome(self, phase: Phase) -> Outcome {
         match self {
@@ -172,8 +177,8 @@ impl<'a> Session<'a> {
         self.tally.calls += 1;
         self.tally.bytes = self.tally.bytes.saturating_add(input.len() as u64);
         // A worker refuses these itself; one that does not was taken over.
-        let honest = self.tally.calls <= limits.host_function_calls
-            && self.tally.bytes <= limits.host_function_bytes;
+        let honest =
+            self.tally.calls <= limits.host_function_calls && self.tally.bytes <= limits.host_function_bytes;
         let (Some(function), true) = (self.functions.get(name), honest) else {
             return Err(self.garbled(worker));
         };

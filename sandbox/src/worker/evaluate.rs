@@ -221,7 +221,9 @@ impl Runner {
         let used = own.map(|left| (budget - unsigned(left).min(budget)).saturating_add(of_host));
         let (result, used) = match (result, used) {
             (Err(Outcome::OutOfFuel { phase }), _) => (Err(Outcome::OutOfFuel { phase }), Some(budget)),
-            (_, Some(used)) if used > budget => (Err(Outcome::OutOfFuel { phase: Phase::Call }), Some(budget)),
+            (_, Some(used)) if used > budget => {
+                (Err(Outcome::OutOfFuel { phase: Phase::Call }), Some(budget))
+            }
             (result, used) => (result, used),
         };
         *spent = spent.saturating_add(used.unwrap_or(0));

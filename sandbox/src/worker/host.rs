@@ -17,11 +17,7 @@ pub(super) struct HostUse {
 }
 
 impl host::Host for State {
-    fn call(
-        &mut self,
-        name: String,
-        input: Vec<u8>,
-    ) -> wasmtime::Result<Result<Vec<u8>, host::CallError>> {
+    fn call(&mut self, name: String, input: Vec<u8>) -> wasmtime::Result<Result<Vec<u8>, host::CallError>> {
         self.count_call()?;
         self.host_use.calls += 1;
         let limit = self.evaluation.limits.host_function_calls;

@@ -1,10 +1,10 @@
 //! What the host keeps about one running evaluation, and the small interfaces:
 //! `data`, `knobs`, `report`, `budget`.
 
-use super::{Attached, Reply};
 use super::host::HostUse;
 use super::link::SharedLink;
 use super::shards::{Mapped, below, stream};
+use super::{Attached, Reply};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
