@@ -6,21 +6,72 @@
 
 use crate::{codegen, jail, wire, worker};
 use serde::{Serialize, de::DeserializeOwned};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+use terrarium_kernels as kernels;
 
 /// First argument of a child.
 pub const MARK: &str = "__terrarium-child";
 
+/// What a device is opened with.
+#[derive(Clone, Debug)]
+pub struct DeviceRequest {
+    /// Threads that it may use. Results must not depend on them.
+    pub threads: usize,
+    /// Most bytes of tensor storage.
+    pub max_bytes: u64,
+    /// Most tensors.
+    pub max_tensors: u32,
+}
+
+/// A device that workers of this executable can use, under the name that
+/// [`SandboxBuilder::device`](crate::SandboxBuilder::device) selects.
+///
+/// A device is not handed over as a value, because it lives in the worker,
+/// which is another process: it starts from `main` again, with an empty
+/// environment, and holds nothing of the embedder's memory. What it shares
+/// with the embedder is the executable. So a device is a plain function in it,
+/// found by name. It is called while the worker can still start threads and
+/// before it sees anything of a candidate, but after it has lost its folders,
+/// and must be done with system calls of a kind that the worker's filter kills
+/// for (see [`crate::lockdown`]) when it returns.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedDevice {
+    /// Its name.
+    pub name: &'static str,
+    /// Opens it, once per worker, and again if it was lost.
+    pub open: fn(&DeviceRequest) -> Result<kernels::Device, kernels::Error>,
+}
+
+/// Name of the device that is always there.
+pub const CPU: &str = "cpu";
+
+const BUILT_IN: NamedDevice = NamedDevice { name: CPU, open: open_cpu };
+
+fn open_cpu(request: &DeviceRequest) -> Result<kernels::Device, kernels::Error> {
+    kernels::Device::cpu(kernels::CpuConfig {
+        threads: request.threads,
+        max_bytes: request.max_bytes,
+        max_tensors: request.max_tensors,
+    })
+}
+
 /// Runs the child's role and never returns, if this process was started as
 /// one. Call it first in every `main` whose executable a sandbox re-executes.
 pub fn run_if_child() {
+    run_if_child_with(&[]);
+}
+
+/// The same, with devices besides the CPU. A name that is registered twice
+/// means the first; `cpu` can be replaced too.
+pub fn run_if_child_with(devices: &[NamedDevice]) {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|a| a != MARK) {
         return;
@@ -29,7 +80,10 @@ pub fn run_if_child() {
     let result = match role.to_str() {
         Some("jail") => jail::child_main(),
         Some("codegen") => codegen::child_main(channel()),
-        Some("worker") => worker::child_main(channel()),
+        Some("worker") => {
+            let all: Vec<NamedDevice> = devices.iter().copied().chain([BUILT_IN]).collect();
+            worker::child_main(channel(), &all)
+        }
         _ => Err(format!("unknown role {role:?}")),
     };
     match result {
@@ -73,6 +127,8 @@ pub(crate) enum ChildError {
 pub(crate) struct Child {
     process: std::process::Child,
     channel: BufReader<Timed>,
+    /// Set when the channel was closed by us: there is nothing to wait for.
+    hung_up: Arc<AtomicBool>,
 }
 
 impl Child {
@@ -118,11 +174,23 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
-        Ok(Self { process, channel })
+        Ok(Self { process, channel, hung_up: Arc::default() })
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// A function for other threads that ends the conversation: whoever waits
+    /// in [`Child::receive`] finds the child dead. Only the owner kills, so no
+    /// process number can be used after it was given to another.
+    pub(crate) fn hang_up(&self) -> io::Result<impl Fn() + Send + 'static> {
+        let socket = self.channel.get_ref().socket.try_clone()?;
+        let hung_up = Arc::clone(&self.hung_up);
+        Ok(move || {
+            hung_up.store(true, Ordering::SeqCst);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        })
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
@@ -130,9 +198,17 @@ impl Child {
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), ChildError> {
-        match wire::send(&mut self.channel.get_mut().socket, message) {
+        let frame = wire::frame(message)?;
+        self.send_frame(&frame)
+    }
+
+    /// Sends what [`wire::frame`] made.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> Result<(), ChildError> {
+        match self.channel.get_mut().socket.write_all(frame) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(self.post_mortem()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(self.post_mortem())
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -166,7 +242,9 @@ impl Child {
         loop {
             match self.process.try_wait() {
                 Ok(Some(status)) => return ChildError::Died { signal: status.signal().unwrap_or(0) },
-                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+                Ok(None) if Instant::now() < end && !self.hung_up.load(Ordering::SeqCst) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 // It closed its channel but lives: that is not in its role.
                 _ => {
                     self.kill();
@@ -176,7 +254,7 @@ impl Child {
         }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Ok(id) = i32::try_from(self.process.id())
             && let Some(group) = rustix::process::Pid::from_raw(id)
         {

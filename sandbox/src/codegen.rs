@@ -37,6 +37,8 @@ pub(crate) struct Request {
 pub(crate) enum Form {
     /// A core module.
     Module,
+    /// A core module in text format.
+    Text,
     /// A component.
     Component,
 }
@@ -152,7 +154,7 @@ const MAX_THREADS: usize = 8;
 impl Request {
     fn most_bytes(&self) -> u64 {
         match self.form {
-            Form::Module => self.module.bytes,
+            Form::Module | Form::Text => self.module.bytes,
             Form::Component => self.component.bytes,
         }
     }
@@ -165,12 +167,23 @@ struct Engines {
 }
 
 fn work(engines: &Engines, request: &Request) -> Answer {
+    let module = |bytes: &[u8]| match encode::imports_wasi(bytes) {
+        true => adapted(&engines.engine, request, bytes),
+        false => own(&engines.module, request, bytes),
+    };
     let result = match request.form {
         Form::Component => foreign(&engines.engine, request, &request.bytes),
-        Form::Module if encode::imports_wasi(&request.bytes) => adapted(&engines.engine, request),
-        Form::Module => own(&engines.module, request),
+        Form::Module => module(&request.bytes),
+        Form::Text => binary(&request.bytes).map_err(refused).and_then(|bytes| module(&bytes)),
     };
     result.unwrap_or_else(|answer| answer)
+}
+
+/// A module in text format as a binary one. Parsed here, in the locked-down
+/// process: a parser that recurses too deep takes only this process with it.
+fn binary(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(text).map_err(|e| format!("the text is not UTF-8: {e}"))?;
+    wat::parse_str(text).map_err(|e| e.to_string())
 }
 
 fn refused(reason: impl std::fmt::Display) -> Answer {
@@ -178,8 +191,8 @@ fn refused(reason: impl std::fmt::Display) -> Answer {
 }
 
 /// A module of one of our worlds.
-fn own(engine: &wasmtime::Engine, request: &Request) -> Result<Answer, Answer> {
-    let Request { world, module, bytes, .. } = request;
+fn own(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Answer, Answer> {
+    let Request { world, module, .. } = request;
     if *world == World::Command {
         return Err(refused("a command imports WASI and exports `_start`; this module does not"));
     }
@@ -203,8 +216,8 @@ fn own(engine: &wasmtime::Engine, request: &Request) -> Result<Answer, Answer> {
 }
 
 /// A module that imports the older WASI.
-fn adapted(engine: &wasmtime::Engine, request: &Request) -> Result<Answer, Answer> {
-    let Request { world, module, bytes, wasi, .. } = request;
+fn adapted(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Answer, Answer> {
+    let Request { world, module, wasi, .. } = request;
     if !wasi || *world == World::Trainer {
         return Err(refused(Rejection::WasiIsOff { interface: "wasi_snapshot_preview1".into() }));
     }

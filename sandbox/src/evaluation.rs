@@ -145,6 +145,39 @@ pub struct Evaluation {
     pub limits: Limits,
 }
 
+impl Evaluation {
+    /// One `call` with this input: seed 0, default knobs, default limits.
+    pub fn call(input: impl Into<Vec<u8>>) -> Self {
+        Self {
+            seed: 0,
+            probe_key: 0,
+            knobs: Knobs::new(),
+            job: Job::Call { input: input.into() },
+            limits: Limits::default(),
+        }
+    }
+
+    /// The same under other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The same with other knob values.
+    #[must_use]
+    pub fn with_knobs(self, knobs: Knobs) -> Self {
+        Self { knobs, ..self }
+    }
+
+    /// Where it begins, once there is an instance.
+    pub(crate) fn first_phase(&self) -> crate::Phase {
+        match self.job {
+            Job::Train { .. } => crate::Phase::Init,
+            Job::Call { .. } => crate::Phase::Call,
+        }
+    }
+}
+
 /// What a trained model scored on held-out windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeldOutScore {
@@ -234,4 +267,19 @@ pub struct Report {
     pub usage: Usage,
     /// Wall-clock time.
     pub timing: Timing,
+}
+
+impl Report {
+    /// Of an evaluation that ended so, with nothing else known.
+    pub(crate) fn ended(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            product: None,
+            knobs: Vec::new(),
+            metrics: Vec::new(),
+            log: String::new(),
+            usage: Usage::default(),
+            timing: Timing::default(),
+        }
+    }
 }

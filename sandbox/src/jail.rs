@@ -37,9 +37,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+use crate::outcome::{Outcome, Phase};
 pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};
-use crate::outcome::{Outcome, Phase};
 pub use confine::child_main;
 pub use probe::{LayerState, LayerStatus, probe};
 

@@ -10,12 +10,16 @@
 //! **Invariant**: a candidate's machine code runs only in a worker process
 //! that has locked itself down. There is no in-process shortcut.
 
+#![deny(missing_docs)]
+
 mod cache;
+mod cancel;
 pub mod child;
 mod codegen;
 mod encode;
 pub mod evaluation;
 pub mod gate;
+mod host;
 pub mod jail;
 pub mod limits;
 pub mod lockdown;
@@ -23,17 +27,26 @@ mod machine;
 pub mod meter;
 pub mod outcome;
 mod sandbox;
+mod source;
 mod text;
 pub mod toolchain;
 mod wire;
 mod worker;
 
+pub use cancel::CancelHandle;
 pub use encode::WIT;
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product, Report,
     Shards, Timing, Usage, World,
 };
+pub use host::{HostFunctions, MAX_HOST_FUNCTION_NAME, MAX_HOST_FUNCTIONS};
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};
-pub use sandbox::{BuildError, BuildTiming, Component, Sandbox, SandboxConfig, SandboxError};
+pub use sandbox::{
+    BuildError, BuildOptions, BuildTiming, CallError, Component, Instance, InstanceOptions, Pending,
+    RunOptions, Sandbox, SandboxBuilder, SandboxConfig, SandboxError,
+};
+pub use source::Source;
+/// The compute device, for embedders that register one of their own.
+pub use terrarium_kernels as kernels;
 pub use text::clean;

@@ -144,6 +144,11 @@ pub enum Outcome {
         /// In which phase.
         phase: Phase,
     },
+    /// The caller cancelled it.
+    Cancelled {
+        /// In which phase.
+        phase: Phase,
+    },
     /// The module gate or the evolve-block check refused it before it ran.
     Rejected {
         /// Why.
@@ -177,6 +182,7 @@ impl Outcome {
             Self::InvalidOutput { .. } => "invalid-output",
             Self::DeviceLost { .. } => "device-lost",
             Self::WorkerDied { .. } => "worker-died",
+            Self::Cancelled { .. } => "cancelled",
             Self::Rejected { .. } => "rejected",
             Self::CompileError { .. } => "compile-error",
         }
@@ -217,6 +223,7 @@ impl Outcome {
             Self::InvalidOutput { .. } => "return exactly what TASK.md describes",
             Self::DeviceLost { .. } => "the device was restarted; the evaluation can be repeated",
             Self::WorkerDied { .. } => "the process was killed from outside, or ran out of memory",
+            Self::Cancelled { .. } => "it was stopped by whoever started it; it can be repeated",
             Self::Rejected { .. } => "edit only inside the evolve blocks, and keep the module small",
             Self::CompileError { .. } => {
                 "fix the first error; only the SDK and the standard library are available"
@@ -230,7 +237,9 @@ impl std::fmt::Display for Outcome {
         f.write_str(self.code())?;
         match self {
             Self::GuestError { message, .. } => write!(f, ": {message}"),
-            Self::Deadline { phase } | Self::OutOfFuel { phase } => write!(f, " in {phase:?}"),
+            Self::Deadline { phase } | Self::OutOfFuel { phase } | Self::Cancelled { phase } => {
+                write!(f, " in {phase:?}")
+            }
             Self::Trap { trap, phase, .. } => write!(f, " in {phase:?}: {trap}"),
             Self::HostDenied { call, reason } => write!(f, ": {call}: {reason}"),
             Self::Quota { which, limit } => write!(f, ": {which} = {limit}"),

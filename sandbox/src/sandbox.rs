@@ -1,116 +1,32 @@
-//! The door: from source to component, and from component to report.
+//! The door: from a candidate's program to a component. What runs a component
+//! is in [`run`](self::run), [`batch`](self::batch) and
+//! [`instance`](self::instance).
+
+mod admission;
+mod batch;
+mod builder;
+mod error;
+mod instance;
+mod pending;
+mod pool;
+mod run;
+mod session;
 
 use crate::cache::Cache;
-use crate::child::{Child, ChildError};
 use crate::codegen::{self, Artifact, CodegenError, Form};
-use crate::gate::{ComponentLimits, ModuleLimits};
-use crate::jail::{self, CProgram, CompileFailure, CompileLimits, Compiled};
-use crate::toolchain::{self, Clang, Dirs, ToolchainError};
-use crate::worker::{Hello, Reply};
-use crate::{
-    Evaluation, Job, Limits, Outcome, Phase, Report, Shards, Timing, Usage, World, encode, machine, text,
-};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::jail::{self, CProgram, CompileFailure, Compiled};
+use crate::toolchain::{self, Clang};
+use crate::{Outcome, Phase, Source, World, encode, machine};
+use admission::Admission;
+use pool::Pool;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How a [`Sandbox`] is set up.
-#[derive(Clone, Debug)]
-pub struct SandboxConfig {
-    /// Cache and templates.
-    pub dirs: Dirs,
-    /// The executable that is started again for each child process; its
-    /// `main` must begin with [`crate::child::run_if_child`].
-    pub exe: PathBuf,
-    /// Threads of a worker's device. Results do not depend on it.
-    pub threads_per_worker: usize,
-    /// Limits of the compile jail.
-    pub compile: CompileLimits,
-    /// Limits on the shape of a module.
-    pub module: ModuleLimits,
-    /// Limits on the shape of a component.
-    pub component: ComponentLimits,
-    /// Longest time for code generation.
-    pub codegen_deadline: Duration,
-}
-
-impl SandboxConfig {
-    /// The defaults, with this very executable as its own child.
-    pub fn new(dirs: Dirs) -> Self {
-        Self {
-            dirs,
-            exe: PathBuf::from("/proc/self/exe"),
-            threads_per_worker: 1,
-            compile: CompileLimits::default(),
-            module: ModuleLimits::default(),
-            component: ComponentLimits::default(),
-            codegen_deadline: Duration::from_secs(30),
-        }
-    }
-}
-
-/// The host is in trouble; the candidate is not to blame.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SandboxError {
-    /// There is no compiler for candidates.
-    #[error(transparent)]
-    Toolchain(#[from] ToolchainError),
-    /// The jail could not be built or run.
-    #[error("the compile jail: {reason}")]
-    Jail {
-        /// What failed.
-        reason: String,
-        /// One thing to try.
-        hint: String,
-    },
-    /// A child process could not do its part.
-    #[error("{part}: {reason}")]
-    Child {
-        /// Which part.
-        part: &'static str,
-        /// What it said.
-        reason: String,
-    },
-    /// The cache folder.
-    #[error("the component cache {path}: {source}", path = path.display())]
-    Cache {
-        /// The folder.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A limit out of its range.
-    #[error(transparent)]
-    Limit(#[from] crate::LimitError),
-}
-
-impl SandboxError {
-    /// One thing to try.
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Toolchain(e) => e.hint(),
-            Self::Jail { hint, .. } => hint.clone(),
-            Self::Child { .. } => "run `terrarium doctor`; it shows which isolation layer is missing".into(),
-            Self::Cache { .. } => {
-                "check the folder's owner, rights and free space, or set TERRARIUM_CACHE".into()
-            }
-            Self::Limit(_) => "see the limits in `terrarium eval --help`".into(),
-        }
-    }
-}
-
-/// Why there is no component.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The candidate's doing: it does not compile, or was refused.
-    #[error("{0}")]
-    Candidate(Outcome),
-    /// The host's.
-    #[error(transparent)]
-    Host(#[from] SandboxError),
-}
+pub use builder::{SandboxBuilder, SandboxConfig};
+pub use error::{BuildError, SandboxError};
+pub use instance::{CallError, Instance, InstanceOptions};
+pub use pending::Pending;
+pub use run::RunOptions;
 
 /// Where the time of a build went, in microseconds; zero where the cache had it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,24 +63,26 @@ impl std::fmt::Debug for Component {
     }
 }
 
-/// How often something is tried again when an outsider killed its process.
-const TRIES: usize = 4;
+/// How a program is built, besides for which world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuildOptions {
+    /// Whether it may import WASI (`docs/guests.md` says what it finds there).
+    /// The world [`World::Command`] implies it.
+    pub wasi: bool,
+}
 
-/// Idle workers that are kept.
-const IDLE_WORKERS: usize = 16;
+impl BuildOptions {
+    /// With nothing turned on.
+    pub fn new() -> Self {
+        Self::default()
+    }
 
-/// Largest report that is accepted from a worker.
-const MAX_REPORT: usize = 512 << 20;
-
-/// Time for a worker to load its component and lock itself down.
-const START_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a worker was started for.
-#[derive(Clone, PartialEq, Eq)]
-struct Purpose {
-    component: String,
-    shards: Option<Shards>,
-    ceilings: [u64; 4],
+    /// With WASI, or without it.
+    #[must_use]
+    pub fn wasi(self, wasi: bool) -> Self {
+        Self { wasi, ..self }
+    }
 }
 
 /// What is to be generated.
@@ -175,32 +93,36 @@ struct Shape {
     wasi: bool,
 }
 
-/// What became of a worker that was started.
-enum Started {
-    Worker(Child),
-    /// The component does not fit its world.
-    Unfit(String),
-}
-
-struct Idle {
-    purpose: Purpose,
-    worker: Child,
-}
+/// How often something is tried when an outsider killed its process.
+const TRIES: usize = 4;
 
 /// Compiles and runs untrusted candidates. Shared freely between threads; each
-/// concurrent [`Sandbox::evaluate`] has a worker process of its own.
+/// evaluation has a worker process to itself while it runs.
 pub struct Sandbox {
     config: SandboxConfig,
     cache: Cache,
-    idle: Mutex<Vec<Idle>>,
+    pool: Pool,
+    admission: Arc<Admission>,
 }
 
 impl Sandbox {
+    /// Sets up a sandbox step by step.
+    pub fn builder() -> SandboxBuilder {
+        SandboxBuilder::new()
+    }
+
     /// Opens the cache. The toolchain is looked up when source is compiled.
+    ///
+    /// # Errors
+    /// A cache folder that cannot be used; names of host functions that do not
+    /// fit.
     pub fn open(config: SandboxConfig) -> Result<Self, SandboxError> {
+        config.host_functions.check().map_err(|reason| SandboxError::HostFunctions { reason })?;
         let path = config.dirs.cache.join("components");
         let cache = Cache::open(path.clone()).map_err(|source| SandboxError::Cache { path, source })?;
-        Ok(Self { config, cache, idle: Mutex::new(Vec::new()) })
+        let pool = Pool::new(config.idle_workers.min(config.workers));
+        let admission = Admission::new(config.workers);
+        Ok(Self { config, cache, pool, admission })
     }
 
     /// Everything that decides results besides source, knobs, seed and limits:
@@ -208,81 +130,85 @@ impl Sandbox {
     pub fn identity(&self) -> Result<String, SandboxError> {
         let toolchain = toolchain::find(&self.config.dirs)?;
         Ok(format!(
-            "{}; sdk {}; {}; device cpu {}",
+            "{}; sdk {}; {}; device {} {}",
             toolchain.compiler.version,
             toolchain.sdk_key,
             machine::identity(),
+            self.config.device,
             terrarium_kernels::cpu_kind(),
         ))
     }
 
-    /// From source to machine code: jail, gate, metering, encoding, Cranelift,
-    /// each in a killable process. Cached by content.
-    pub fn build(&self, source: &str, world: World) -> Result<Component, BuildError> {
+    /// From a candidate's program to machine code for `world`: jail, gate,
+    /// metering, encoding, Cranelift, each in a killable process. Blocks.
+    /// Cached by content.
+    ///
+    /// # Errors
+    /// [`BuildError::Candidate`] with the outcome where the program is to
+    /// blame, [`BuildError::Host`] where the host is.
+    pub fn compile(&self, source: Source<'_>, world: World) -> Result<Component, BuildError> {
+        self.compile_with(source, world, BuildOptions { wasi: self.config.wasi })
+    }
+
+    /// The same with options of its own, instead of the sandbox's.
+    ///
+    /// # Errors
+    /// As [`Sandbox::compile`].
+    pub fn compile_with(
+        &self,
+        source: Source<'_>,
+        world: World,
+        options: BuildOptions,
+    ) -> Result<Component, BuildError> {
         let start = Instant::now();
-        let toolchain = toolchain::ensure(&self.config.dirs, &mut |_| ()).map_err(SandboxError::from)?;
-        let key = self.key(
-            world,
-            &[
-                b"source",
-                toolchain.sdk_key.as_bytes(),
-                toolchain.compiler.version.as_bytes(),
-                source.as_bytes(),
-            ],
-        );
-        let form = Shape { world, form: Form::Module, wasi: false };
-        self.cached(&key, form, start, |timing| {
-            let begin = Instant::now();
-            let wasm = self.compile(|| {
-                jail::compile(source, &toolchain, &self.config.compile, &self.config.exe)
-            })?;
-            timing.rustc_us = micros(begin.elapsed());
-            Ok(wasm)
-        })
-    }
-
-    /// The same from a core module that somebody else compiled.
-    pub fn build_wasm(&self, wasm: &[u8], world: World) -> Result<Component, BuildError> {
-        self.build_foreign(wasm, world, false)
-    }
-
-    /// From a core module or a component that somebody else made, which may
-    /// import WASI if `wasi` (see `docs/guests.md` for what it finds there). A
-    /// module that imports the older WASI is adapted.
-    pub fn build_foreign(&self, bytes: &[u8], world: World, wasi: bool) -> Result<Component, BuildError> {
-        // The fourth byte of the version tells a component from a module.
-        let form = if bytes.get(6) == Some(&1) { Form::Component } else { Form::Module };
-        let shape = Shape { world, form, wasi: wasi || world == World::Command };
-        let key = self.key(world, &[b"wasm", &[u8::from(shape.wasi)], bytes]);
-        self.cached(&key, shape, Instant::now(), |_| Ok(bytes.to_vec()))
-    }
-
-    /// From C: one clang call in the same jail. For [`World::Function`] the
-    /// source includes `terrarium.h`; for [`World::Command`] it has a `main`.
-    /// There must be a C compiler: see [`toolchain::install_c`].
-    pub fn build_c(&self, source: &str, world: World, wasi: bool) -> Result<Component, BuildError> {
-        let start = Instant::now();
-        let program = match world {
-            World::Trainer => {
-                let reason = "C can implement the worlds `function` and `command` only".into();
-                return Err(BuildError::Candidate(Outcome::Rejected { reason }));
+        let kind = source.kind().as_bytes();
+        let wasi = options.wasi || world == World::Command;
+        let shape = |form| Shape { world, form, wasi };
+        let wasi = [u8::from(wasi)];
+        match source {
+            Source::Rust(text) => {
+                let toolchain =
+                    toolchain::ensure(&self.config.dirs, &mut |_| ()).map_err(SandboxError::from)?;
+                let (sdk, version) = (toolchain.sdk_key.as_bytes(), toolchain.compiler.version.as_bytes());
+                let key = self.key(world, &[kind, sdk, version, text.as_bytes()]);
+                self.cached(&key, shape(Form::Module), start, |timing| {
+                    let begin = Instant::now();
+                    let (limits, exe) = (&self.config.compile, &self.config.exe);
+                    let wasm = jailed(|| jail::compile(text, &toolchain, limits, exe))?;
+                    timing.rustc_us = micros(begin.elapsed());
+                    Ok(wasm)
+                })
             }
-            World::Function => CProgram::Function,
-            World::Command => CProgram::Command,
-        };
-        let clang = Clang::recorded(&self.config.dirs).map_err(SandboxError::from)?;
-        let shape = Shape { world, form: Form::Module, wasi: wasi || world == World::Command };
-        let header = jail::HEADER.as_bytes();
-        let wasi = [u8::from(shape.wasi)];
-        let key = self.key(world, &[b"c", clang.key.as_bytes(), header, &wasi, source.as_bytes()]);
-        self.cached(&key, shape, start, |timing| {
-            let begin = Instant::now();
-            let wasm = self.compile(|| {
-                jail::compile_c(source, program, &clang, &self.config.compile, &self.config.exe)
-            })?;
-            timing.rustc_us = micros(begin.elapsed());
-            Ok(wasm)
-        })
+            Source::C(text) => {
+                let program = match world {
+                    World::Trainer => {
+                        let reason = "C can implement the worlds `function` and `command` only".into();
+                        return Err(BuildError::Candidate(Outcome::Rejected { reason }));
+                    }
+                    World::Function => CProgram::Function,
+                    World::Command => CProgram::Command,
+                };
+                let clang = Clang::recorded(&self.config.dirs).map_err(SandboxError::from)?;
+                let parts = [kind, &wasi, clang.key.as_bytes(), jail::HEADER.as_bytes(), text.as_bytes()];
+                let key = self.key(world, &parts);
+                self.cached(&key, shape(Form::Module), start, |timing| {
+                    let begin = Instant::now();
+                    let (limits, exe) = (&self.config.compile, &self.config.exe);
+                    let wasm = jailed(|| jail::compile_c(text, program, &clang, limits, exe))?;
+                    timing.rustc_us = micros(begin.elapsed());
+                    Ok(wasm)
+                })
+            }
+            Source::Wat(_) | Source::Wasm(_) | Source::Component(_) => {
+                let key = self.key(world, &[kind, &wasi, source.bytes()]);
+                let form = match source {
+                    Source::Wat(_) => Form::Text,
+                    Source::Component(_) => Form::Component,
+                    _ => Form::Module,
+                };
+                self.cached(&key, shape(form), start, |_| Ok(source.bytes().to_vec()))
+            }
+        }
     }
 
     fn key(&self, world: World, parts: &[&[u8]]) -> String {
@@ -304,15 +230,15 @@ impl Sandbox {
         key: &str,
         shape: Shape,
         start: Instant,
-        wasm: impl FnOnce(&mut BuildTiming) -> Result<Vec<u8>, BuildError>,
+        bytes: impl FnOnce(&mut BuildTiming) -> Result<Vec<u8>, BuildError>,
     ) -> Result<Component, BuildError> {
         let mut timing = BuildTiming::default();
         let (artifact, cached) = match self.cache.load(key) {
             Some(artifact) => (artifact, true),
             None => {
-                let wasm = wasm(&mut timing)?;
+                let bytes = bytes(&mut timing)?;
                 let begin = Instant::now();
-                let artifact = self.generate(wasm, shape)?;
+                let artifact = self.generate(bytes, shape)?;
                 timing.codegen_us = micros(begin.elapsed());
                 self.cache
                     .store(key, &artifact)
@@ -332,31 +258,11 @@ impl Sandbox {
         })
     }
 
-    fn compile(
-        &self,
-        jailed: impl Fn() -> Result<Compiled, CompileFailure>,
-    ) -> Result<Vec<u8>, BuildError> {
-        let mut result = jailed();
-        for _ in 1..TRIES {
-            if !matches!(result, Err(CompileFailure::Killed)) {
-                break;
-            }
-            result = jailed();
-        }
-        result.map(|compiled| compiled.wasm).map_err(jail_error)
-    }
-
     fn generate(&self, bytes: Vec<u8>, shape: Shape) -> Result<Artifact, BuildError> {
         let SandboxConfig { exe, module, component, codegen_deadline, .. } = &self.config;
         let Shape { world, form, wasi } = shape;
-        let request = codegen::Request {
-            world,
-            form,
-            wasi,
-            module: module.clone(),
-            component: component.clone(),
-            bytes,
-        };
+        let (module, component) = (module.clone(), component.clone());
+        let request = codegen::Request { world, form, wasi, module, component, bytes };
         for _ in 0..TRIES {
             match codegen::compile(exe, &request, *codegen_deadline) {
                 Err(CodegenError::Killed) => {}
@@ -370,159 +276,27 @@ impl Sandbox {
         Err(BuildError::Candidate(Outcome::WorkerDied { signal: libc::SIGKILL, phase: Phase::Codegen }))
     }
 
-    /// Runs one evaluation in a locked-down worker. Blocks; call it from
-    /// several threads for parallelism. Whatever the candidate does, the answer
-    /// is a report; an error means that the host is in trouble.
-    pub fn evaluate(&self, component: &Component, evaluation: &Evaluation) -> Result<Report, SandboxError> {
-        evaluation.limits.check()?;
-        let mut report = self.attempt(component, evaluation)?;
-        for _ in 1..TRIES {
-            if !report.outcome.is_infrastructure() {
-                break;
-            }
-            report = self.attempt(component, evaluation)?;
-        }
-        Ok(report)
-    }
-
-    fn attempt(&self, component: &Component, evaluation: &Evaluation) -> Result<Report, SandboxError> {
-        let start = Instant::now();
-        let purpose = Purpose::of(component, evaluation);
-        let mut worker = match self.take_idle(&purpose) {
-            Some(worker) => worker,
-            None => match self.start(component, &purpose, &evaluation.limits)? {
-                Some(Started::Worker(worker)) => worker,
-                Some(Started::Unfit(reason)) => return Ok(ended(Outcome::Rejected { reason })),
-                // Killed from outside before it was ready.
-                None => {
-                    return Ok(ended(Outcome::WorkerDied {
-                        signal: libc::SIGKILL,
-                        phase: Phase::Instantiate,
-                    }));
-                }
-            },
-        };
-        let mut phase = match evaluation.job {
-            Job::Train { .. } => Phase::Init,
-            Job::Call { .. } => Phase::Call,
-        };
-        let end = start + Duration::from_millis(evaluation.limits.wall_ms);
-        let mut answer = worker.send(evaluation).map(|()| Reply::Ready);
-        while let Ok(Reply::Ready | Reply::Entered(_)) = answer {
-            if let Ok(Reply::Entered(now)) = answer {
-                phase = now;
-            }
-            answer = worker.receive(MAX_REPORT, end.saturating_duration_since(Instant::now()));
-        }
-        let mut report = match answer {
-            Ok(Reply::Done(report)) => {
-                // A guest that ended in a trap leaves nothing behind in a fresh
-                // store, but its worker is not trusted with another one.
-                if matches!(
-                    report.outcome,
-                    Outcome::Finished | Outcome::GuestError { .. } | Outcome::OutOfFuel { .. }
-                ) {
-                    self.keep(purpose, worker);
-                }
-                *report
-            }
-            Ok(Reply::Failed(reason) | Reply::Unfit(reason)) => {
-                return Err(SandboxError::Child { part: "the worker", reason });
-            }
-            Ok(Reply::Ready | Reply::Entered(_)) | Err(ChildError::Deadline) => {
-                ended(Outcome::Deadline { phase })
-            }
-            Err(ChildError::Died { signal }) => ended(Outcome::WorkerDied { signal, phase }),
-            Err(ChildError::Io(e)) => {
-                return Err(SandboxError::Child { part: "the worker's channel", reason: e.to_string() });
-            }
-        };
-        report.timing.total_us = micros(start.elapsed());
-        Ok(report)
-    }
-
-    fn start(
-        &self,
-        component: &Component,
-        purpose: &Purpose,
-        limits: &Limits,
-    ) -> Result<Option<Started>, SandboxError> {
-        let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
-        let mut worker = Child::spawn(&self.config.exe, "worker").map_err(|e| trouble(e.to_string()))?;
-        let hello = Hello {
-            artifact: Artifact::clone(&component.artifact),
-            shards: purpose.shards.clone(),
-            threads: self.config.threads_per_worker,
-            memory_bytes: limits.memory_bytes,
-            table_elements: limits.table_elements,
-            device_bytes: limits.device_bytes,
-            tensors: limits.tensors,
-        };
-        match worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_REPORT, START_DEADLINE)) {
-            Ok(Reply::Ready) => Ok(Some(Started::Worker(worker))),
-            Ok(Reply::Unfit(reason)) => Ok(Some(Started::Unfit(text::clean(&reason, 2_000)))),
-            Ok(Reply::Failed(reason)) => Err(trouble(text::clean(&reason, 2_000))),
-            Ok(_) => Err(trouble("it answered out of turn".into())),
-            Err(ChildError::Died { signal: libc::SIGKILL | libc::SIGTERM }) => Ok(None),
-            Err(e) => Err(trouble(e.to_string())),
-        }
-    }
-
-    fn take_idle(&self, purpose: &Purpose) -> Option<Child> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(at) = idle.iter().position(|i| i.purpose == *purpose) {
-            let mut worker = idle.swap_remove(at).worker;
-            if worker.is_alive() {
-                return Some(worker);
-            }
-        }
-        None
-    }
-
-    fn keep(&self, purpose: Purpose, worker: Child) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(Idle { purpose, worker });
-        if idle.len() > IDLE_WORKERS {
-            idle.remove(0); // The oldest; dropping kills and reaps it.
-        }
-    }
-
     /// Ends all workers that wait for work.
     pub fn drain(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.pool.drain();
     }
 
     /// Process ids of the workers that wait for work.
     pub fn idle_workers(&self) -> Vec<u32> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|i| i.worker.id()).collect()
+        self.pool.idle()
     }
 }
 
-impl Purpose {
-    fn of(component: &Component, evaluation: &Evaluation) -> Self {
-        let l = &evaluation.limits;
-        Self {
-            component: component.id.clone(),
-            shards: match &evaluation.job {
-                Job::Train { shards, .. } => Some(shards.clone()),
-                Job::Call { .. } => None,
-            },
-            ceilings: [l.memory_bytes, l.table_elements, l.device_bytes, l.tensors],
+/// A compiler call, tried again where an outsider killed it.
+fn jailed(call: impl Fn() -> Result<Compiled, CompileFailure>) -> Result<Vec<u8>, BuildError> {
+    let mut result = call();
+    for _ in 1..TRIES {
+        if !matches!(result, Err(CompileFailure::Killed)) {
+            break;
         }
+        result = call();
     }
-}
-
-/// A report of a worker that cannot report any more.
-fn ended(outcome: Outcome) -> Report {
-    Report {
-        outcome,
-        product: None,
-        knobs: Vec::new(),
-        metrics: Vec::new(),
-        log: String::new(),
-        usage: Usage::default(),
-        timing: Timing::default(),
-    }
+    result.map(|compiled| compiled.wasm).map_err(jail_error)
 }
 
 fn jail_error(failure: CompileFailure) -> BuildError {

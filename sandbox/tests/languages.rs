@@ -11,8 +11,8 @@ use terrarium_sandbox::gate::{ComponentLimits, ModuleLimits};
 use terrarium_sandbox::jail::{self, CProgram, CompileLimits};
 use terrarium_sandbox::toolchain::{self, Clang, Dirs};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxConfig,
-    World,
+    BuildError, BuildOptions, Component, Evaluation, InstanceOptions, Job, Knobs, Limits, Outcome, Product,
+    Report, Sandbox, SandboxConfig, Source, World,
 };
 
 fn sandbox() -> &'static Sandbox {
@@ -38,6 +38,10 @@ fn clang() -> Option<&'static Clang> {
     found.as_ref()
 }
 
+fn build(source: Source<'_>, world: World, wasi: bool) -> Result<Component, BuildError> {
+    sandbox().compile_with(source, world, BuildOptions::new().wasi(wasi))
+}
+
 fn small_limits() -> Limits {
     Limits {
         fuel: 200_000_000,
@@ -54,7 +58,7 @@ fn evaluation(input: &[u8], limits: Limits) -> Evaluation {
 }
 
 fn run(component: &Component, input: &[u8]) -> Report {
-    sandbox().evaluate(component, &evaluation(input, small_limits())).expect("the host is well")
+    sandbox().run(component, &evaluation(input, small_limits())).expect("the host is well")
 }
 
 fn output(report: &Report) -> String {
@@ -114,14 +118,17 @@ terrarium_result terrarium_call(terrarium_bytes input) {
     return terrarium_ok(text, length);
 }
 "#;
-    let component = sandbox().build_c(source, World::Function, false).expect("compiles without WASI");
+    let component = build(Source::C(source), World::Function, false).expect("compiles without WASI");
     let report = run(&component, b"glass");
     assert_eq!(output(&report), "aglss 0.50 3 down");
     assert_eq!((report.log.as_str(), report.metrics[0].value), ("sorted\n", 17.0));
     assert_eq!(report.knobs.len(), 3);
     assert_eq!(report.usage, run(&component, b"glass").usage);
     let error = run(&component, b"").outcome;
-    assert!(matches!(&error, Outcome::GuestError { message, .. } if message == "nothing to sort"), "{error:?}");
+    assert!(
+        matches!(&error, Outcome::GuestError { message, .. } if message == "nothing to sort"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -138,15 +145,16 @@ terrarium_result terrarium_call(terrarium_bytes input) {
 }
 "#;
     let cell = Path::new(env!("CARGO_BIN_EXE_terrarium-cell"));
-    let compile = |source| jail::compile_c(source, CProgram::Function, &bare, &CompileLimits::default(), cell);
+    let compile =
+        |source| jail::compile_c(source, CProgram::Function, &bare, &CompileLimits::default(), cell);
     let compiled = compile(source).expect("compiles");
     assert_eq!(compiled.wasm, compile(source).expect("compiles").wasm, "the same bytes every time");
-    let component = sandbox().build_foreign(&compiled.wasm, World::Function, false).expect("passes the gate");
+    let component = build(Source::Wasm(&compiled.wasm), World::Function, false).expect("passes the gate");
     assert_eq!(output(&run(&component, b"abc")), "aabbcc");
     // More than the memory that it starts with.
     let large = vec![b'x'; 3 << 19];
     let limits = Limits { output_bytes: 4 << 20, ..small_limits() };
-    let report = sandbox().evaluate(&component, &evaluation(&large, limits)).expect("the host is well");
+    let report = sandbox().run(&component, &evaluation(&large, limits)).expect("the host is well");
     assert_eq!(output(&report).len(), 3 << 20);
     assert!(compile("#include <stdio.h>\n").is_err());
 }
@@ -156,14 +164,14 @@ fn a_mistake_in_c_is_reported_with_its_place() {
     if clang().is_none() {
         return;
     }
-    match sandbox().build_c("int main(void) {\n    return x;\n}\n", World::Command, true) {
+    match build(Source::C("int main(void) {\n    return x;\n}\n"), World::Command, true) {
         Err(BuildError::Candidate(Outcome::CompileError { diagnostics })) => {
             assert_eq!((diagnostics[0].line, diagnostics[0].column), (2, 12), "{diagnostics:?}");
             assert!(diagnostics[0].message.contains("undeclared identifier 'x'"), "{diagnostics:?}");
         }
         other => panic!("expected diagnostics: {other:?}"),
     }
-    match sandbox().build_c("void f(void);\nint main(void) { f(); }\n", World::Command, true) {
+    match build(Source::C("void f(void);\nint main(void) { f(); }\n"), World::Command, true) {
         Err(BuildError::Candidate(Outcome::CompileError { diagnostics })) => {
             assert!(diagnostics[0].message.contains("undefined symbol: f"), "{diagnostics:?}");
         }
@@ -176,10 +184,10 @@ fn a_program_against_a_whole_libc_runs_as_a_command() {
     if clang().is_none() {
         return;
     }
-    let component = sandbox().build_c(SORT, World::Command, true).expect("compiles");
+    let component = build(Source::C(SORT), World::Command, true).expect("compiles");
     let report = run(&component, b"pear\napple\nfig\n");
     assert_eq!(output(&report), "1: apple\n2: fig\n3: pear\n");
-    assert_eq!(report.log, "3 lines\n\n");
+    assert_eq!(report.log, "3 lines\n");
     let again = run(&component, b"pear\napple\nfig\n");
     assert_eq!((report.usage.clone(), report.product), (again.usage, again.product));
     assert!(report.usage.fuel.is_some_and(|fuel| fuel > 1_000), "{:?}", report.usage);
@@ -193,11 +201,42 @@ fn a_function_may_use_wasi_where_it_is_on() {
     let source = "#include \"terrarium.h\"\n#include <stdio.h>\n\
                   terrarium_result terrarium_call(terrarium_bytes in) {\n\
                   printf(\"%d bytes\\n\", (int)in.len); fflush(stdout); return terrarium_ok(in.data, in.len); }\n";
-    let reason = rejection(sandbox().build_c(source, World::Function, false));
+    let reason = rejection(build(Source::C(source), World::Function, false));
     assert!(reason.contains("wasi_snapshot_preview1") && reason.contains("WASI is off"), "{reason}");
-    let component = sandbox().build_c(source, World::Function, true).expect("compiles");
+    let component = build(Source::C(source), World::Function, true).expect("compiles");
     let report = run(&component, b"abc");
     assert_eq!((output(&report).as_str(), report.log.trim_end()), ("abc", "3 bytes"));
+}
+
+#[test]
+fn an_instance_of_a_guest_with_wasi_lives_over_several_calls() {
+    if clang().is_none() {
+        return;
+    }
+    let source = r#"
+#include "terrarium.h"
+#include <stdio.h>
+#include <time.h>
+terrarium_result terrarium_call(terrarium_bytes in) {
+    static int calls;
+    static struct timespec last;
+    static char text[100];
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int on = now.tv_sec > last.tv_sec || (now.tv_sec == last.tv_sec && now.tv_nsec > last.tv_nsec);
+    last = now;
+    fprintf(stderr, "call %d\n", ++calls);
+    return terrarium_ok(text, snprintf(text, sizeof text, "%d %d", calls, on));
+}
+"#;
+    let component = build(Source::C(source), World::Function, true).expect("compiles");
+    let mut instance = sandbox()
+        .instance(&component, InstanceOptions { limits: small_limits(), ..InstanceOptions::default() })
+        .expect("opens");
+    for n in 1..=3 {
+        let answer = instance.call(b"").expect("answers");
+        assert_eq!(String::from_utf8_lossy(&answer), format!("{n} 1"));
+    }
 }
 
 #[test]
@@ -213,13 +252,13 @@ fn a_component_without_wasi_runs_as_a_function() {
       (func (export \"call\") (param \"input\" (list u8)) (result (result (list u8) (error string)))
         (canon lift (core func $i \"call\") (memory $i \"memory\") (realloc (func $i \"realloc\")))))";
     let bytes = wat::parse_str(text).expect("a component");
-    let component = sandbox().build_foreign(&bytes, World::Function, false).expect("passes the gate");
+    let component = build(Source::Component(&bytes), World::Function, false).expect("passes the gate");
     assert_eq!(output(&run(&component, b"echo")), "echo");
     let nothing = wat::parse_str("(component)").expect("a component");
-    let component = sandbox().build_foreign(&nothing, World::Function, false).expect("passes the gate");
+    let component = build(Source::Component(&nothing), World::Function, false).expect("passes the gate");
     let outcome = run(&component, b"").outcome;
     assert!(matches!(&outcome, Outcome::Rejected { reason } if reason.contains("call")), "{outcome:?}");
-    let reason = rejection(sandbox().build_foreign(&nothing, World::Trainer, false));
+    let reason = rejection(build(Source::Component(&nothing), World::Trainer, false));
     assert!(reason.contains("function"), "{reason}");
 }
 
@@ -267,14 +306,20 @@ fn python_runs_as_a_function() {
     };
     let sandbox = Sandbox::open(config).expect("the cache opens");
     let start = Instant::now();
-    let component = sandbox.build_foreign(&bytes, World::Function, true).expect("passes the gate");
+    let component = sandbox
+        .compile_with(Source::Component(&bytes), World::Function, BuildOptions::new().wasi(true))
+        .expect("passes the gate");
     println!("compiled in {:?}", start.elapsed());
-    let limits = Limits { memory_bytes: 256 << 20, fuel: 2_000_000_000, table_elements: 100_000, ..small_limits() };
-    let mut run = || sandbox.evaluate(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
+    let limits =
+        Limits { memory_bytes: 256 << 20, fuel: 2_000_000_000, table_elements: 100_000, ..small_limits() };
+    let mut run = || sandbox.run(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
     let (first, second) = (run(), run());
     println!("{} us, {:?} fuel", second.timing.total_us, second.usage.fuel);
     assert!(output(&first).starts_with("{\"sorted\": [1, 2, 3]"), "{first:?}");
-    assert_eq!((&first.product, &first.usage, first.log.as_str()), (&second.product, &second.usage, "sorting 3\n"));
+    assert_eq!(
+        (&first.product, &first.usage, first.log.as_str()),
+        (&second.product, &second.usage, "sorting 3\n")
+    );
 }
 
 /// An attack's head, in the words of the corpus.
@@ -340,17 +385,17 @@ fn attack(path: &Path, wasi: bool) -> Attack {
 /// How an attack ended: its outcome, its report if it ran.
 fn try_it(attack: &Attack) -> (Outcome, Option<Report>) {
     let built = if attack.name.ends_with(".c") {
-        sandbox().build_c(&attack.text, attack.world, attack.wasi)
+        build(Source::C(&attack.text), attack.world, attack.wasi)
     } else {
         let bytes = wat::parse_str(&attack.text).unwrap_or_else(|e| panic!("{}: {e}", attack.name));
-        sandbox().build_foreign(&bytes, attack.world, attack.wasi)
+        build(Source::Component(&bytes), attack.world, attack.wasi)
     };
     match built {
         Err(BuildError::Candidate(outcome)) => (outcome, None),
         Err(BuildError::Host(e)) => panic!("{}: {e}", attack.name),
         Ok(component) => {
             let report = sandbox()
-                .evaluate(&component, &evaluation(&attack.input, attack.limits.clone()))
+                .run(&component, &evaluation(&attack.input, attack.limits.clone()))
                 .unwrap_or_else(|e| panic!("{}: {e}", attack.name));
             (report.outcome.clone(), Some(report))
         }
@@ -368,7 +413,8 @@ fn breaches(attack: &Attack) -> Vec<String> {
     if !attack.expect.iter().any(|expected| expected == code) {
         breaches.push(format!("it ended in {code}"));
     }
-    breaches.extend(attack.says.iter().filter(|w| !all.contains(*w)).map(|w| format!("it does not say {w:?}")));
+    breaches
+        .extend(attack.says.iter().filter(|w| !all.contains(*w)).map(|w| format!("it does not say {w:?}")));
     breaches.extend(attack.never.iter().filter(|w| all.contains(*w)).map(|w| format!("it says {w:?}")));
     if took > Duration::from_millis(attack.limits.wall_ms) + Duration::from_secs(10) {
         breaches.push(format!("it took {took:?}"));

@@ -12,7 +12,9 @@ use crate::run::fresh_probe_secret;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::time::Instant;
-use terrarium_sandbox::{BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, World};
+use terrarium_sandbox::{
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, Source, World,
+};
 
 /// Name and version of the object.
 pub const SCHEMA: &str = "terrarium-bench/1";
@@ -121,7 +123,7 @@ fn table(figures: &[Figure]) -> Table {
 }
 
 fn build(sandbox: &Sandbox, source: &str) -> Result<Component, Failure> {
-    sandbox.build(source, World::Function).map_err(|e| match e {
+    sandbox.compile(Source::Rust(source), World::Function).map_err(|e| match e {
         BuildError::Host(e) => e.into(),
         BuildError::Candidate(outcome) => {
             Failure::new(format!("the benchmark's own candidate: {outcome}"), "run `terrarium setup` again")
@@ -138,7 +140,7 @@ fn call(sandbox: &Sandbox, component: &Component, input: &[u8]) -> Result<(Repor
         limits: Limits { host_calls: 1 << 40, fuel: 1 << 50, ..Limits::default() },
     };
     let start = Instant::now();
-    let report = sandbox.evaluate(component, &evaluation)?;
+    let report = sandbox.run(component, &evaluation)?;
     let took = start.elapsed().as_secs_f64();
     if !report.outcome.is_finished() {
         return Err(Failure::new(format!("the benchmark's own candidate: {}", report.outcome), ""));

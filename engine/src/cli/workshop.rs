@@ -22,6 +22,7 @@ pub fn sandbox(allow_unjailed: bool, workers: usize) -> Result<Sandbox, Failure>
     terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
     let mut config = SandboxConfig::new(dirs);
     config.compile.allow_unjailed = allow_unjailed;
+    config.workers = config.workers.max(workers);
     config.threads_per_worker = std::env::var("RAYON_NUM_THREADS")
         .ok()
         .and_then(|n| n.parse().ok())

@@ -79,7 +79,8 @@ component_limits! {
 }
 
 /// The interfaces that a component may import.
-const OURS: [&str; 2] = ["terrarium:guest/knobs@0.1.0", "terrarium:guest/report@0.1.0"];
+const OURS: [&str; 3] =
+    ["terrarium:guest/knobs@0.1.0", "terrarium:guest/report@0.1.0", "terrarium:guest/host@0.1.0"];
 const WASI: [&str; 6] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
@@ -220,7 +221,10 @@ mod tests {
         for (limit, text) in [
             ("modules", many(25, "(core module)")),
             ("components", many(9, "(component)")),
-            ("core_instances", format!("(component (core module $m) {})", "(core instance (instantiate $m))".repeat(65))),
+            (
+                "core_instances",
+                format!("(component (core module $m) {})", "(core instance (instantiate $m))".repeat(65)),
+            ),
             ("instances", format!("(component (component $c) {})", "(instance (instantiate $c))".repeat(65))),
             ("types", many(2_001, "(type (func))")),
             ("memories", many(5, "(core module (memory 1))")),
@@ -237,16 +241,19 @@ mod tests {
         assert!(reason(&locals, true).contains("locals_per_function"));
         let threads = "(component (core module (memory 1 1 shared)))";
         assert!(reason(threads, true).contains("threads"));
-        let table = "(component (core module (import \"a\" \"t\" (table 1 funcref)) (import \"\" \"0\" (func))))";
+        let table =
+            "(component (core module (import \"a\" \"t\" (table 1 funcref)) (import \"\" \"0\" (func))))";
         check(table, true).expect("modules may import of one another");
     }
 
     #[test]
     fn any_bytes_are_answered() {
-        let whole = wat::parse_str("(component (core module (func (export \"f\"))) (component) (type (func)))")
-            .expect("a component");
-        let check =
-            |bytes: &[u8]| check_component(bytes, &ComponentLimits::default(), &ModuleLimits::default(), true);
+        let whole =
+            wat::parse_str("(component (core module (func (export \"f\"))) (component) (type (func)))")
+                .expect("a component");
+        let check = |bytes: &[u8]| {
+            check_component(bytes, &ComponentLimits::default(), &ModuleLimits::default(), true)
+        };
         check(&whole).expect("whole");
         for cut in 0..whole.len() {
             let _ = check(&whole[..cut]);

@@ -110,8 +110,10 @@ pub enum Rejection {
         interface: String,
     },
     /// A component imports something that the host does not offer.
-    #[error("unknown import {interface:?}; a component may import terrarium:guest/knobs and /report, and \
-             the interfaces of WASI 0.2 where it is on")]
+    #[error(
+        "unknown import {interface:?}; a component may import terrarium:guest/knobs, /report and /host, \
+             and the interfaces of WASI 0.2 where it is on"
+    )]
     UnknownInterface {
         /// Its name.
         interface: String,

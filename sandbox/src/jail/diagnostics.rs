@@ -195,11 +195,8 @@ impl Reader {
     }
 
     fn diagnostic(&self, message: Message) -> Diagnostic {
-        let (line, column) = message
-            .spans
-            .iter()
-            .find(|span| span.is_primary)
-            .map_or((0, 0), |span| self.position(span));
+        let (line, column) =
+            message.spans.iter().find(|span| span.is_primary).map_or((0, 0), |span| self.position(span));
         Diagnostic {
             level: self.clean(&message.level, 40),
             code: message.code.map(|code| self.clean(&code.code, 80)),
@@ -345,8 +342,11 @@ mod tests {
                     clang: error: linker command failed with exit code 1 (use -v to see invocation)\n\
                     clang: error: unable to execute command: CPU time limit exceeded\n";
         let read = reader.read_clang(text.as_bytes());
-        let got: Vec<_> =
-            read.diagnostics.iter().map(|d| (d.level.as_str(), d.line, d.column, d.message.as_str())).collect();
+        let got: Vec<_> = read
+            .diagnostics
+            .iter()
+            .map(|d| (d.level.as_str(), d.line, d.column, d.message.as_str()))
+            .collect();
         assert_eq!(got[0], ("error", 4, 10, "'nothing.h' file not found"));
         assert_eq!(got[1], ("error", 0, 0, "tmp/x.o: undefined symbol: f"));
         assert_eq!(got.last(), Some(&("warning", 3, 9, "unused variable 'x' [-Wunused-variable]")));

@@ -101,7 +101,10 @@ impl Clang {
         let sysroot = sysroot(&program, &resource_dir);
         let mut hasher = blake3::Hasher::new();
         store::hash_part(&mut hasher, version.as_bytes());
-        store::hash_part(&mut hasher, store::query(with_libraries(&linker, &[]).arg("--version"))?.as_bytes());
+        store::hash_part(
+            &mut hasher,
+            store::query(with_libraries(&linker, &[]).arg("--version"))?.as_bytes(),
+        );
         if let Some(sysroot) = &sysroot {
             for folder in ["include/wasm32-wasi", "lib/wasm32-wasi"] {
                 store::hash_tree(&mut hasher, &sysroot.join(folder))?;

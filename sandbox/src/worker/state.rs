@@ -1,7 +1,10 @@
 //! What the host keeps about one running evaluation, and the small interfaces:
 //! `data`, `knobs`, `report`, `budget`.
 
+use super::host::HostUse;
+use super::link::SharedLink;
 use super::shards::{Mapped, below, stream};
+use super::{Attached, Reply};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +43,7 @@ pub(super) mod plain {
         with: {
             "terrarium:guest/knobs": super::trainer::terrarium::guest::knobs,
             "terrarium:guest/report": super::trainer::terrarium::guest::report,
+            "terrarium:guest/host": super::function::terrarium::guest::host,
         },
     });
 }
@@ -63,6 +67,12 @@ pub(super) struct State {
     pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
     pub evaluation: Evaluation,
+    /// What the caller takes part in, and the way to it.
+    pub attached: Attached,
+    pub link: SharedLink,
+    pub host_use: HostUse,
+    /// What the embedder's functions may cost, all calls so far included.
+    pub fuel_limit: u64,
     pub shards: Option<Arc<Mapped>>,
     pub phase: Phase,
     /// Device fuel charged while training and while predicting.
@@ -88,17 +98,30 @@ pub(super) struct State {
     pub peak_memory: u64,
     /// All memories of all instances together.
     memory: u64,
+    /// Where the engine counts: what earlier calls used, and what the store
+    /// was given for this one.
+    pub fuel_given: (u64, u64),
     /// Where WASI is on.
     pub wasi: Option<Box<super::wasi::Context>>,
 }
 
 impl State {
-    pub fn new(device: kernels::Device, evaluation: Evaluation, shards: Option<Arc<Mapped>>) -> Self {
+    pub fn new(
+        device: kernels::Device,
+        evaluation: Evaluation,
+        shards: Option<Arc<Mapped>>,
+        attached: Attached,
+        link: SharedLink,
+    ) -> Self {
         Self {
             device,
             graphs: BTreeMap::new(),
             next_graph: 1,
+            fuel_limit: evaluation.limits.fuel,
             evaluation,
+            attached,
+            link,
+            host_use: HostUse::default(),
             shards,
             phase: Phase::Instantiate,
             train_fuel: 0,
@@ -119,6 +142,7 @@ impl State {
             table_refused: None,
             peak_memory: 0,
             memory: 0,
+            fuel_given: (0, 0),
             wasi: None,
         }
     }
@@ -141,13 +165,18 @@ impl State {
     }
 
     /// Adds a line to the log, as far as its quota goes.
-    pub fn keep(&mut self, message: &str) {
+    pub fn keep(&mut self, message: &str) -> wasmtime::Result<()> {
         let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
         let left = room.saturating_sub(self.log.len() + 1);
         if left > 0 {
-            self.log.push_str(&text::clean(message, left));
+            let line = text::clean(message, left);
+            self.log.push_str(&line);
             self.log.push('\n');
+            if self.attached.logs {
+                self.link.send(&Reply::Log(line)).map_err(wasmtime::Error::msg)?;
+            }
         }
+        Ok(())
     }
 
     pub fn held_out_in_play(&self) -> bool {
@@ -284,8 +313,7 @@ impl report::Host for State {
         if self.held_out_in_play() {
             return Ok(()); // Nothing of the held-out data may reach a proposer.
         }
-        self.keep(&message);
-        Ok(())
+        self.keep(&message)
     }
 
     fn metric(&mut self, name: String, step: u64, value: f64) -> wasmtime::Result<()> {

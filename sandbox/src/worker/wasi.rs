@@ -35,7 +35,7 @@ use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{HostWallClock, WasiClocks, WasiClocksView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::sync as wasi;
-pub(super) use wasmtime_wasi::p2::bindings::sync::{Command, CommandPre};
+pub(super) use wasmtime_wasi::p2::bindings::sync::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
@@ -132,6 +132,16 @@ impl State {
     fn wasi(&mut self) -> &mut Context {
         let evaluation = &self.evaluation;
         self.wasi.get_or_insert_with(|| Box::new(Context::new(evaluation, World::Function)))
+    }
+}
+
+/// Moves what a guest said on its streams to its log.
+pub(super) fn log(state: &mut State) {
+    let said = state.wasi.as_ref().map(|wasi| wasi.said()).unwrap_or_default();
+    if !said.is_empty() {
+        let text = String::from_utf8_lossy(&said);
+        // A parent that is gone will be noticed with the answer.
+        let _ = state.keep(text.trim_end_matches('\n'));
     }
 }
 

@@ -55,7 +55,8 @@ type Store<'a> = StoreContextMut<'a, State>;
 fn tick(store: &mut Store<'_>, fuel: u64) -> wasmtime::Result<u64> {
     let left = charge(store, fuel)?;
     let state = store.data_mut();
-    let used = state.evaluation.limits.fuel.saturating_sub(left);
+    let (spent, given) = state.fuel_given;
+    let used = spent.saturating_add(given.saturating_sub(left));
     let clock = &state.wasi().clock;
     let now = used.saturating_add(clock.slept.load(Relaxed));
     clock.now.store(now, Relaxed);

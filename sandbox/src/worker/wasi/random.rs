@@ -51,7 +51,8 @@ fn number(store: &mut Store<'_>, source: usize) -> wasmtime::Result<(u64,)> {
 /// `wasi:random`, all three interfaces.
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut secure = linker.instance("wasi:random/random@0.2.12")?;
-    secure.func_wrap("get-random-bytes", |mut s: Store<'_>, (count,): (u64,)| bytes(&mut s, SECURE, count))?;
+    secure
+        .func_wrap("get-random-bytes", |mut s: Store<'_>, (count,): (u64,)| bytes(&mut s, SECURE, count))?;
     secure.func_wrap("get-random-u64", |mut s: Store<'_>, (): ()| number(&mut s, SECURE))?;
     let mut insecure = linker.instance("wasi:random/insecure@0.2.12")?;
     insecure.func_wrap("get-insecure-random-bytes", |mut s: Store<'_>, (count,): (u64,)| {
