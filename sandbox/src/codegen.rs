@@ -5,9 +5,10 @@
 //! with the reason why not. Compilers are attack surface, so nothing of this
 //! path ever runs in the caller's process.
 
-use crate::child::{Child, ChildError};
+use crate::child::{Child, ChildError, Start};
 use crate::gate::{self, ModuleLimits};
-use crate::lockdown::{self, Role};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
 use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -71,6 +72,7 @@ pub fn compile(
     world: World,
     limits: &ModuleLimits,
     deadline: Duration,
+    isolation: Isolation,
 ) -> Result<Artifact, CodegenError> {
     if module.len() as u64 > limits.bytes {
         return Err(CodegenError::Candidate(Outcome::Rejected {
@@ -78,7 +80,8 @@ pub fn compile(
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let mut child = Child::spawn(exe, "codegen").map_err(|e| host(&e))?;
+    let mut child = Child::spawn(Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new() })
+        .map_err(|e| host(&e))?;
     let request = Request { world, limits: limits.clone(), module: module.to_vec() };
     let answer = child.send(&request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
@@ -105,14 +108,28 @@ pub fn compile(
 }
 
 /// The child's side. Reads one request from standard input, answers there.
-pub(crate) fn child_main(mut channel: impl std::io::Read + Write) -> Result<(), String> {
-    lockdown::process(Role::Codegen).map_err(|e| e.to_string())?;
-    lockdown::files().map_err(|e| e.to_string())?;
-    let engine = machine::compiler().map_err(|e| format!("{e:#}"))?;
-    compiler_threads()?;
-    lockdown::calls(Role::Codegen).map_err(|e| e.to_string())?;
+pub(crate) fn child_main(
+    mut channel: impl std::io::Read + Write,
+    isolation: Isolation,
+) -> Result<(), String> {
+    let engine = match prepare(isolation) {
+        Ok(engine) => engine,
+        Err(reason) => {
+            let _ = wire::send(&mut channel, &Answer::Failed(reason.clone()));
+            return Err(reason);
+        }
+    };
     let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
     wire::send(&mut channel, &work(&engine, &request)).map_err(|e| e.to_string())
+}
+
+fn prepare(isolation: Isolation) -> Result<wasmtime::Engine, String> {
+    let mut lockdown = Lockdown::begin(Role::Codegen, isolation).map_err(|e| e.to_string())?;
+    lockdown.files().map_err(|e| e.to_string())?;
+    let engine = machine::compiler().map_err(|e| format!("{e:#}"))?;
+    compiler_threads()?;
+    lockdown.calls().map_err(|e| e.to_string())?;
+    Ok(engine)
 }
 
 /// Starts the threads that Cranelift compiles functions on, all of them: after

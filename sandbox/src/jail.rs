@@ -12,20 +12,19 @@
 //! | Landlock | reads the compiler, its libraries, the sysroot, the SDK and the source; executes the compiler and the linker; writes its own job folder |
 //! | seccomp | an allow-list of calls: no sockets, no namespaces, no tracing; the rest fail with `EPERM` |
 //! | rlimits | address space, data, processor time, file size, descriptors, no core |
-//! | namespaces | no network, no IPC, no rights of root (where the kernel allows) |
+//! | namespaces | no network, no IPC, no capability, no process but its own, and a root folder with nothing in it but what the call needs (where the kernel allows) |
 //! | environment | none; stdin and stdout are null; stderr is drained and capped |
 //! | deadline | the whole process group is killed; it dies with its parent too |
 //!
-//! The first two are required: without them [`compile`] refuses, unless
-//! [`CompileLimits::allow_unjailed`] is set. The others are set wherever they
-//! exist. [`probe`] says which are on.
+//! [`CompileLimits::isolation`] says which of them must be there: without, the
+//! compiler does not start. [`crate::probe`] says which are on.
 //!
 //! Not held here: whether the module that comes out is harmless. That is the
 //! gate's to say.
 
 mod confine;
 mod diagnostics;
-mod probe;
+mod filter;
 mod supervise;
 
 use std::fs;
@@ -36,9 +35,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+use crate::isolation::Isolation;
 use crate::outcome::{Outcome, Phase};
-pub use confine::child_main;
-pub use probe::{LayerState, LayerStatus, probe};
+pub(crate) use confine::{child_main, probe_main};
 
 use crate::toolchain::{Toolchain, guest_rustc_args};
 use diagnostics::Reader;
@@ -61,9 +60,10 @@ pub struct CompileLimits {
     pub stderr_bytes: usize,
     /// Longest source, in bytes.
     pub source_bytes: usize,
-    /// **Dangerous.** Compile even where Landlock or seccomp is missing: the
-    /// source can then read every file that this user can read.
-    pub allow_unjailed: bool,
+    /// How strongly the compiler must be held. **Below
+    /// [`Level::Namespaces`](crate::Level::Namespaces) a source can read every
+    /// file that this user can read.**
+    pub isolation: Isolation,
 }
 
 impl Default for CompileLimits {
@@ -76,7 +76,7 @@ impl Default for CompileLimits {
             file_size: 64 << 20,
             stderr_bytes: 1 << 20,
             source_bytes: 256 << 10,
-            allow_unjailed: false,
+            isolation: Isolation::default(),
         }
     }
 }
@@ -195,7 +195,7 @@ impl CompileFailure {
             Self::Unavailable { .. } => Err((
                 text,
                 "`terrarium doctor` shows which layers this machine has; \
-                 `--allow-unjailed` compiles without them, at your own risk"
+                 `--require-isolation LEVEL` takes less, at your own risk"
                     .into(),
             )),
             Self::Io { .. } => {
@@ -226,7 +226,6 @@ struct Plan {
     address_space: u64,
     data: u64,
     file_size: u64,
-    allow_unjailed: bool,
 }
 
 const SOURCE: &str = "in/candidate.rs";
@@ -257,13 +256,19 @@ pub fn compile(
     }
     fs::write(root.join(SOURCE), source).map_err(|e| CompileFailure::io("write the source", e))?;
     let plan_path = job.path().join("plan.json");
-    let plan = serde_json::to_vec(&plan(&root, toolchain, limits))
+    let plan = plan(&root, toolchain, limits);
+    let text = serde_json::to_vec(&plan)
         .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, plan).map_err(|e| CompileFailure::io("write the plan", e))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
 
-    let supervisor =
-        Supervisor { launcher, plan: &plan_path, deadline: started + limits.wall, keep: limits.stderr_bytes };
-    let ended = supervisor.run()?;
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline: started + limits.wall,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
     let reader = Reader::new(&root, toolchain);
     let read = reader.read(&ended.stderr);
     judge(&ended, &read, limits)?;
@@ -318,7 +323,6 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
         address_space: limits.address_space,
         data: limits.data,
         file_size: limits.file_size,
-        allow_unjailed: limits.allow_unjailed,
     }
 }
 

@@ -10,18 +10,23 @@
 //! **Invariant**: a candidate's machine code runs only in a worker process
 //! that has locked itself down. There is no in-process shortcut.
 
+mod bubblewrap;
 mod cache;
 pub mod child;
 mod codegen;
 mod encode;
 pub mod evaluation;
 pub mod gate;
+pub mod isolation;
 pub mod jail;
+mod landlock_rules;
 pub mod limits;
 pub mod lockdown;
 mod machine;
 pub mod meter;
+mod namespaces;
 pub mod outcome;
+pub mod probe;
 mod sandbox;
 mod text;
 pub mod toolchain;
@@ -33,6 +38,7 @@ pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product, Report,
     Shards, Timing, Usage, World,
 };
+pub use isolation::{Isolation, IsolationError, Level, Mask};
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};
 pub use sandbox::{BuildError, BuildTiming, Component, Sandbox, SandboxConfig, SandboxError};

@@ -1,9 +1,10 @@
 //! The door: from source to component, and from component to report.
 
 use crate::cache::Cache;
-use crate::child::{Child, ChildError};
+use crate::child::{Child, ChildError, Start};
 use crate::codegen::{self, Artifact, CodegenError};
 use crate::gate::ModuleLimits;
+use crate::isolation::Isolation;
 use crate::jail::{self, CompileFailure, CompileLimits};
 use crate::toolchain::{self, Dirs, Toolchain, ToolchainError};
 use crate::worker::{Hello, Reply};
@@ -30,6 +31,9 @@ pub struct SandboxConfig {
     pub module: ModuleLimits,
     /// Longest time for code generation.
     pub codegen_deadline: Duration,
+    /// How strongly every child process must be held. (`compile.isolation` is
+    /// set from it.)
+    pub isolation: Isolation,
 }
 
 impl SandboxConfig {
@@ -42,6 +46,7 @@ impl SandboxConfig {
             compile: CompileLimits::default(),
             module: ModuleLimits::default(),
             codegen_deadline: Duration::from_secs(30),
+            isolation: Isolation::default(),
         }
     }
 }
@@ -179,7 +184,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Opens the cache. The toolchain is looked up when source is compiled.
-    pub fn open(config: SandboxConfig) -> Result<Self, SandboxError> {
+    pub fn open(mut config: SandboxConfig) -> Result<Self, SandboxError> {
+        config.compile.isolation = config.isolation;
         let path = config.dirs.cache.join("components");
         let cache = Cache::open(path.clone()).map_err(|source| SandboxError::Cache { path, source })?;
         Ok(Self { config, cache, idle: Mutex::new(Vec::new()) })
@@ -284,9 +290,9 @@ impl Sandbox {
     }
 
     fn generate(&self, wasm: &[u8], world: World) -> Result<Artifact, BuildError> {
-        let SandboxConfig { exe, module, codegen_deadline, .. } = &self.config;
+        let SandboxConfig { exe, module, codegen_deadline, isolation, .. } = &self.config;
         for _ in 0..TRIES {
-            match codegen::compile(exe, wasm, world, module, *codegen_deadline) {
+            match codegen::compile(exe, wasm, world, module, *codegen_deadline, *isolation) {
                 Err(CodegenError::Killed) => {}
                 Err(CodegenError::Candidate(outcome)) => return Err(BuildError::Candidate(outcome)),
                 Err(CodegenError::Host(reason)) => {
@@ -373,7 +379,14 @@ impl Sandbox {
         limits: &Limits,
     ) -> Result<Option<Child>, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
-        let mut worker = Child::spawn(&self.config.exe, "worker").map_err(|e| trouble(e.to_string()))?;
+        let files = purpose.shards.as_ref().map(|s| vec![s.train.clone(), s.held_out.clone()]);
+        let child = Start {
+            exe: self.config.exe.clone(),
+            role: "worker",
+            isolation: self.config.isolation,
+            files: files.unwrap_or_default(),
+        };
+        let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
         let hello = Hello {
             artifact: Artifact::clone(&component.artifact),
             shards: purpose.shards.clone(),

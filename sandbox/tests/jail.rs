@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrarium_sandbox::jail::{self, Clock, CompileFailure, CompileLimits, Compiled, LayerState};
+use terrarium_sandbox::jail::{self, Clock, CompileFailure, CompileLimits, Compiled};
 use terrarium_sandbox::toolchain::{self, Dirs, Toolchain};
 
 const HELLO: &str = "#[unsafe(no_mangle)] pub extern \"C\" fn answer(n: u32) -> u32 {\n    let v: Vec<u32> = (0..n).collect();\n    v.iter().sum()\n}\n";

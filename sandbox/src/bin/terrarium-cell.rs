@@ -7,7 +7,8 @@
 //! that the attack succeeded, 1 that it was refused; a kill shows as a signal.
 
 use std::io::Write;
-use terrarium_sandbox::lockdown::{self, Role};
+use terrarium_sandbox::lockdown::{Lockdown, Role};
+use terrarium_sandbox::Isolation;
 
 fn main() {
     terrarium_sandbox::child::run_if_child();
@@ -24,10 +25,14 @@ fn main() {
 
 fn attack(layers: &str, name: &str) {
     let role = if layers == "codegen" { Role::Codegen } else { Role::Worker };
-    let locked = match layers {
-        "files" => lockdown::files(),
-        _ => lockdown::process(role).and_then(|()| lockdown::files()).and_then(|()| lockdown::calls(role)),
-    };
+    let isolation = Isolation::default();
+    let locked = Lockdown::begin(role, isolation).and_then(|mut lockdown| {
+        lockdown.files()?;
+        if layers != "files" {
+            lockdown.calls()?;
+        }
+        Ok(())
+    });
     if let Err(e) = locked {
         eprintln!("{e}");
         std::process::exit(3);

@@ -13,7 +13,8 @@ mod train;
 mod verdict;
 
 use crate::codegen::Artifact;
-use crate::lockdown::{self, Role};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
 use crate::{Evaluation, Phase, Report, Shards, World, machine, wire};
 use serde::{Deserialize, Serialize};
 use std::os::unix::net::UnixStream;
@@ -51,13 +52,15 @@ const MAX_REQUEST: usize = 512 << 20;
 /// frames, and ample room for the host functions that they call.
 const STACK_BYTES: usize = 8 * machine::WASM_STACK_BYTES;
 
-pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
-    let ready = lockdown::process(Role::Worker)
+pub(crate) fn child_main(mut channel: UnixStream, isolation: Isolation) -> Result<(), String> {
+    let ready = Lockdown::begin(Role::Worker, isolation)
         .map_err(|e| e.to_string())
-        .and_then(|()| wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string()))
-        .and_then(prepare);
-    let runner = match ready {
-        Ok(runner) => runner,
+        .and_then(|lockdown| {
+            let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+            prepare(hello, lockdown)
+        });
+    let (runner, lockdown) = match ready {
+        Ok(ready) => ready,
         Err(reason) => {
             let _ = wire::send(&mut channel, &Reply::Failed(reason.clone()));
             return Err(reason);
@@ -67,24 +70,37 @@ pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
     // before the last filter, which binds all threads.
     std::thread::Builder::new()
         .stack_size(STACK_BYTES)
-        .spawn(move || serve(runner, channel))
+        .spawn(move || serve(runner, lockdown, channel))
         .map_err(|e| e.to_string())?
         .join()
         .map_err(|_| "the serving thread panicked".to_owned())?
 }
 
-fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
+/// What a worker may have in memory beyond what its guest and its device may:
+/// the component, the stacks, and messages on their way (two copies of the
+/// largest).
+const OVERHEAD_BYTES: u64 = 3 << 30;
+
+fn prepare(hello: Hello, mut lockdown: Lockdown) -> Result<(evaluate::Runner, Lockdown), String> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
+    // A device may hold tensors and, while it works, as much again.
+    let device = hello.device_bytes.saturating_mul(2);
+    let bytes = hello.memory_bytes.saturating_add(device).saturating_add(OVERHEAD_BYTES);
+    lockdown.memory(bytes).map_err(|e| e.to_string())?;
     let engine = machine::runner(hello.memory_bytes, hello.table_elements).map_err(|e| format!("{e:#}"))?;
     if hello.artifact.world == World::Trainer {
         terrarium_kernels::warm_up();
     }
-    lockdown::files().map_err(|e| e.to_string())?;
-    evaluate::Runner::new(engine, hello, shards)
+    lockdown.files().map_err(|e| e.to_string())?;
+    Ok((evaluate::Runner::new(engine, hello, shards)?, lockdown))
 }
 
-fn serve(mut runner: evaluate::Runner, channel: UnixStream) -> Result<(), String> {
-    lockdown::calls(Role::Worker).map_err(|e| e.to_string())?;
+fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) -> Result<(), String> {
+    if let Err(reason) = lockdown.calls() {
+        let reason = reason.to_string();
+        let _ = wire::send(&mut &channel, &Reply::Failed(reason.clone()));
+        return Err(reason);
+    }
     let (mut requests, mut replies) = (std::io::BufReader::new(&channel), &channel);
     wire::send(&mut replies, &Reply::Ready).map_err(|e| e.to_string())?;
     loop {
