@@ -33,6 +33,24 @@ pub(crate) enum Access {
     Write,
 }
 
+/// One file or folder of the new root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Show {
+    /// Where it lies in the new root; absolute.
+    pub at: PathBuf,
+    /// Where it lies now.
+    pub from: PathBuf,
+    /// What may be done there.
+    pub access: Access,
+}
+
+impl Show {
+    /// At its own place.
+    pub(crate) fn same(path: &Path, access: Access) -> Self {
+        Self { at: path.to_owned(), from: path.to_owned(), access }
+    }
+}
+
 /// Moves this process into a user namespace and others below it. On failure
 /// nothing has changed.
 pub(crate) fn enter(wanted: Wanted) -> Result<(), String> {
@@ -70,22 +88,22 @@ pub(crate) fn drop_capabilities() -> Result<(), String> {
 }
 
 /// Replaces the root folder by an empty one, which cannot be written, in which
-/// the given paths lie where they lay before. Those that do not exist are left
-/// out. On failure the old root is still there.
-pub(crate) fn own_root(show: &[(PathBuf, Access)]) -> Result<(), String> {
+/// the given paths lie. Those that do not exist are left out. On failure the
+/// old root is still there.
+pub(crate) fn own_root(show: &[Show]) -> Result<(), String> {
     mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None).map_err(in_step("private mounts"))?;
     // Opened before anything is covered by the new root.
     let mut sources = Vec::new();
-    for (path, access) in show {
-        let open = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path);
+    for Show { at, from, access } in show {
+        let open = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(from);
         match open {
-            Ok(file) => sources.push((path, *access, file)),
+            Ok(file) => sources.push((at, *access, file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{}: {e}", path.display())),
+            Err(e) => return Err(format!("{}: {e}", from.display())),
         }
     }
     // Shorter paths first, so that a folder does not cover what lies in it.
-    sources.sort_by_key(|(path, ..)| path.components().count());
+    sources.sort_by_key(|(at, ..)| at.components().count());
     let base = ["/tmp", "/run", "/mnt", "/var/tmp"]
         .into_iter()
         .find(|place| Path::new(place).is_dir())
@@ -196,8 +214,10 @@ fn in_step(step: &'static str) -> impl Fn(io::Error) -> String {
 
 /// The other names of shared libraries: the loader asks for `libz.so.1` where
 /// the file is `libz.so.1.3`, for its interpreter in `/lib64`, and for `/lib`
-/// where the folder is `/usr/lib`.
-pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<PathBuf> {
+/// where the folder is `/usr/lib`. Those that a compiler brings along it finds
+/// relative to `/proc/self/exe`, which a root of one's own does not have: they
+/// are laid where the loader looks by itself.
+pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<Show> {
     let means_one = |path: &Path| fs::canonicalize(path).is_ok_and(|real| libraries.contains(&real));
     let names: BTreeSet<_> = libraries.iter().filter_map(|path| path.file_name()).collect();
     let mut folders: BTreeSet<&Path> = libraries.iter().filter_map(|path| path.parent()).collect();
@@ -220,15 +240,29 @@ pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<PathBuf> {
         .filter(|path| means_one(path))
         .collect();
     found.extend(short);
-    found.into_iter().collect()
+    let mut shown: Vec<Show> = found.iter().map(|path| Show::same(path, Access::Read)).collect();
+    for library in libraries.iter().filter(|path| is_library(path)) {
+        let Some(name) = library.file_name() else { continue };
+        for folder in ["/lib", "/lib64"] {
+            shown.push(Show { at: Path::new(folder).join(name), from: library.clone(), access: Access::Read });
+        }
+    }
+    shown
+}
+
+/// A shared library that does not lie where the loader looks by itself.
+fn is_library(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].iter().any(|folder| path.starts_with(folder));
+    !system && name.contains(".so")
 }
 
 /// Whether somebody else, such as bubblewrap, has given this process a root of
-/// its own: an empty file system in memory with neither processes nor users.
+/// its own: a file system in memory without users and their files.
 pub(crate) fn root_is_small() -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let tmpfs = rustix::fs::statfs("/").is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC);
-    tmpfs && ["/proc/self", "/etc/passwd", "/home", "/root"].iter().all(|path| !Path::new(path).exists())
+    tmpfs && ["/etc/passwd", "/home", "/root"].iter().all(|path| !Path::new(path).exists())
 }
 
 #[cfg(test)]
@@ -245,7 +279,8 @@ mod tests {
         std::os::unix::fs::symlink("libx.so.1.2", folder.join("libx.so.1")).unwrap();
         std::os::unix::fs::symlink("liby.so", folder.join("liby.so.1")).unwrap();
         let found = other_names(std::slice::from_ref(&real));
-        assert!(found.contains(&folder.join("libx.so.1")), "{found:?}");
-        assert!(found.iter().all(|name| !name.ends_with("liby.so.1")), "{found:?}");
+        assert!(found.contains(&Show::same(&folder.join("libx.so.1"), Access::Read)), "{found:?}");
+        assert!(found.iter().any(|show| show.at == Path::new("/lib/libx.so.1.2") && show.from == real));
+        assert!(found.iter().all(|show| !show.at.ends_with("liby.so.1")), "{found:?}");
     }
 }

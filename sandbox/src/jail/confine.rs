@@ -19,7 +19,7 @@ use super::filter;
 use crate::isolation::{Isolation, Layer, LayerState, Standing};
 use crate::landlock_rules::Right;
 use crate::lockdown;
-use crate::namespaces::{self, Access, Wanted};
+use crate::namespaces::{self, Access, Show, Wanted};
 
 /// Begins the message of a child that a missing kernel feature stopped.
 pub(super) const UNAVAILABLE: &str = "unavailable: ";
@@ -268,12 +268,12 @@ fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result
 }
 
 /// What lies in the compiler's root folder.
-fn shown(plan: &Plan) -> Vec<(PathBuf, Access)> {
-    let names = namespaces::other_names(&plan.read);
-    let read = plan.read.iter().chain(&plan.execute).chain(&names).map(|path| (path.clone(), Access::Read));
-    let mut all: Vec<_> = read.chain(plan.write.iter().map(|path| (path.clone(), Access::Write))).collect();
+fn shown(plan: &Plan) -> Vec<Show> {
+    let mut all = namespaces::other_names(&plan.read);
+    all.extend(plan.read.iter().chain(&plan.execute).map(|path| Show::same(path, Access::Read)));
+    all.extend(plan.write.iter().map(|path| Show::same(path, Access::Write)));
     all.sort();
-    all.dedup();
+    all.dedup_by(|a, b| a.at == b.at);
     all
 }
 

@@ -134,8 +134,19 @@ impl Supervisor<'_> {
         // The leader is gone but not yet reaped: its number still names the
         // group, in which a linker may have been left behind.
         group.kill();
-        if open {
-            drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+        // The last of them closes the pipe when it is gone.
+        let patience = Instant::now() + Duration::from_secs(1);
+        while open {
+            open = drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+            let left = patience.saturating_duration_since(Instant::now());
+            if !open || left.is_zero() {
+                break;
+            }
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+            match poll(&mut [PollFd::new(&stderr, PollFlags::IN)], Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(CompileFailure::io("watch the compiler", error.into())),
+            }
         }
         let (status, cpu) = reap(pid).map_err(io("wait for the compiler"))?;
         group.reaped = true;
