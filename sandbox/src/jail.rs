@@ -282,6 +282,81 @@ pub fn compile(
     Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
 }
 
+/// How a program in the jail ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramEnd {
+    /// Its exit code, if it ended by itself.
+    pub exit: Option<i32>,
+    /// The signal that ended it otherwise.
+    pub signal: Option<i32>,
+    /// What it, or the launcher, wrote to standard error.
+    pub said: String,
+}
+
+/// Runs any program in the jail instead of the compiler: for tests that attack
+/// the jail from inside. `read` holds the program's libraries. It starts in a
+/// folder of its own, in which it may write to `out` and `tmp`.
+///
+/// # Errors
+/// This machine does not reach `limits.isolation`, or a file or a process of
+/// our own is in trouble.
+pub fn run_program(
+    program: &Path,
+    args: &[std::ffi::OsString],
+    read: &[PathBuf],
+    limits: &CompileLimits,
+    launcher: &Path,
+) -> Result<ProgramEnd, CompileFailure> {
+    let deadline = Instant::now() + limits.wall;
+    let job = new_job()?;
+    let root = job.path().join("job");
+    for folder in ["out", "tmp"] {
+        let path = root.join(folder);
+        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
+    }
+    let mut readable = read.to_vec();
+    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
+    // The loader is a library that is executed.
+    let loader = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-"));
+    let mut execute: Vec<PathBuf> = read.iter().filter(loader).cloned().collect();
+    execute.push(program.to_owned());
+    let plan = Plan {
+        parent: std::process::id(),
+        job: root.clone(),
+        rustc: program.to_owned(),
+        args: args.to_vec(),
+        environment: Vec::new(),
+        read: readable,
+        execute,
+        write: vec![root.join("out"), root.join("tmp")],
+        cpu_seconds: limits.cpu_seconds,
+        address_space: limits.address_space,
+        data: limits.data,
+        file_size: limits.file_size,
+    };
+    let plan_path = job.path().join("plan.json");
+    let text = serde_json::to_vec(&plan)
+        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    if ended.exit == Some(crate::child::EXIT_FAILED) {
+        let text = reason_of(&said);
+        return Err(match text.strip_prefix(confine::UNAVAILABLE) {
+            Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
+            None => CompileFailure::io("start the jail", std::io::Error::other(text)),
+        });
+    }
+    Ok(ProgramEnd { exit: ended.exit, signal: ended.signal, said })
+}
+
 fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     let compiler = &toolchain.compiler;
     let mut environment = vec![
@@ -349,7 +424,13 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
         (_, Some(libc::SIGKILL)) if ended.cpu >= Duration::from_secs(limits.cpu_seconds) => Err(cpu),
         (_, Some(libc::SIGKILL)) => Err(CompileFailure::Killed),
         _ if linker_died_of(libc::SIGXCPU) => Err(cpu),
-        _ if linker_died_of(libc::SIGXFSZ) || read.file_too_large => Err(too_large),
+        // The first process of a namespace is spared the signal, not the error.
+        _ if linker_died_of(libc::SIGXFSZ)
+            || read.file_too_large
+            || read.other.contains("File too large") =>
+        {
+            Err(too_large)
+        }
         _ if linker_died_of(libc::SIGKILL) => Err(CompileFailure::Killed),
         _ if read.out_of_memory => Err(memory),
         (Some(1), _) if !read.diagnostics.is_empty() => {

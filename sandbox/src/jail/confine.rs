@@ -7,7 +7,6 @@
 //! process-number namespace, so that nothing that it started can outlive it.
 
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -98,12 +97,12 @@ fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
         }
         child => {
             drop(alive);
-            let held = held.as_fd();
-            let _ = held;
             if standing.has(Layer::UserNamespace) {
                 namespaces::drop_capabilities()?;
             }
-            watched.until_ended(child)
+            let ended = watched.until_ended(child);
+            drop(held);
+            ended
         }
     }
 }
@@ -145,10 +144,13 @@ impl Watched {
 
     /// Ends as the child ends; or, when the engine is gone, with the whole group.
     fn until_ended(self, child: libc::pid_t) -> Result<(), String> {
+        let now_and_then = libc::timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         loop {
-            // SAFETY: the set is live; no further word of the signal is asked for.
-            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
-            if signal == libc::SIGTERM {
+            // SAFETY: the set and the time live; no further word of the signal
+            // is asked for.
+            let signal =
+                unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const now_and_then) };
+            if signal == libc::SIGTERM || nobody_listens() {
                 // SAFETY: 0 names our own group, which no process of the jail
                 // can leave: its filter knows neither setsid nor setpgid.
                 unsafe { libc::kill(0, libc::SIGKILL) };
@@ -164,6 +166,17 @@ impl Watched {
             }
         }
     }
+}
+
+/// Whether the engine has gone without a signal for us, for the one that we
+/// are told of is bubblewrap: it alone held the other end of standard error.
+fn nobody_listens() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stderr = std::io::stderr();
+    let mut ends = [PollFd::new(&stderr, PollFlags::empty())];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&none)).is_ok_and(|ready| ready > 0)
+        && ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Ends this process as another one has ended.
