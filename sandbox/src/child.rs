@@ -1,16 +1,18 @@
 //! Child processes: the same executable again, in another role.
 //!
-//! A parent starts `exe __terrarium-child ROLE`. The child talks to it over
-//! one socket, its standard input; it inherits nothing else: no environment,
-//! no other descriptor, no directory but `/`.
+//! A parent starts `exe __terrarium-child ROLE ISOLATION`. The child talks to
+//! it over one socket, its standard input; it inherits nothing else: no
+//! environment, no other descriptor, no directory but `/`.
 
-use crate::{codegen, jail, wire, worker};
+use crate::isolation::Isolation;
+use crate::namespaces::Access;
+use crate::{bubblewrap, codegen, jail, probe, wire, worker};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -77,15 +79,17 @@ pub fn run_if_child_with(devices: &[NamedDevice]) {
         return;
     }
     let role = args.next().unwrap_or_default();
-    let result = match role.to_str() {
-        Some("jail") => jail::child_main(),
-        Some("codegen") => codegen::child_main(channel()),
+    let isolation = args.next().unwrap_or_default().to_string_lossy().parse::<Isolation>();
+    let result = isolation.map_err(|e| e.to_string()).and_then(|isolation| match role.to_str() {
+        Some("jail") => jail::child_main(isolation, args.next()),
+        Some("probe") => probe::child_main(isolation, args.next()),
+        Some("codegen") => codegen::child_main(channel(), isolation),
         Some("worker") => {
             let all: Vec<NamedDevice> = devices.iter().copied().chain([BUILT_IN]).collect();
-            worker::child_main(channel(), &all)
+            worker::child_main(channel(), &all, isolation)
         }
         _ => Err(format!("unknown role {role:?}")),
-    };
+    });
     match result {
         Ok(()) => std::process::exit(0),
         Err(reason) => {
@@ -129,22 +133,37 @@ pub(crate) struct Child {
     channel: BufReader<Timed>,
     /// Set when the channel was closed by us: there is nothing to wait for.
     hung_up: Arc<AtomicBool>,
+    /// Started by bubblewrap, which puts a signal into its exit status.
+    wrapped: bool,
+}
+
+/// What is started.
+#[derive(Clone)]
+pub(crate) struct Start {
+    /// The executable.
+    pub exe: PathBuf,
+    /// What part it plays.
+    pub role: &'static str,
+    /// What it must put in place.
+    pub isolation: Isolation,
+    /// Files that it opens before it locks itself down.
+    pub files: Vec<PathBuf>,
 }
 
 impl Child {
-    /// Starts `exe` in `role`. All children are started by one thread that
+    /// Starts a child. All children are started by one thread that
     /// lives as long as this process: a child dies with the *thread* that
     /// started it (that is what `PR_SET_PDEATHSIG` means), and callers' threads
     /// come and go.
-    pub(crate) fn spawn(exe: &Path, role: &'static str) -> io::Result<Self> {
-        type Order = (PathBuf, &'static str, mpsc::Sender<io::Result<Child>>);
+    pub(crate) fn spawn(start: Start) -> io::Result<Self> {
+        type Order = (Start, mpsc::Sender<io::Result<Child>>);
         static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
         let spawner = SPAWNER.get_or_init(|| {
             let (orders, inbox) = mpsc::channel::<Order>();
             std::thread::spawn(move || {
-                for (exe, role, answer) in inbox {
+                for (start, answer) in inbox {
                     // The caller may have gone; the child then dies by its drop.
-                    let _ = answer.send(Self::start(&exe, role));
+                    let _ = answer.send(Self::start(&start));
                 }
             });
             Mutex::new(orders)
@@ -152,11 +171,12 @@ impl Child {
         let (answer, child) = mpsc::channel();
         let gone = || io::Error::other("the spawning thread is gone");
         let orders = spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        orders.send((exe.to_owned(), role, answer)).map_err(|_| gone())?;
+        orders.send((start, answer)).map_err(|_| gone())?;
         child.recv().map_err(|_| gone())?
     }
 
-    fn start(exe: &Path, role: &str) -> io::Result<Self> {
+    fn start(start: &Start) -> io::Result<Self> {
+        let Start { exe, role, isolation, files } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -164,8 +184,13 @@ impl Child {
         } else {
             Stdio::null()
         };
-        let process = Command::new(exe)
+        let show: Vec<_> = files.iter().map(|path| (path.clone(), Access::Read)).collect();
+        let wrapped = bubblewrap::command(exe, *isolation, &show)?;
+        let is_wrapped = wrapped.is_some();
+        let process = wrapped
+            .unwrap_or_else(|| Command::new(exe))
             .args([MARK, role])
+            .arg(isolation.to_string())
             .env_clear()
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
@@ -174,7 +199,7 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
-        Ok(Self { process, channel, hung_up: Arc::default() })
+        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -241,7 +266,7 @@ impl Child {
         let end = Instant::now() + Duration::from_millis(500);
         loop {
             match self.process.try_wait() {
-                Ok(Some(status)) => return ChildError::Died { signal: status.signal().unwrap_or(0) },
+                Ok(Some(status)) => return ChildError::Died { signal: self.signal_of(status) },
                 Ok(None) if Instant::now() < end && !self.hung_up.load(Ordering::SeqCst) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -252,6 +277,11 @@ impl Child {
                 }
             }
         }
+    }
+
+    fn signal_of(&self, status: std::process::ExitStatus) -> i32 {
+        let passed_on = || status.code().and_then(|code| bubblewrap::signal(self.wrapped, code));
+        status.signal().or_else(passed_on).unwrap_or(0)
     }
 
     pub(crate) fn kill(&mut self) {

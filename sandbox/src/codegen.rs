@@ -9,9 +9,10 @@
 //! component that somebody else put together, or a module that imports WASI
 //! (where it is on), is counted by wasmtime's fuel instead.
 
-use crate::child::{Child, ChildError};
+use crate::child::{Child, ChildError, Start};
 use crate::gate::{self, ComponentLimits, ModuleLimits, Rejection};
-use crate::lockdown::{self, Role};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
 use crate::machine::Metering;
 use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,12 @@ pub enum CodegenError {
 const MAX_ARTIFACT: usize = 256 << 20;
 
 /// Compiles in a child process started from `exe`.
-pub(crate) fn compile(exe: &Path, request: &Request, deadline: Duration) -> Result<Artifact, CodegenError> {
+pub(crate) fn compile(
+    exe: &Path,
+    request: &Request,
+    deadline: Duration,
+    isolation: Isolation,
+) -> Result<Artifact, CodegenError> {
     let (size, allowed) = (request.bytes.len() as u64, request.most_bytes());
     if size > allowed {
         return Err(CodegenError::Candidate(Outcome::Rejected {
@@ -97,7 +103,8 @@ pub(crate) fn compile(exe: &Path, request: &Request, deadline: Duration) -> Resu
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let mut child = Child::spawn(exe, "codegen").map_err(|e| host(&e))?;
+    let mut child = Child::spawn(Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new() })
+        .map_err(|e| host(&e))?;
     let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),
@@ -123,15 +130,29 @@ pub(crate) fn compile(exe: &Path, request: &Request, deadline: Duration) -> Resu
 }
 
 /// The child's side. Reads one request from standard input, answers there.
-pub(crate) fn child_main(mut channel: impl std::io::Read + Write) -> Result<(), String> {
-    lockdown::process(Role::Codegen).map_err(|e| e.to_string())?;
-    lockdown::files().map_err(|e| e.to_string())?;
+pub(crate) fn child_main(
+    mut channel: impl std::io::Read + Write,
+    isolation: Isolation,
+) -> Result<(), String> {
+    let engines = match prepare(isolation) {
+        Ok(engines) => engines,
+        Err(reason) => {
+            let _ = wire::send(&mut channel, &Answer::Failed(reason.clone()));
+            return Err(reason);
+        }
+    };
+    let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
+    wire::send(&mut channel, &work(&engines, &request)).map_err(|e| e.to_string())
+}
+
+fn prepare(isolation: Isolation) -> Result<Engines, String> {
+    let mut lockdown = Lockdown::begin(Role::Codegen, isolation).map_err(|e| e.to_string())?;
+    lockdown.files().map_err(|e| e.to_string())?;
     let engine = |metering| machine::compiler(metering).map_err(|e| format!("{e:#}"));
     let engines = Engines { module: engine(Metering::Module)?, engine: engine(Metering::Engine)? };
     compiler_threads()?;
-    lockdown::calls(Role::Codegen).map_err(|e| e.to_string())?;
-    let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
-    wire::send(&mut channel, &work(&engines, &request)).map_err(|e| e.to_string())
+    lockdown.calls().map_err(|e| e.to_string())?;
+    Ok(engines)
 }
 
 /// Starts the threads that Cranelift compiles functions on, all of them: after

@@ -12,13 +12,12 @@
 //! | Landlock | reads the compiler, its libraries, the sysroot, the SDK and the source; executes the compiler and the linker; writes its own job folder |
 //! | seccomp | an allow-list of calls: no sockets, no namespaces, no tracing; the rest fail with `EPERM` |
 //! | rlimits | address space, data, processor time, file size, descriptors, no core |
-//! | namespaces | no network, no IPC, no rights of root (where the kernel allows) |
+//! | namespaces | no network, no IPC, no capability, no process but its own, and a root folder with nothing in it but what the call needs (where the kernel allows) |
 //! | environment | none; stdin and stdout are null; stderr is drained and capped |
 //! | deadline | the whole process group is killed; it dies with its parent too |
 //!
-//! The first two are required: without them [`compile`] refuses, unless
-//! [`CompileLimits::allow_unjailed`] is set. The others are set wherever they
-//! exist. [`probe`] says which are on.
+//! [`CompileLimits::isolation`] says which of them must be there: without, the
+//! compiler does not start. [`crate::probe`] says which are on.
 //!
 //! Not held here: whether the module that comes out is harmless. That is the
 //! gate's to say.
@@ -26,7 +25,7 @@
 mod clang;
 mod confine;
 mod diagnostics;
-mod probe;
+mod filter;
 mod supervise;
 
 use std::fs;
@@ -37,11 +36,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use crate::outcome::Diagnostic;
+use crate::isolation::Isolation;
 use crate::outcome::{Outcome, Phase};
 pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};
-pub use confine::child_main;
-pub use probe::{LayerState, LayerStatus, probe};
+pub(crate) use confine::{child_main, probe_main};
 
 use crate::toolchain::{Toolchain, guest_rustc_args};
 use diagnostics::Reader;
@@ -64,9 +63,10 @@ pub struct CompileLimits {
     pub stderr_bytes: usize,
     /// Longest source, in bytes.
     pub source_bytes: usize,
-    /// **Dangerous.** Compile even where Landlock or seccomp is missing: the
-    /// source can then read every file that this user can read.
-    pub allow_unjailed: bool,
+    /// How strongly the compiler must be held. **Below
+    /// [`Level::Namespaces`](crate::Level::Namespaces) a source can read every
+    /// file that this user can read.**
+    pub isolation: Isolation,
 }
 
 impl Default for CompileLimits {
@@ -79,7 +79,7 @@ impl Default for CompileLimits {
             file_size: 64 << 20,
             stderr_bytes: 1 << 20,
             source_bytes: 256 << 10,
-            allow_unjailed: false,
+            isolation: Isolation::default(),
         }
     }
 }
@@ -198,7 +198,7 @@ impl CompileFailure {
             Self::Unavailable { .. } => Err((
                 text,
                 "`terrarium doctor` shows which layers this machine has; \
-                 `--allow-unjailed` compiles without them, at your own risk"
+                 `--require-isolation LEVEL` takes less, at your own risk"
                     .into(),
             )),
             Self::Io { .. } => {
@@ -229,7 +229,6 @@ struct Plan {
     address_space: u64,
     data: u64,
     file_size: u64,
-    allow_unjailed: bool,
 }
 
 /// What of a job depends on the language: its files, its one compiler call and
@@ -300,13 +299,19 @@ fn run(
         fs::write(root.join(name), text).map_err(|e| CompileFailure::io("write the source", e))?;
     }
     let plan_path = job.path().join("plan.json");
-    let plan = serde_json::to_vec(&plan(&root))
+    let plan = plan(&root);
+    let text = serde_json::to_vec(&plan)
         .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, plan).map_err(|e| CompileFailure::io("write the plan", e))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
 
-    let supervisor =
-        Supervisor { launcher, plan: &plan_path, deadline: started + limits.wall, keep: limits.stderr_bytes };
-    let ended = supervisor.run()?;
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline: started + limits.wall,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
     let reader = Reader::new(&root, call.source, &call.hidden);
     let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
@@ -318,6 +323,81 @@ fn run(
     let wasm = fs::read(&module).map_err(|e| CompileFailure::io("read the module", e))?;
     job.close().map_err(|e| CompileFailure::io("remove the job's folder", e))?;
     Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
+}
+
+/// How a program in the jail ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramEnd {
+    /// Its exit code, if it ended by itself.
+    pub exit: Option<i32>,
+    /// The signal that ended it otherwise.
+    pub signal: Option<i32>,
+    /// What it, or the launcher, wrote to standard error.
+    pub said: String,
+}
+
+/// Runs any program in the jail instead of the compiler: for tests that attack
+/// the jail from inside. `read` holds the program's libraries. It starts in a
+/// folder of its own, in which it may write to `out` and `tmp`.
+///
+/// # Errors
+/// This machine does not reach `limits.isolation`, or a file or a process of
+/// our own is in trouble.
+pub fn run_program(
+    program: &Path,
+    args: &[std::ffi::OsString],
+    read: &[PathBuf],
+    limits: &CompileLimits,
+    launcher: &Path,
+) -> Result<ProgramEnd, CompileFailure> {
+    let deadline = Instant::now() + limits.wall;
+    let job = new_job()?;
+    let root = job.path().join("job");
+    for folder in ["out", "tmp"] {
+        let path = root.join(folder);
+        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
+    }
+    let mut readable = read.to_vec();
+    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
+    // The loader is a library that is executed.
+    let loader = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-"));
+    let mut execute: Vec<PathBuf> = read.iter().filter(loader).cloned().collect();
+    execute.push(program.to_owned());
+    let plan = Plan {
+        parent: std::process::id(),
+        job: root.clone(),
+        compiler: program.to_owned(),
+        args: args.to_vec(),
+        environment: Vec::new(),
+        read: readable,
+        execute,
+        write: vec![root.join("out"), root.join("tmp")],
+        cpu_seconds: limits.cpu_seconds,
+        address_space: limits.address_space,
+        data: limits.data,
+        file_size: limits.file_size,
+    };
+    let plan_path = job.path().join("plan.json");
+    let text = serde_json::to_vec(&plan)
+        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    if ended.exit == Some(crate::child::EXIT_FAILED) {
+        let text = reason_of(&said);
+        return Err(match text.strip_prefix(confine::UNAVAILABLE) {
+            Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
+            None => CompileFailure::io("start the jail", std::io::Error::other(text)),
+        });
+    }
+    Ok(ProgramEnd { exit: ended.exit, signal: ended.signal, said })
 }
 
 fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
@@ -377,7 +457,6 @@ impl Plan {
             address_space: limits.address_space,
             data: limits.data,
             file_size: limits.file_size,
-            allow_unjailed: limits.allow_unjailed,
         }
     }
 }
@@ -406,7 +485,13 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
         (_, Some(libc::SIGKILL)) if ended.cpu >= Duration::from_secs(limits.cpu_seconds) => Err(cpu),
         (_, Some(libc::SIGKILL)) => Err(CompileFailure::Killed),
         _ if linker_died_of(libc::SIGXCPU) => Err(cpu),
-        _ if linker_died_of(libc::SIGXFSZ) || read.file_too_large => Err(too_large),
+        // The first process of a namespace is spared the signal, not the error.
+        _ if linker_died_of(libc::SIGXFSZ)
+            || read.file_too_large
+            || read.other.contains("File too large") =>
+        {
+            Err(too_large)
+        }
         _ if linker_died_of(libc::SIGKILL) => Err(CompileFailure::Killed),
         _ if read.out_of_memory => Err(memory),
         (Some(1), _) if !read.diagnostics.is_empty() => {

@@ -12,6 +12,7 @@
 
 #![deny(missing_docs)]
 
+mod bubblewrap;
 mod cache;
 mod cancel;
 pub mod child;
@@ -20,12 +21,16 @@ mod encode;
 pub mod evaluation;
 pub mod gate;
 mod host;
+pub mod isolation;
 pub mod jail;
+mod landlock_rules;
 pub mod limits;
 pub mod lockdown;
 mod machine;
 pub mod meter;
+mod namespaces;
 pub mod outcome;
+pub mod probe;
 mod sandbox;
 mod source;
 mod text;
@@ -40,6 +45,7 @@ pub use evaluation::{
     Shards, Timing, Usage, World,
 };
 pub use host::{HostFunctions, MAX_HOST_FUNCTION_NAME, MAX_HOST_FUNCTIONS};
+pub use isolation::{Isolation, IsolationError, Level, Mask};
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};
 pub use sandbox::{

@@ -116,8 +116,9 @@ impl Sandbox {
     /// # Errors
     /// A cache folder that cannot be used; names of host functions that do not
     /// fit.
-    pub fn open(config: SandboxConfig) -> Result<Self, SandboxError> {
+    pub fn open(mut config: SandboxConfig) -> Result<Self, SandboxError> {
         config.host_functions.check().map_err(|reason| SandboxError::HostFunctions { reason })?;
+        config.compile.isolation = config.isolation;
         let path = config.dirs.cache.join("components");
         let cache = Cache::open(path.clone()).map_err(|source| SandboxError::Cache { path, source })?;
         let pool = Pool::new(config.idle_workers.min(config.workers));
@@ -259,12 +260,12 @@ impl Sandbox {
     }
 
     fn generate(&self, bytes: Vec<u8>, shape: Shape) -> Result<Artifact, BuildError> {
-        let SandboxConfig { exe, module, component, codegen_deadline, .. } = &self.config;
+        let SandboxConfig { exe, module, component, codegen_deadline, isolation, .. } = &self.config;
         let Shape { world, form, wasi } = shape;
         let (module, component) = (module.clone(), component.clone());
         let request = codegen::Request { world, form, wasi, module, component, bytes };
         for _ in 0..TRIES {
-            match codegen::compile(exe, &request, *codegen_deadline) {
+            match codegen::compile(exe, &request, *codegen_deadline, *isolation) {
                 Err(CodegenError::Killed) => {}
                 Err(CodegenError::Candidate(outcome)) => return Err(BuildError::Candidate(outcome)),
                 Err(CodegenError::Host(reason)) => {

@@ -81,7 +81,7 @@ pub fn bench(args: &Bench) -> Ended {
     if args.repeat == 0 || args.repeat > 10_000 {
         return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 10000"));
     }
-    let sandbox = workshop::sandbox(false, workshop::cores())?;
+    let sandbox = workshop::sandbox(args.isolation, workshop::cores())?;
     let identity = sandbox.identity()?;
     let mut figures = Vec::new();
     from_source(&sandbox, args.repeat, &mut figures)?;

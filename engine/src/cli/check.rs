@@ -18,7 +18,7 @@ pub fn check(args: &Check) -> Ended {
             evolve_block::check_edit(&original.source, &loaded.source).map_err(|e| refused(e.to_string()))
         }
     };
-    let sandbox = workshop::sandbox(args.allow_unjailed, 1)?;
+    let sandbox = workshop::sandbox(args.isolation, 1)?;
     let built =
         edit.and_then(|()| match sandbox.compile(Source::Rust(&loaded.source), loaded.task.header.world) {
             Ok(component) => Ok(Ok(component)),

@@ -3,6 +3,7 @@
 use super::{Sandbox, SandboxError};
 use crate::gate::{ComponentLimits, ModuleLimits};
 use crate::host::HostFunctions;
+use crate::isolation::Isolation;
 use crate::jail::CompileLimits;
 use crate::toolchain::Dirs;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ pub struct SandboxConfig {
     /// Functions that guests of the world `function` may call. A run or an
     /// instance can bring its own instead.
     pub host_functions: HostFunctions,
+    /// How strongly every child process must be held. (`compile.isolation` is
+    /// set from it.)
+    pub isolation: Isolation,
     /// Limits of the compile jail.
     pub compile: CompileLimits,
     /// Limits on the shape of a module.
@@ -57,6 +61,7 @@ impl SandboxConfig {
             queue_timeout: Duration::from_secs(600),
             device: crate::child::CPU.to_owned(),
             host_functions: HostFunctions::new(),
+            isolation: Isolation::default(),
             compile: CompileLimits::default(),
             module: ModuleLimits::default(),
             component: ComponentLimits::default(),
@@ -139,6 +144,13 @@ impl SandboxBuilder {
     /// Functions that every guest of the world `function` may call.
     pub fn host_functions(mut self, functions: HostFunctions) -> Self {
         self.config.host_functions = functions;
+        self
+    }
+
+    /// How strongly every child process must be held; see
+    /// [`Level`](crate::Level).
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.config.isolation = isolation;
         self
     }
 

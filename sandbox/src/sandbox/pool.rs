@@ -6,7 +6,7 @@
 //! by a fresh one when the next is needed.
 
 use super::{Component, Sandbox, SandboxError};
-use crate::child::{Child, ChildError};
+use crate::child::{Child, ChildError, Start};
 use crate::worker::{Hello, Reply};
 use crate::{Evaluation, Job, Limits, Outcome, Phase, Shards, text};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -133,7 +133,14 @@ impl Sandbox {
 
     fn start(&self, component: &Component, evaluation: &Evaluation) -> Result<Acquired, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
-        let mut worker = Child::spawn(&self.config.exe, "worker").map_err(|e| trouble(e.to_string()))?;
+        let files = shards(evaluation).map(|s| vec![s.train.clone(), s.held_out.clone()]);
+        let child = Start {
+            exe: self.config.exe.clone(),
+            role: "worker",
+            isolation: self.config.isolation,
+            files: files.unwrap_or_default(),
+        };
+        let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
             artifact: component.artifact.as_ref().clone(),

@@ -17,7 +17,8 @@ mod wasi;
 
 use crate::child::NamedDevice;
 use crate::codegen::Artifact;
-use crate::lockdown::{self, Role};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
 use crate::{Evaluation, Outcome, Phase, Report, Shards, Usage, World, machine, wire};
 use link::{Link, SharedLink};
 use serde::{Deserialize, Serialize};
@@ -125,14 +126,19 @@ impl From<String> for NotReady {
     }
 }
 
-pub(crate) fn child_main(mut channel: UnixStream, devices: &[NamedDevice]) -> Result<(), String> {
-    let ready = lockdown::process(Role::Worker)
-        .map_err(|e| e.to_string())
-        .and_then(|()| wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string()))
-        .map_err(NotReady::Failed)
-        .and_then(|hello| prepare(hello, devices));
-    let runner = match ready {
-        Ok(runner) => runner,
+pub(crate) fn child_main(
+    mut channel: UnixStream,
+    devices: &[NamedDevice],
+    isolation: Isolation,
+) -> Result<(), String> {
+    let ready = Lockdown::begin(Role::Worker, isolation)
+        .map_err(|e| NotReady::Failed(e.to_string()))
+        .and_then(|lockdown| {
+            let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+            prepare(hello, devices, lockdown)
+        });
+    let (runner, lockdown) = match ready {
+        Ok(ready) => ready,
         Err(not_ready) => {
             let (reply, reason) = match not_ready {
                 NotReady::Refused(reason) => (Reply::Refused(reason.clone()), reason),
@@ -146,14 +152,27 @@ pub(crate) fn child_main(mut channel: UnixStream, devices: &[NamedDevice]) -> Re
     // before the last filter, which binds all threads.
     std::thread::Builder::new()
         .stack_size(STACK_BYTES)
-        .spawn(move || serve(runner, channel))
+        .spawn(move || serve(runner, lockdown, channel))
         .map_err(|e| e.to_string())?
         .join()
         .map_err(|_| "the serving thread panicked".to_owned())?
 }
 
-fn prepare(hello: Hello, devices: &[NamedDevice]) -> Result<evaluate::Runner, NotReady> {
+/// What a worker may have in memory beyond what its guest and its device may:
+/// the component, the stacks, and messages on their way (two copies of the
+/// largest).
+const OVERHEAD_BYTES: u64 = 3 << 30;
+
+fn prepare(
+    hello: Hello,
+    devices: &[NamedDevice],
+    mut lockdown: Lockdown,
+) -> Result<(evaluate::Runner, Lockdown), NotReady> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
+    // A device may hold tensors and, while it works, as much again.
+    let device = hello.device_bytes.saturating_mul(2);
+    let bytes = hello.memory_bytes.saturating_add(device).saturating_add(OVERHEAD_BYTES);
+    lockdown.memory(bytes).map_err(|e| e.to_string())?;
     let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
         .map_err(|e| format!("{e:#}"))?;
     let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {
@@ -163,15 +182,19 @@ fn prepare(hello: Hello, devices: &[NamedDevice]) -> Result<evaluate::Runner, No
     if hello.artifact.world == World::Trainer {
         terrarium_kernels::warm_up();
     }
-    lockdown::files().map_err(|e| e.to_string())?;
-    evaluate::Runner::new(engine, hello, device, shards)
+    lockdown.files().map_err(|e| e.to_string())?;
+    Ok((evaluate::Runner::new(engine, hello, device, shards)?, lockdown))
 }
 
-fn serve(mut runner: evaluate::Runner, channel: UnixStream) -> Result<(), String> {
-    let link = Link::new(channel).map_err(|e| e.to_string())?;
+fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) -> Result<(), String> {
+    let mut link = Link::new(channel).map_err(|e| e.to_string())?;
     let runtime = runner.wasi().then(wasi::runtime).transpose()?;
     let _entered = runtime.as_ref().map(|runtime| runtime.enter());
-    lockdown::calls(Role::Worker).map_err(|e| e.to_string())?;
+    if let Err(reason) = lockdown.calls() {
+        let reason = reason.to_string();
+        let _ = link.send(&Reply::Failed(reason.clone()));
+        return Err(reason);
+    }
     let link = SharedLink::new(link);
     link.send(&Reply::Ready)?;
     let mut live: Option<evaluate::Live> = None;
