@@ -102,11 +102,14 @@
 //! is −1.
 
 mod function;
+mod leaves;
 mod sections;
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{BinaryReaderError, FuncValidatorAllocations, Parser, ValidPayload, Validator};
 
+use self::function::Body;
+use self::leaves::Leaves;
 use self::sections::{AddedTypes, Sections};
 
 use crate::gate;
@@ -120,6 +123,11 @@ pub const FUEL_SET: &str = "terrarium-fuel-set";
 pub const RESERVED: &str = "terrarium-fuel";
 /// Fuel that one frame may charge between two checks.
 pub const UNCHECKED: i64 = 1000;
+/// The most that a function which its callers pay for may cost.
+pub const LEAF_FUEL: i64 = 128;
+/// A function that calls nothing, and whose frame is estimated at no more
+/// bytes than this, is not counted.
+pub const UNCOUNTED_FRAME: i64 = 4096;
 /// Bytes of estimated frame per 8 instructions of a function.
 pub const FRAME_OPERATOR_BYTES: i64 = 4;
 
@@ -237,6 +245,13 @@ struct Layout {
     stack_global: u32,
 }
 
+/// What a body is planned with.
+struct Context<'a> {
+    layout: Layout,
+    leaves: Leaves,
+    config: &'a MeterConfig,
+}
+
 /// Rewrites a core module so that it meters itself; see the module's
 /// documentation for the rules. The module is validated on the way.
 ///
@@ -252,23 +267,35 @@ pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterErr
 
     let mut validator = Validator::new_with_features(gate::accepted_features());
     let mut sections = Sections::default();
-    let mut bodies = Vec::new();
-    let mut added_types = AddedTypes::default();
-    let mut allocations = FuncValidatorAllocations::default();
+    let mut functions = Vec::new();
     let mut parser = Parser::new(0);
     parser.set_features(gate::accepted_features());
     for payload in parser.parse_all(wasm) {
         let payload = payload?;
         if let ValidPayload::Func(function, body) = validator.payload(&payload)? {
-            // The code section comes after everything that is counted here.
-            let layout = sections.layout();
-            let mut checker = function.into_validator(allocations);
-            let plan = function::plan(&body, &mut checker, &layout, config)?;
-            bodies.push(plan.assemble(wasm, &layout, &mut added_types)?);
-            allocations = checker.into_allocations();
+            functions.push((function, body));
         } else {
             sections.note(&payload)?;
         }
+    }
+    let layout = sections.layout();
+    let bodies = functions.iter().map(|(_, body)| body);
+    let leaves = Leaves::find(layout.imported_functions, bodies, sections.named_functions())?;
+    let with = Context { layout, leaves, config };
+
+    let mut bodies = Vec::new();
+    let mut added_types = AddedTypes::default();
+    let mut allocations = FuncValidatorAllocations::default();
+    for (function, body) in functions {
+        let mut checker = function.into_validator(allocations);
+        if with.leaves.cost(checker.index()).is_some() {
+            checker.validate(&body)?;
+            bodies.push(Body::unchanged(body.as_bytes()));
+        } else {
+            let plan = function::plan(&body, &mut checker, &with)?;
+            bodies.push(plan.assemble(wasm, &with.layout, &mut added_types)?);
+        }
+        allocations = checker.into_allocations();
     }
     sections.finish(wasm, bodies, &added_types, config)
 }
