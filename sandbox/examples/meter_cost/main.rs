@@ -117,7 +117,9 @@ impl Loaded {
             Metering::Ours => Module::new(&engine, instrument(wasm, &MeterConfig::default())?.module)?,
             _ => Module::new(&engine, wasm)?,
         };
-        if let Ok(d) = std::env::var("DUMP") { std::fs::write(format!("{d}/{export}.{}.elf", metering as u8), module.serialize()?)?; }
+        if let Ok(d) = std::env::var("DUMP") {
+            std::fs::write(format!("{d}/{export}.{}.elf", metering as u8), module.serialize()?)?;
+        }
         let mut store = Store::new(&engine, ());
         match metering {
             Metering::Fuel => store.set_fuel(PLENTY as u64)?,

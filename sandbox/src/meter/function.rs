@@ -8,9 +8,8 @@ use wasmparser::{
     BinaryReader, FuncValidator, FunctionBody, Operator, OperatorsReader, ValType, WasmModuleResources,
 };
 
-use super::leaves::Leaves;
 use super::sections::{AddedTypes, value_type};
-use super::{Context, FRAME_OPERATOR_BYTES, Layout, MeterError, UNCHECKED, UNCOUNTED_FRAME};
+use super::{Context, FRAME_OPERATORS, Layout, MeterError, UNCHECKED, UNCOUNTED_FRAME};
 
 /// Fixed part of the estimate of a frame, in bytes: return address, saved
 /// registers, alignment.
@@ -408,9 +407,9 @@ pub(super) fn plan<R: WasmModuleResources>(
     }
     reader.finish()?;
 
-    let operand_bytes = if has_vectors { 16 } else { 8 };
+    let value_bytes = if has_vectors { 16 } else { 8 };
     let frame =
-        FRAME_BYTES + slots + operand_bytes * i64::from(height) + operators / 8 * FRAME_OPERATOR_BYTES;
+        FRAME_BYTES + slots + value_bytes * i64::from(height) + operators / FRAME_OPERATORS * value_bytes;
     Ok(Plan {
         locals,
         local_groups,
@@ -533,30 +532,44 @@ impl Assembler {
         }
     }
 
-    /// Stores the counter that is on the stack; the scratch local has it too
-    /// if `keep`.
-    fn write_counter(&mut self, keep: bool) {
+    /// Stores the counter that is on the stack.
+    fn write_counter(&mut self) {
         if self.local_counter {
             self.push(&Instruction::LocalSet(self.fuel));
         } else {
-            if keep {
-                self.push(&Instruction::LocalTee(self.fuel));
-            }
             self.push(&Instruction::GlobalSet(self.fuel_global));
         }
     }
 
-    /// Traps if the counter, in the scratch local, is negative.
-    fn check(&mut self) {
-        self.push(&Instruction::LocalGet(self.fuel));
-        self.push(&Instruction::I64Const(0));
+    /// `counter -= cost`.
+    fn subtract(&mut self, cost: i64) {
+        self.read_counter();
+        self.push(&Instruction::I64Const(cost));
+        self.push(&Instruction::I64Sub);
+        self.write_counter();
+    }
+
+    /// Charges `cost` and traps if less is there.
+    ///
+    /// The old value is what is compared, so that the new one is not needed
+    /// before the end of the segment: in a loop only one of the two then
+    /// occupies a register.
+    fn check(&mut self, cost: i64) {
+        self.read_counter();
+        self.push(&Instruction::I64Const(cost));
         self.push(&Instruction::I64LtS);
         self.push(&Instruction::If(BlockType::Empty));
+        if cost != 0 {
+            self.subtract(cost);
+        }
         if self.local_counter {
             self.flush();
         }
         let at = self.trap();
         self.fuel_traps.push(at);
+        if cost != 0 {
+            self.subtract(cost);
+        }
     }
 
     /// Ends an `if` with a trap, and says where it is.
@@ -578,12 +591,10 @@ impl Assembler {
         if cost == 0 && !check {
             return;
         }
-        self.read_counter();
-        self.push(&Instruction::I64Const(cost));
-        self.push(&Instruction::I64Sub);
-        self.write_counter(check);
         if check {
-            self.check();
+            self.check(cost);
+        } else {
+            self.subtract(cost);
         }
     }
 
@@ -597,17 +608,14 @@ impl Assembler {
             self.push(&Instruction::I64Mul);
         }
         self.push(&Instruction::I64Sub);
-        self.write_counter(true);
-        self.check();
+        self.write_counter();
+        self.check(0);
         self.push(&Instruction::LocalGet(self.amount));
     }
 
     fn before_call(&mut self, check: bool) {
-        if check && !self.local_counter {
-            self.reload();
-        }
         if check {
-            self.check();
+            self.check(0);
         }
         if self.local_counter {
             self.flush();

@@ -60,6 +60,11 @@ impl Leaves {
         self.costs.get(defined).copied().flatten()
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        self.costs.iter().flatten().count() as u32
+    }
+
     fn total(&self, candidate: &Candidate) -> Option<i64> {
         let mut cost = candidate.cost;
         for callee in &candidate.calls {

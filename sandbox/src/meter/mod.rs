@@ -34,11 +34,18 @@
 //! | `table.fill`, `table.copy`, `table.init`, `table.grow` | 1 + 1 per element |
 //! | `memory.grow` | 1 + [`MeterConfig::page`] per page, also when it fails |
 //! | `call` of an imported function | 1 + [`MeterConfig::host_call`] |
+//! | `call` of a leaf | 1 + all of the leaf: its entry and each of its instructions once, those in dead code or in the other arm too |
 //! | every other instruction | 1 |
 //!
 //! A call through a table costs 1 plus what the callee costs, also when the
 //! callee is imported. On every path this is at least what wasmtime's own
 //! default fuel is.
+//!
+//! A *leaf* is a function that has no loop, no instruction of dynamic size and
+//! no call but of leaves, that nothing but a direct call can reach (it is not
+//! exported, not the start function, not in a table or named by a global or a
+//! segment), and that costs at most [`LEAF_FUEL`] as a whole. Its caller pays
+//! for it; its body is left as it is.
 //!
 //! A *segment* is a run of instructions that is entered only at its first and
 //! left only at its last (or by a trap, or inside a callee that traps): it
@@ -51,7 +58,7 @@
 //!
 //! `fuel -= cost; if fuel < 0 { unreachable }` stands
 //!
-//! - at the entry of every function and at every loop header,
+//! - at the entry of every function that is no leaf and at every loop header,
 //! - before every instruction of dynamic size, with that size charged,
 //! - before every direct call of an imported function,
 //! - at the start of each segment that would bring what was charged without a
@@ -80,17 +87,21 @@
 //!
 //! Whether a native stack overflows depends on how a compiler laid out its
 //! frames. So that recursion ends at the same call everywhere, each function
-//! that calls anything takes an estimate of its frame from the *stack* global
-//! at entry, traps when it goes below zero, and gives it back at its single
-//! exit (bodies are wrapped in a block; `return` becomes a branch to its
-//! end). The estimate in bytes is 64 + 8 per parameter, local and operand of
-//! the highest operand stack (16 for a `v128` local, and for every operand
-//! of a function that has `v128` operands) + [`FRAME_OPERATOR_BYTES`] per
-//! 8 instructions of the body: values that a compiler hoists out of loops and
-//! spills are bounded by the number of instructions. Functions that call
-//! nothing add at most one frame and are not counted. Give the engine a
+//! that calls anything but leaves, or whose frame is estimated above
+//! [`UNCOUNTED_FRAME`] bytes, takes the estimate from the *stack* global at
+//! entry, traps when it goes below zero, and puts the old value back at its
+//! single exit (bodies are wrapped in a block; `return` becomes a branch to
+//! its end). The estimate in bytes is 64 + 8 per parameter, local and operand
+//! of the highest operand stack (16 for a `v128` local, and for every operand
+//! of a function that has `v128` operands) + 8 (16 with `v128` operands) per
+//! [`FRAME_OPERATORS`] instructions of the body: values that a compiler
+//! hoists out of loops or keeps to use again are bounded by the number of
+//! instructions. The other functions call nothing but leaves: above the
+//! counted frames lie at most one of theirs and a chain of leaves, whose
+//! locals, instructions and number [`LEAF_FUEL`] bounds. Give the engine a
 //! native stack of at least 4 × [`MeterConfig::stack`]; its own check stays
-//! on behind this one.
+//! on behind this one. The worst function known then uses half of that stack
+//! when the meter trips (`tests/frames.rs`).
 //!
 //! # Telling the traps apart
 //!
@@ -128,8 +139,9 @@ pub const LEAF_FUEL: i64 = 128;
 /// A function that calls nothing, and whose frame is estimated at no more
 /// bytes than this, is not counted.
 pub const UNCOUNTED_FRAME: i64 = 4096;
-/// Bytes of estimated frame per 8 instructions of a function.
-pub const FRAME_OPERATOR_BYTES: i64 = 4;
+/// Instructions of a function for which a frame is estimated to hold one value
+/// more.
+pub const FRAME_OPERATORS: i64 = 8;
 
 /// What metering charges, and what a module starts with. Part of the identity
 /// of every result.
@@ -162,8 +174,10 @@ pub struct Metered {
     /// Offsets in `module` of the traps that mean "stack exhausted",
     /// ascending.
     pub stack_depth_offsets: Vec<u32>,
-    /// Functions that were metered.
+    /// Functions that the module defines.
     pub functions: u32,
+    /// Of these, the leaves: their callers pay for them.
+    pub leaves: u32,
 }
 
 /// Which budget a metered trap says is used up.
@@ -297,7 +311,10 @@ pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterErr
         }
         allocations = checker.into_allocations();
     }
-    sections.finish(wasm, bodies, &added_types, config)
+    let leaves = with.leaves.count();
+    let mut metered = sections.finish(wasm, bodies, &added_types, config)?;
+    metered.leaves = leaves;
+    Ok(metered)
 }
 
 #[cfg(test)]

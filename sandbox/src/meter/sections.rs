@@ -6,7 +6,8 @@ use std::ops::Range;
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{ConstExpr, Encode, ExportKind, Instruction, Module, RawSection};
 use wasmparser::{
-    BinaryReader, BinaryReaderError, ElementItems, ExternalKind, Operator, Parser, Payload, TableInit, TypeRef, ValType,
+    BinaryReader, BinaryReaderError, ElementItems, ExternalKind, Operator, Parser, Payload, TableInit,
+    TypeRef, ValType,
 };
 
 use super::function::Body;
@@ -253,7 +254,13 @@ impl Sections {
                 stack_depth_offsets.extend(body.stack_traps.iter().map(|offset| start + offset));
             }
         }
-        Ok(Metered { module, out_of_fuel_offsets, stack_depth_offsets, functions: metered_functions })
+        Ok(Metered {
+            module,
+            out_of_fuel_offsets,
+            stack_depth_offsets,
+            functions: metered_functions,
+            leaves: 0,
+        })
     }
 }
 
