@@ -2,7 +2,8 @@
 //! machine after it as before.
 //!
 //! `cargo test --release --workspace --test escape -- WORD…` tries only those
-//! whose family or name contains one of the words. The table goes to standard
+//! whose family or name contains one of the words; `-v` says how each ended.
+//! The table goes to standard
 //! output; the last line is `N attacks, N held, …`.
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use terrarium_tests::corpus::{self, Attack, Held, Trial};
+use terrarium_tests::glass;
 use terrarium_tests::machine::Machine;
 
 /// Attacks at a time.
@@ -43,7 +45,8 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|a| words.is_empty() || words.iter().any(|w| format!("{}/{}", a.family, a.name).contains(*w)))
         .collect();
-    match siege(&chosen, words.is_empty()) {
+    let told = arguments.iter().any(|a| a == "-v");
+    match siege(&chosen, words.is_empty(), told) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
 }
 
 /// Tries all, prints the table, and says whether everything held.
-fn siege(attacks: &[Attack], whole: bool) -> Result<bool, String> {
+fn siege(attacks: &[Attack], whole: bool, told: bool) -> Result<bool, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let temporary = folder.path().join("temporary");
     let ground = folder.path().join("ground");
@@ -69,6 +72,8 @@ fn siege(attacks: &[Attack], whole: bool) -> Result<bool, String> {
         std::env::set_var("TMPDIR", &temporary);
     }
     let trial = Trial::open(&ground, &[SECRET])?;
+    // Made once, and kept until this process ends.
+    glass::shards();
     let before = Machine::look();
     let start = Instant::now();
     let held = try_all(&trial, attacks);
@@ -76,6 +81,14 @@ fn siege(attacks: &[Attack], whole: bool) -> Result<bool, String> {
     let strays = trial.close();
     let mut left = Machine::look().left_since(&before, GROWTH);
     left.extend(strays.iter().map(|path| format!("a file: {}", path.display())));
+    if told {
+        for (attack, held) in attacks.iter().zip(&held) {
+            let endings: Vec<&str> = held.endings.iter().take(4).map(String::as_str).collect();
+            let name = format!("{}/{}", attack.family, attack.name);
+            println!("{name:<60} {:>6.2} s  {}", held.took.as_secs_f64(), endings.join(" / "));
+        }
+        println!();
+    }
     print_table(attacks, &held);
     for (attack, held) in attacks.iter().zip(&held).filter(|(_, held)| !held.breaches.is_empty()) {
         println!("\n{}/{}: {}", attack.family, attack.name, attack.what);
@@ -109,6 +122,7 @@ fn try_all(trial: &Trial, attacks: &[Attack]) -> Vec<Held> {
                     let held = tried.unwrap_or_else(|_| Held {
                         took: Duration::ZERO,
                         breaches: vec!["the engine panicked".into()],
+                        endings: Default::default(),
                     });
                     let index = attacks.iter().position(|a| std::ptr::eq(a, attack)).unwrap_or_default();
                     results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(index, held);

@@ -41,6 +41,8 @@ const MAX_NAME: usize = 64;
 pub(super) struct Recorded {
     pub graph: kernels::Graph,
     pub profile: Vec<kernels::ProfileLine>,
+    /// Its operations and the nodes of its row kernels.
+    pub size: u64,
 }
 
 /// The state behind every host function.
@@ -48,6 +50,8 @@ pub(super) struct State {
     pub device: kernels::Device,
     pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
+    /// Sizes of all graphs together.
+    pub recorded: u64,
     pub evaluation: Evaluation,
     pub shards: Option<Arc<Mapped>>,
     pub phase: Phase,
@@ -80,6 +84,7 @@ impl State {
             device,
             graphs: BTreeMap::new(),
             next_graph: 1,
+            recorded: 0,
             evaluation,
             shards,
             phase: Phase::Instantiate,

@@ -1,5 +1,5 @@
 //! attack: an allocator that gives everybody the same memory
-//! expect: trap | finished | guest-error | out-of-fuel
+//! expect: finished | trap
 //! input: abc
 //! limits: fuel=100000000
 

@@ -1,5 +1,5 @@
 //! attack: defines the function through which the host allocates
-//! expect: compile-error | rejected | finished | trap
+//! expect: compile-error
 
 use terrarium_sdk::{Function, Result, export_function};
 

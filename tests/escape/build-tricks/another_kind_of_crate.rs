@@ -1,5 +1,5 @@
 //! attack: asks for an executable instead of a module
-//! expect: compile-error | rejected
+//! expect: rejected
 
 #![crate_type = "bin"]
 fn main() {

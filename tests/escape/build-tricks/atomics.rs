@@ -1,5 +1,5 @@
 //! attack: asks for shared memory
-//! expect: compile-error | rejected
+//! expect: compile-error
 
 #[target_feature(enable = "atomics")]
 #[unsafe(no_mangle)]

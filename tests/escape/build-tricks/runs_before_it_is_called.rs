@@ -1,5 +1,5 @@
 //! attack: runs for ever before it is called
-//! expect: out-of-fuel | finished
+//! expect: out-of-fuel
 //! limits: fuel=50000000
 
 use terrarium_sdk::{Function, Result, export_function};

@@ -1,5 +1,5 @@
 //! attack: writes into sections that only the linker writes
-//! expect: compile-error | finished
+//! expect: compile-error
 //! output: fine
 
 use terrarium_sdk::{Function, Result, export_function};

@@ -1,5 +1,5 @@
 //! attack: links the library that procedural macros use
-//! expect: compile-error | rejected
+//! expect: rejected
 
 extern crate proc_macro;
 pub fn f() -> usize {

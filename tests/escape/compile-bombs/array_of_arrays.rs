@@ -1,6 +1,8 @@
 //! attack: an array whose size overflows
 //! expect: compile-error
 
-pub fn f() -> [[[[u8; 1 << 20]; 1 << 20]; 1 << 20]; 1 << 20] {
+#[unsafe(no_mangle)]
+#[allow(improper_ctypes_definitions)]
+pub extern "C" fn f() -> [[[[u8; 1 << 20]; 1 << 20]; 1 << 20]; 1 << 20] {
     [[[[0; 1 << 20]; 1 << 20]; 1 << 20]; 1 << 20]
 }

@@ -1,5 +1,5 @@
-//! attack: one function of sixty thousand instructions
-//! expect: rejected | finished
+//! attack: one function that is too much for an optimiser
+//! expect: deadline | rejected
 
 use terrarium_sdk::{Function, Result, export_function};
 

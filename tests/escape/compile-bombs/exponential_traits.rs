@@ -1,5 +1,5 @@
 //! attack: a bound that needs two of the next, twenty-eight times
-//! expect: compile-error | deadline
+//! expect: compile-error
 
 «28 × pub struct S#;
 »pub struct S28;

@@ -1,5 +1,5 @@
 //! attack: a constant that doubles an array in each step
-//! expect: compile-error | deadline
+//! expect: compile-error
 
 const fn grow<const N: usize>(from: [u64; N]) -> usize {
     let held = [from; 64];

@@ -1,5 +1,5 @@
-//! attack: thirty thousand references in one type
+//! attack: twenty-five thousand references in one type
 //! expect: compile-error
 
-pub type T = «60000 × &'static »u8;
+pub type T = «25000 × &'static »u8;
 pub fn f(_: T) {}

@@ -1,5 +1,5 @@
 //! attack: a match whose cases are exponentially many
-//! expect: compile-error | deadline | rejected
+//! expect: compile-error
 
 pub fn f(x: (bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool)) -> u32 {
     match x {

@@ -1,6 +1,7 @@
 //! Trying an attack: on a sandbox with a cache of its own, followed by a good
 //! evaluation that must be right.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ pub struct Held {
     pub took: Duration,
     /// Everything that was not as it must be; empty if the glass held.
     pub breaches: Vec<String>,
+    /// How it ended: code and the beginning of what was said, each once.
+    pub endings: BTreeSet<String>,
 }
 
 /// Where attacks are tried.
@@ -80,9 +83,10 @@ impl Trial {
     /// Tries one attack, and a good evaluation after it.
     pub fn run(&self, attack: &Attack) -> Held {
         let start = Instant::now();
+        let mut endings = BTreeSet::new();
         let mut breaches = match attack.via {
-            Via::Library => self.through_the_library(attack),
-            Via::Eval => self.through_eval(attack),
+            Via::Library => self.through_the_library(attack, &mut endings),
+            Via::Eval => self.through_eval(attack, &mut endings),
             Via::Report => self.through_a_report(attack),
         };
         let took = start.elapsed();
@@ -90,7 +94,41 @@ impl Trial {
         if self.listener.accept().is_ok() {
             breaches.push("something connected to the runner".into());
         }
-        Held { took, breaches }
+        Held { took, breaches, endings }
+    }
+
+    /// Builds an attack that is known to build, to be evaluated many times.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn prepare(&self, attack: &Attack) -> Result<Component, String> {
+        let text = self.text(attack)?;
+        let built = match attack.kind {
+            Kind::Rust => self.sandbox.build(&text, attack.world),
+            Kind::Wat => {
+                self.sandbox.build_wasm(&wat::parse_str(&text).map_err(|e| e.to_string())?, attack.world)
+            }
+            Kind::Hex => self.sandbox.build_wasm(&hex(&text)?, attack.world),
+        };
+        built.map_err(|e| e.to_string())
+    }
+
+    /// One evaluation of an attack; what is not as it must be.
+    pub fn once(&self, attack: &Attack, component: &Component) -> Vec<String> {
+        match self.evaluate(attack, component, 1) {
+            Ok(report) => judge::report(attack, &report, &self.secrets),
+            Err(e) => vec![e],
+        }
+    }
+
+    /// One good evaluation; what is wrong with it.
+    pub fn good(&self, world: World) -> Option<String> {
+        self.good_evaluation(world)
+    }
+
+    /// Process ids of the workers that wait for work.
+    pub fn idle_workers(&self) -> Vec<u32> {
+        self.sandbox.idle_workers()
     }
 
     /// Ends all workers, and says which files lie in the trial's own cache
@@ -113,13 +151,13 @@ impl Trial {
         })
     }
 
-    fn through_the_library(&self, attack: &Attack) -> Vec<String> {
+    fn through_the_library(&self, attack: &Attack, endings: &mut BTreeSet<String>) -> Vec<String> {
         let text = match self.text(attack) {
             Ok(text) => text,
             Err(e) => return vec![e],
         };
         let wasm = match attack.kind {
-            Kind::Rust => return self.built(attack, self.sandbox.build(&text, attack.world)),
+            Kind::Rust => return self.built(attack, self.sandbox.build(&text, attack.world), endings),
             Kind::Wat => wat::parse_str(&text).map_err(|e| e.to_string()),
             Kind::Hex => hex(&text),
         };
@@ -127,7 +165,7 @@ impl Trial {
             Ok(wasm) => wasm,
             Err(e) => return vec![e],
         };
-        let build = |wasm: &[u8]| self.built(attack, self.sandbox.build_wasm(wasm, attack.world));
+        let mut build = |wasm: &[u8]| self.built(attack, self.sandbox.build_wasm(wasm, attack.world), endings);
         match attack.every {
             None => build(&wasm),
             Some(Every::Prefix) => (0..wasm.len()).flat_map(|length| build(&wasm[..length])).collect(),
@@ -141,11 +179,17 @@ impl Trial {
         }
     }
 
-    fn built(&self, attack: &Attack, built: Result<Component, BuildError>) -> Vec<String> {
+    fn built(
+        &self,
+        attack: &Attack,
+        built: Result<Component, BuildError>,
+        endings: &mut BTreeSet<String>,
+    ) -> Vec<String> {
         let component = match built {
             Ok(component) => component,
             Err(BuildError::Host(e)) => return vec![format!("the host is in trouble: {e}")],
             Err(BuildError::Candidate(outcome)) => {
+                endings.insert(ending(&outcome));
                 let mut breaches: Vec<_> = judge::outcome(attack, &outcome).into_iter().collect();
                 let value = serde_json::to_value(&outcome).unwrap_or_default();
                 breaches.extend(judge::text_of(attack, &value, &self.secrets));
@@ -160,6 +204,7 @@ impl Trial {
                     Ok(report) => report,
                     Err(e) => return vec![e],
                 };
+                endings.insert(ending(&report.outcome));
                 if start.elapsed() > Duration::from_millis(attack.limits.wall_ms) + GRACE {
                     breaches.push(format!("it was stopped after {:?} only", start.elapsed()));
                 }
@@ -217,7 +262,7 @@ impl Trial {
             .map_err(|e| e.to_string())
     }
 
-    fn through_eval(&self, attack: &Attack) -> Vec<String> {
+    fn through_eval(&self, attack: &Attack, endings: &mut BTreeSet<String>) -> Vec<String> {
         let file = match self.file(attack) {
             Ok(file) => file,
             Err(e) => return vec![e],
@@ -253,6 +298,7 @@ impl Trial {
                 }
             };
             let code = object["outcome"]["code"].as_str().unwrap_or_default();
+            endings.insert(code.to_owned());
             if !attack.expect.iter().any(|expected| expected == code) {
                 breaches.push(format!("it ended in {}", object["outcome"]));
             }
@@ -309,6 +355,11 @@ fn good_call() -> Evaluation {
         job: Job::Call { input: b"glass".to_vec() },
         limits: glass::small_limits(),
     }
+}
+
+/// Code and the beginning of what was said.
+fn ending(outcome: &Outcome) -> String {
+    outcome.to_string().replace('\n', " ").chars().take(110).collect()
 }
 
 /// Bytes written as hex, with comments after `;;`.
