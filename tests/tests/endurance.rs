@@ -114,14 +114,13 @@ fn endure() -> Result<Vec<String>, String> {
         breaches.push(format!("the engine's memory went from {first} to {last} bytes: {resident:?}"));
     }
     println!(
-        "{HOSTILE} hostile evaluations of {} guests, {} good ones, all right: {}; engine {:.1} MiB after \
-         {ROUND}, {:.1} MiB at the end ({growth:+.1} %); {:.1} s",
+        "{HOSTILE} hostile evaluations of {} guests, {} good ones, all right: {}; {:.1} s\n\
+         memory of the engine after each {ROUND}, in KiB: {:?} ({growth:+.1} %)",
         guests.len(),
         HOSTILE / GOOD_EVERY,
         breaches.is_empty(),
-        first / 1048576.0,
-        last / 1048576.0,
-        took.as_secs_f64()
+        took.as_secs_f64(),
+        resident.iter().map(|bytes| bytes >> 10).collect::<Vec<_>>(),
     );
     Ok(breaches)
 }
@@ -135,10 +134,9 @@ fn guests(trial: &Trial) -> Result<Vec<(Attack, Component)>, String> {
             let found = attacks.iter().find(|a| format!("{}/{}", a.family, a.name) == *name);
             let mut attack = found.ok_or_else(|| format!("there is no attack {name}"))?.clone();
             let limits = &mut attack.limits;
-            if limits.fuel <= 1 << 40 {
-                limits.fuel = 3_000_000;
+            if limits.wall_ms > 1_000 {
+                limits.fuel = limits.fuel.min(10_000_000);
             }
-            limits.host_calls = limits.host_calls.min(5_000);
             limits.tensors = limits.tensors.min(500);
             let component = trial.prepare(&attack)?;
             Ok((attack, component))
@@ -164,7 +162,9 @@ fn one_round(trial: &Trial, guests: &[(Attack, Component)], from: usize) -> Vec<
                     let which = if n % 100 == 0 { 0 } else { 1 + n % (guests.len() - 1) };
                     let (attack, component) = &guests[which];
                     let told = trial.once(attack, component);
-                    note(told.into_iter().map(|b| format!("{}/{}: {b}", attack.family, attack.name)).collect());
+                    note(
+                        told.into_iter().map(|b| format!("{}/{}: {b}", attack.family, attack.name)).collect(),
+                    );
                     if n % KILL_EVERY == 0
                         && let Some(&pid) = trial.idle_workers().first()
                     {

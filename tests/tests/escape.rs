@@ -97,8 +97,8 @@ fn siege(attacks: &[Attack], whole: bool, told: bool) -> Result<bool, String> {
     left.iter().for_each(|what| println!("\nleft behind: {what}"));
     let good = held.iter().filter(|held| held.breaches.is_empty()).count();
     let slowest = attacks.iter().zip(&held).max_by_key(|(_, held)| held.took);
-    let (name, longest) =
-        slowest.map_or((String::new(), Duration::ZERO), |(a, h)| (format!("{}/{}", a.family, a.name), h.took));
+    let (name, longest) = slowest
+        .map_or((String::new(), Duration::ZERO), |(a, h)| (format!("{}/{}", a.family, a.name), h.took));
     println!(
         "\n{} attacks, {good} held, slowest {:.1} s ({name}), total {:.1} s",
         attacks.len(),

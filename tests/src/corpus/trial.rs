@@ -165,7 +165,8 @@ impl Trial {
             Ok(wasm) => wasm,
             Err(e) => return vec![e],
         };
-        let mut build = |wasm: &[u8]| self.built(attack, self.sandbox.build_wasm(wasm, attack.world), endings);
+        let mut build =
+            |wasm: &[u8]| self.built(attack, self.sandbox.build_wasm(wasm, attack.world), endings);
         match attack.every {
             None => build(&wasm),
             Some(Every::Prefix) => (0..wasm.len()).flat_map(|length| build(&wasm[..length])).collect(),
@@ -318,8 +319,20 @@ impl Trial {
         let run = self.folder.join(format!("run-{}", attack.name));
         let (file, folder) = (file.display().to_string(), run.display().to_string());
         let arguments = [
-            "run", "circles", "--source", &file, "--out", &folder, "--evals", "8", "--generations", "1",
-            "--proposer", "knobs", "--seed", "1",
+            "run",
+            "circles",
+            "--source",
+            &file,
+            "--out",
+            &folder,
+            "--evals",
+            "8",
+            "--generations",
+            "1",
+            "--proposer",
+            "knobs",
+            "--seed",
+            "1",
         ];
         let output = match self.command(&arguments) {
             Ok(output) => output,
