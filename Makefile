@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test clean
+.PHONY: setup run test escape clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -14,6 +14,10 @@ run: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# The hostile corpus alone (it is part of `make test`).
+escape: setup
+	$(CARGO) test --release --workspace --test escape
 
 clean:
 	$(CARGO) clean

@@ -142,7 +142,16 @@ pub(crate) fn child_main(
         }
     };
     let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
-    wire::send(&mut channel, &work(&engines, &request)).map_err(|e| e.to_string())
+    // A panic of a compiler or an encoder is about this module, not about the host.
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&engines, &request)))
+        .unwrap_or_else(|panic| Answer::Rejected(format!("the compiler gave up on it: {}", said(&*panic))));
+    wire::send(&mut channel, &answer).map_err(|e| e.to_string())
+}
+
+/// What a panic said.
+fn said(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }
 
 fn prepare(isolation: Isolation) -> Result<Engines, String> {

@@ -111,6 +111,7 @@ limits! {
     device_bytes: 1024 * MIB, 4096, 1 << 46, "bytes", "Device memory.";
     tensors: 65_536, 1, 1 << 24, "handles", "Live tensors.";
     graphs: 1_024, 1, 1 << 20, "handles", "Live recorded graphs.";
+    graph_ops: 1 << 18, 1, 1 << 26, "operations", "Operations of all live recorded graphs together, with the nodes of their row kernels.";
     ops_per_list: 65_536, 1, 1 << 22, "operations", "Operations in one submitted or recorded list.";
     launch_device_fuel: 100_000_000_000, 1, 1 << 60, "device fuel", "The largest single operation.";
     transfer_bytes: 1024 * MIB, 0, 1 << 46, "bytes", "Uploads and downloads together.";

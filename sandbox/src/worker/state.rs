@@ -59,6 +59,8 @@ const MAX_NAME: usize = 64;
 pub(super) struct Recorded {
     pub graph: kernels::Graph,
     pub profile: Vec<kernels::ProfileLine>,
+    /// Its operations and the nodes of its row kernels.
+    pub size: u64,
 }
 
 /// The state behind every host function.
@@ -66,6 +68,8 @@ pub(super) struct State {
     pub device: kernels::Device,
     pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
+    /// Sizes of all graphs together.
+    pub recorded: u64,
     pub evaluation: Evaluation,
     /// What the caller takes part in, and the way to it.
     pub attached: Attached,
@@ -118,6 +122,7 @@ impl State {
             graphs: BTreeMap::new(),
             next_graph: 1,
             fuel_limit: evaluation.limits.fuel,
+            recorded: 0,
             evaluation,
             attached,
             link,

@@ -1,0 +1,4 @@
+//! attack: includes itself for ever
+//! expect: compile-error
+
+include!("candidate.rs");
