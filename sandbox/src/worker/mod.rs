@@ -187,7 +187,7 @@ fn prepare(
 }
 
 fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) -> Result<(), String> {
-    let mut link = Link::new(channel).map_err(|e| e.to_string())?;
+    let link = SharedLink::new(Link::new(channel).map_err(|e| e.to_string())?);
     let runtime = runner.wasi().then(wasi::runtime).transpose()?;
     let _entered = runtime.as_ref().map(|runtime| runtime.enter());
     if let Err(reason) = lockdown.calls() {
@@ -195,7 +195,6 @@ fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) 
         let _ = link.send(&Reply::Failed(reason.clone()));
         return Err(reason);
     }
-    let link = SharedLink::new(link);
     link.send(&Reply::Ready)?;
     let mut live: Option<evaluate::Live> = None;
     while let Some(request) = link.next()? {
