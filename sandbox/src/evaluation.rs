@@ -1,6 +1,6 @@
 //! What is asked of the sandbox, and what it answers.
 
-use crate::{Limits, Outcome};
+use crate::{Limits, Outcome, text};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -85,6 +85,12 @@ pub enum KnobRange {
         options: Vec<String>,
     },
 }
+
+/// At most this many knobs, each with a name of at most so many bytes and, of
+/// a choice, at most so many options.
+pub(crate) const MAX_KNOBS: usize = 128;
+pub(crate) const MAX_NAME: usize = 64;
+pub(crate) const MAX_OPTIONS: usize = 64;
 
 /// Knob values by name. Missing ones take their defaults.
 pub type Knobs = BTreeMap<String, KnobValue>;
@@ -270,6 +276,42 @@ pub struct Report {
 }
 
 impl Report {
+    /// Bounds and cleans what a worker says, as an honest one has done before:
+    /// a candidate may have taken it over.
+    pub(crate) fn distrust(&mut self, limits: &Limits) {
+        let most = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+        let tidy = |text: &mut String, bytes: usize| {
+            let clean = text::clean(text, bytes);
+            if clean != *text {
+                *text = clean;
+            }
+        };
+        self.outcome.distrust();
+        if let Some(Product::Output(output)) = &self.product
+            && output.len() as u64 > limits.output_bytes
+        {
+            self.outcome = Outcome::OutputTooLarge { bytes: output.len() as u64, limit: limits.output_bytes };
+        }
+        if !self.outcome.is_finished() {
+            self.product = None;
+        }
+        tidy(&mut self.log, most(limits.log_bytes));
+        self.metrics.truncate(most(limits.metrics));
+        for metric in &mut self.metrics {
+            tidy(&mut metric.name, MAX_NAME);
+        }
+        self.knobs.truncate(MAX_KNOBS);
+        for (name, range) in &mut self.knobs {
+            tidy(name, MAX_NAME);
+            if let KnobRange::Choice { options, .. } = range {
+                options.truncate(MAX_OPTIONS);
+                options.iter_mut().for_each(|option| tidy(option, MAX_NAME));
+            }
+        }
+        self.usage.device_profile.truncate(MAX_KNOBS);
+        self.usage.device_profile.iter_mut().for_each(|(name, _)| tidy(name, MAX_NAME));
+    }
+
     /// Of an evaluation that ended so, with nothing else known.
     pub(crate) fn ended(outcome: Outcome) -> Self {
         Self {

@@ -118,8 +118,14 @@ impl<'a> Session<'a> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match worker.receive(MAX_REPLY, left) {
-                Ok(Reply::Done(report)) => return Ok(Answer::Done(report)),
-                Ok(Reply::Called(called)) => return Ok(Answer::Called(called)),
+                Ok(Reply::Done(mut report)) => {
+                    report.distrust(limits);
+                    return Ok(Answer::Done(report));
+                }
+                Ok(Reply::Called(mut called)) => {
+                    called.distrust(limits);
+                    return Ok(Answer::Called(called));
+                }
                 Ok(Reply::Entered(now)) => *phase = now,
                 Ok(Reply::Log(line)) => self.log(&line, limits),
                 Ok(Reply::HostCall { name, input }) => self.host_call(worker, &name, input, limits, end)?,

@@ -226,6 +226,19 @@ fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) 
 }
 
 impl Called {
+    /// As [`Report::distrust`].
+    pub(crate) fn distrust(&mut self, limits: &crate::Limits) {
+        if let Ok(output) = &self.result
+            && output.len() as u64 > limits.output_bytes
+        {
+            let bytes = output.len() as u64;
+            self.result = Err(Outcome::OutputTooLarge { bytes, limit: limits.output_bytes });
+        }
+        if let Err(outcome) = &mut self.result {
+            outcome.distrust();
+        }
+    }
+
     /// Of an instance that did not come to be.
     fn ended(outcome: Outcome) -> Self {
         Self { result: Err(outcome), fuel: None, usage: Usage::default() }

@@ -5,6 +5,7 @@ use super::host::HostUse;
 use super::link::SharedLink;
 use super::shards::{Mapped, below, stream};
 use super::{Attached, Reply};
+use crate::evaluation::{MAX_KNOBS, MAX_NAME, MAX_OPTIONS};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,10 +51,6 @@ pub(super) mod plain {
 
 pub(super) use trainer::terrarium::guest::compute as wit;
 use trainer::terrarium::guest::{budget, data, knobs, report};
-
-/// At most this many knobs, each with a name of at most 64 bytes.
-const MAX_KNOBS: usize = 128;
-const MAX_NAME: usize = 64;
 
 /// A validated graph, with what a replay is booked under.
 pub(super) struct Recorded {
@@ -294,11 +291,15 @@ impl knobs::Host for State {
 
     fn choice(&mut self, name: String, default: u32, options: Vec<String>) -> wasmtime::Result<u32> {
         let count = u32::try_from(options.len()).unwrap_or(u32::MAX);
-        if count == 0 || count > 64 || default >= count || options.iter().any(|o| o.len() > MAX_NAME) {
+        if count == 0
+            || count as usize > MAX_OPTIONS
+            || default >= count
+            || options.iter().any(|o| o.len() > MAX_NAME)
+        {
             return self.end(Outcome::HostDenied {
                 call: "knobs.choice".into(),
                 reason: format!(
-                    "knob `{}`: need 1 to 64 options of at most {MAX_NAME} bytes, and a default among them",
+                    "knob `{}`: need 1 to {MAX_OPTIONS} options of at most {MAX_NAME} bytes, and a default among them",
                     text::clean(&name, MAX_NAME)
                 ),
             });
