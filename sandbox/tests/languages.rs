@@ -134,7 +134,8 @@ terrarium_result terrarium_call(terrarium_bytes input) {
 #[test]
 fn without_a_libc_c_is_freestanding() {
     let Some(clang) = clang() else { return };
-    let bare = Clang { sysroot: None, ..clang.clone() };
+    let mut bare = clang.clone();
+    bare.sysroot = None;
     let source = r#"
 #include "terrarium.h"
 terrarium_result terrarium_call(terrarium_bytes input) {
@@ -312,7 +313,7 @@ fn python_runs_as_a_function() {
     println!("compiled in {:?}", start.elapsed());
     let limits =
         Limits { memory_bytes: 256 << 20, fuel: 2_000_000_000, table_elements: 100_000, ..small_limits() };
-    let mut run = || sandbox.run(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
+    let run = || sandbox.run(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
     let (first, second) = (run(), run());
     println!("{} us, {:?} fuel", second.timing.total_us, second.usage.fuel);
     assert!(output(&first).starts_with("{\"sorted\": [1, 2, 3]"), "{first:?}");
