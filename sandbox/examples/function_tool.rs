@@ -86,7 +86,7 @@ fn call(sandbox: &Sandbox, request: &Request) -> Result<Answer, Box<dyn Error>> 
 struct Tool;
 impl terrarium_sdk::Function for Tool {{
     fn call(&mut self, input: &[u8]) -> terrarium_sdk::Result<Vec<u8>> {{
-        Ok(run(&String::from_utf8_lossy(input)).into())
+        Ok(String::into_bytes(run(&String::from_utf8_lossy(input))))
     }}
 }}
 terrarium_sdk::export_function!(Tool);

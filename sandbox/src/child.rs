@@ -38,10 +38,12 @@ pub struct DeviceRequest {
 /// which is another process: it starts from `main` again, with an empty
 /// environment, and holds nothing of the embedder's memory. What it shares
 /// with the embedder is the executable. So a device is a plain function in it,
-/// found by name. It is called while the worker can still start threads and
-/// before it sees anything of a candidate, but after it has lost its folders,
-/// and must be done with system calls of a kind that the worker's filter kills
-/// for (see [`crate::lockdown`]) when it returns.
+/// found by name.
+///
+/// It is called before the worker sees anything of an evaluation, when files
+/// are out of reach already but threads can still be started. Afterwards the
+/// worker's filter of system calls (see [`crate::lockdown`]) holds for the
+/// device as well.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedDevice {
     /// Its name.

@@ -47,7 +47,7 @@ fn function(body: &str) -> String {
 #[derive(Default)]
 struct F {{ calls: u32 }}
 impl Function for F {{
-    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {{ self.calls += 1; let _ = Error::invalid; let _ = host_call; {body} }}
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {{ self.calls += 1; {body} }}
 }}
 export_function!(F);
 "

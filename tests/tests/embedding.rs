@@ -207,8 +207,7 @@ fn a_cancelled_evaluation_ends_at_once_and_its_worker_is_gone() {
     let start = Instant::now();
     let limits = Limits { fuel: 1 << 60, ..small_limits() };
     let report = std::thread::scope(|scope| {
-        let options = RunOptions::new().cancel(&cancel);
-        let run = scope.spawn(|| run_with("work 1000000000000", limits, options));
+        let run = scope.spawn(|| run_with("work 1000000000000", limits, RunOptions::new().cancel(&cancel)));
         std::thread::sleep(Duration::from_millis(300));
         cancel.cancel();
         run.join().expect("no panic")
@@ -220,11 +219,11 @@ fn a_cancelled_evaluation_ends_at_once_and_its_worker_is_gone() {
     assert_eq!(report.outcome.code(), "cancelled");
 
     let limits = Limits { fuel: 1 << 60, ..small_limits() };
-    let mut plugin = instance(InstanceOptions { limits, ..InstanceOptions::default() });
-    let worker = plugin.worker().expect("it lives") as i32;
-    let handle = plugin.cancel_handle();
+    let mut long = instance(InstanceOptions { limits, ..InstanceOptions::default() });
+    let worker = long.worker().expect("it lives") as i32;
+    let handle = long.cancel_handle();
     let outcome = std::thread::scope(|scope| {
-        let call = scope.spawn(|| ended(plugin.call(b"work 1000000000000")));
+        let call = scope.spawn(|| ended(long.call(b"work 1000000000000")));
         std::thread::sleep(Duration::from_millis(200));
         handle.cancel();
         call.join().expect("no panic")
@@ -390,7 +389,7 @@ fn impostor(then: &str) -> (Outcome, usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let (script, tries) = (folder.path().join("child"), folder.path().join("tries"));
     let text = format!(
-        "#!/bin/sh\necho x >> {}\nprintf '\\006\\000\\000\\000\\245Ready' >&0\n{then}\n",
+        "#!/bin/sh\necho x >> {}\nlength=$(head -c 4 | od -An -tu4)\nhead -c $length > /dev/null\nprintf '\\006\\000\\000\\000\\245Ready' >&0\n{then}\n",
         tries.display()
     );
     let draft = folder.path().join("draft");

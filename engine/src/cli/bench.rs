@@ -86,6 +86,7 @@ pub fn bench(args: &Bench) -> Ended {
     let mut figures = Vec::new();
     from_source(&sandbox, args.repeat, &mut figures)?;
     warm_and_cold(&sandbox, args.repeat, &mut figures)?;
+    batch(&sandbox, args.repeat, &mut figures)?;
     host_calls(&sandbox, args.repeat, &mut figures)?;
     training(&sandbox, args.repeat.min(5), &mut figures)?;
     if args.json {
@@ -197,6 +198,30 @@ fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) ->
     ));
     figures.push(Figure::new("cold_worker", "ms", "process start, load, lock-down, first answer", cold));
     figures.push(Figure::new("warm_request", "us", "request to answer of a waiting worker", warm));
+    Ok(())
+}
+
+/// Evaluations of the smallest candidate a second, sent ahead to one worker.
+/// Two processes share the work: by the time that the worker itself reports,
+/// and by the clock.
+fn batch(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    const COUNT: usize = 2_000;
+    let echo = build(sandbox, ECHO)?;
+    let all = vec![Evaluation::call("echo"); COUNT];
+    let (mut by_clock, mut by_worker) = (Vec::new(), Vec::new());
+    for _ in 0..repeat {
+        let start = Instant::now();
+        let reports = sandbox.run_many(&echo, &all)?;
+        by_clock.push(COUNT as f64 / start.elapsed().as_secs_f64());
+        let inside: u64 = reports.iter().map(|r| r.timing.instantiate_us + r.timing.train_us).sum();
+        by_worker.push(COUNT as f64 * 1e6 / inside.max(1) as f64);
+    }
+    let by_worker =
+        Figure::new("evaluations_in_worker", "1/s", "of it, instantiation and call alone", by_worker);
+    let peer = by_worker.median;
+    let meaning = "smallest candidate, sent ahead through one worker, by the clock";
+    figures.push(Figure::new("evaluations", "1/s", meaning, by_clock).against("evaluations_in_worker", peer));
+    figures.push(by_worker);
     Ok(())
 }
 
