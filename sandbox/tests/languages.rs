@@ -134,7 +134,8 @@ terrarium_result terrarium_call(terrarium_bytes input) {
 #[test]
 fn without_a_libc_c_is_freestanding() {
     let Some(clang) = clang() else { return };
-    let bare = Clang { sysroot: None, ..clang.clone() };
+    let mut bare = clang.clone();
+    bare.sysroot = None;
     let source = r#"
 #include "terrarium.h"
 terrarium_result terrarium_call(terrarium_bytes input) {
@@ -287,20 +288,18 @@ fn python_runs_as_a_function() {
     config.codegen_deadline = Duration::from_secs(300);
     config.component = ComponentLimits { bytes: 64 << 20, functions: 100_000, ..ComponentLimits::default() };
     config.module = ModuleLimits {
-        functions: 50_000,
+        functions: 20_000,
         function_body_bytes: 1 << 20,
-        locals: 2_000_000,
-        br_table_targets: 400_000,
+        locals_per_function: 4_000,
+        locals: 1_000_000,
+        br_table_targets: 200_000,
         br_table_targets_per_function: 20_000,
-        block_values_per_function: 100_000,
-        types: 5_000,
-        globals: 20_000,
-        exports: 20_000,
-        imports: 20_000,
+        block_values_per_function: 50_000,
+        globals: 4_000,
+        exports: 4_000,
+        imports: 4_000,
         data_bytes: 64 << 20,
-        data_segments: 100_000,
-        segment_elements: 100_000,
-        table_elements: 100_000,
+        data_segments: 10_000,
         memory_pages: 4_096,
         ..ModuleLimits::default()
     };
@@ -312,7 +311,7 @@ fn python_runs_as_a_function() {
     println!("compiled in {:?}", start.elapsed());
     let limits =
         Limits { memory_bytes: 256 << 20, fuel: 2_000_000_000, table_elements: 100_000, ..small_limits() };
-    let mut run = || sandbox.run(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
+    let run = || sandbox.run(&component, &evaluation(b"[3, 1, 2]", limits.clone())).expect("the host");
     let (first, second) = (run(), run());
     println!("{} us, {:?} fuel", second.timing.total_us, second.usage.fuel);
     assert!(output(&first).starts_with("{\"sorted\": [1, 2, 3]"), "{first:?}");

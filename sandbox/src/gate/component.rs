@@ -84,8 +84,10 @@ const OURS: [&str; 3] =
 const WASI: [&str; 6] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
-fn features() -> WasmFeatures {
-    accepted_features() | WasmFeatures::COMPONENT_MODEL
+/// What the parts of a component may use. Libraries that are linked when they
+/// are loaded compute their addresses in constant expressions.
+pub(super) fn features() -> WasmFeatures {
+    accepted_features() | WasmFeatures::COMPONENT_MODEL | WasmFeatures::EXTENDED_CONST
 }
 
 /// Checks a component, and says what was counted in it.
@@ -239,6 +241,8 @@ mod tests {
     fn a_module_inside_is_held_to_the_limits_of_modules() {
         let locals = format!("(component (core module (func (local {}))))", "i32 ".repeat(1_001));
         assert!(reason(&locals, true).contains("locals_per_function"));
+        let extended = "(component (core module (global i32 (i32.add (i32.const 1) (i32.const 2)))))";
+        check(extended, true).expect("addresses may be computed");
         let threads = "(component (core module (memory 1 1 shared)))";
         assert!(reason(threads, true).contains("threads"));
         let table =

@@ -180,10 +180,11 @@ struct Gate<'a> {
 impl Gate<'_> {
     fn module(mut self, wasm: &[u8]) -> Result<GateReport, Rejection> {
         self.add(Limit::Bytes, wasm.len() as u64, None, None)?;
-        let mut validator = Validator::new_with_features(accepted_features());
+        let features = if self.inner { component::features() } else { accepted_features() };
+        let mut validator = Validator::new_with_features(features);
         let mut allocations = FuncValidatorAllocations::default();
         let mut parser = Parser::new(0);
-        parser.set_features(accepted_features());
+        parser.set_features(features);
         for payload in parser.parse_all(wasm) {
             let payload = payload?;
             self.section(&payload)?;
