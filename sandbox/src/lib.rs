@@ -12,6 +12,7 @@
 
 mod bubblewrap;
 mod cache;
+mod cgroup;
 pub mod child;
 mod codegen;
 mod encode;

@@ -164,7 +164,8 @@ fn show_one(path: &Path, access: Access, file: &fs::File) -> io::Result<()> {
         Access::Read => libc::MS_RDONLY,
         Access::Write => libc::MS_NOEXEC,
     };
-    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | flags | locked(&target)?;
+    let flags =
+        libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | flags | locked(&target)?;
     mount(None, &target, None, flags, None)
 }
 
@@ -244,7 +245,11 @@ pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<Show> {
     for library in libraries.iter().filter(|path| is_library(path)) {
         let Some(name) = library.file_name() else { continue };
         for folder in ["/lib", "/lib64"] {
-            shown.push(Show { at: Path::new(folder).join(name), from: library.clone(), access: Access::Read });
+            shown.push(Show {
+                at: Path::new(folder).join(name),
+                from: library.clone(),
+                access: Access::Read,
+            });
         }
     }
     shown

@@ -385,6 +385,7 @@ impl Sandbox {
             role: "worker",
             isolation: self.config.isolation,
             files: files.unwrap_or_default(),
+            memory: crate::worker::memory(limits.memory_bytes, limits.device_bytes),
         };
         let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
         let hello = Hello {

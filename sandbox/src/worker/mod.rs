@@ -53,12 +53,10 @@ const MAX_REQUEST: usize = 512 << 20;
 const STACK_BYTES: usize = 8 * machine::WASM_STACK_BYTES;
 
 pub(crate) fn child_main(mut channel: UnixStream, isolation: Isolation) -> Result<(), String> {
-    let ready = Lockdown::begin(Role::Worker, isolation)
-        .map_err(|e| e.to_string())
-        .and_then(|lockdown| {
-            let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
-            prepare(hello, lockdown)
-        });
+    let ready = Lockdown::begin(Role::Worker, isolation).map_err(|e| e.to_string()).and_then(|lockdown| {
+        let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+        prepare(hello, lockdown)
+    });
     let (runner, lockdown) = match ready {
         Ok(ready) => ready,
         Err(reason) => {
@@ -81,12 +79,15 @@ pub(crate) fn child_main(mut channel: UnixStream, isolation: Isolation) -> Resul
 /// largest).
 const OVERHEAD_BYTES: u64 = 3 << 30;
 
+/// All memory of a worker, in bytes. A device may hold tensors and, while it
+/// works, as much again.
+pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
+    guest_bytes.saturating_add(device_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES)
+}
+
 fn prepare(hello: Hello, mut lockdown: Lockdown) -> Result<(evaluate::Runner, Lockdown), String> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
-    // A device may hold tensors and, while it works, as much again.
-    let device = hello.device_bytes.saturating_mul(2);
-    let bytes = hello.memory_bytes.saturating_add(device).saturating_add(OVERHEAD_BYTES);
-    lockdown.memory(bytes).map_err(|e| e.to_string())?;
+    lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
     let engine = machine::runner(hello.memory_bytes, hello.table_elements).map_err(|e| format!("{e:#}"))?;
     if hello.artifact.world == World::Trainer {
         terrarium_kernels::warm_up();
