@@ -263,11 +263,13 @@ fn is_library(path: &Path) -> bool {
 }
 
 /// Whether somebody else, such as bubblewrap, has given this process a root of
-/// its own: a file system in memory without users and their files.
+/// its own: a file system in memory that cannot be written, without users.
 pub(crate) fn root_is_small() -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let tmpfs = rustix::fs::statfs("/").is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC);
-    tmpfs && ["/etc/passwd", "/home", "/root"].iter().all(|path| !Path::new(path).exists())
+    let fixed = rustix::fs::statvfs("/")
+        .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    tmpfs && fixed && !Path::new("/etc/passwd").exists()
 }
 
 #[cfg(test)]

@@ -63,8 +63,13 @@ impl Range {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
         // Where every user can start it.
         let cell = folder.join("cell");
-        fs::copy(env!("CARGO_BIN_EXE_terrarium-cell"), &cell).expect("copy the cell");
-        fs::set_permissions(&cell, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let built = env!("CARGO_BIN_EXE_terrarium-cell");
+        if fs::hard_link(built, &cell).is_err() {
+            // By another process: a file that this one has open for writing
+            // could not be started while another test starts something.
+            let copied = Command::new("cp").args([Path::new(built), &cell]).status();
+            assert!(copied.is_ok_and(|status| status.success()), "copy the cell");
+        }
         let mut victim = unprivileged(&mut Command::new(&cell))
             .arg("victim")
             .env("TERRARIUM_TEST_API_KEY", "sk-planted")
