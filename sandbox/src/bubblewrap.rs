@@ -87,7 +87,16 @@ fn build(exe: &Path, show: &[(PathBuf, Access)]) -> io::Result<Command> {
     let program = program.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not installed"))?;
     let exe = fs::canonicalize(exe)?;
     let mut command = Command::new(program);
-    command.args(["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--proc", "/proc", "--chdir", "/"]);
+    command.args([
+        "--unshare-all",
+        "--die-with-parent",
+        "--cap-drop",
+        "ALL",
+        "--proc",
+        "/proc",
+        "--chdir",
+        "/",
+    ]);
     for place in LIBRARIES {
         match fs::read_link(place) {
             Ok(target) => command.arg("--symlink").arg(target).arg(place),

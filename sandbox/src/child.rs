@@ -4,6 +4,7 @@
 //! it over one socket, its standard input; it inherits nothing else: no
 //! environment, no other descriptor, no directory but `/`.
 
+use crate::cgroup::Group;
 use crate::isolation::Isolation;
 use crate::namespaces::Access;
 use crate::{bubblewrap, codegen, jail, probe, wire, worker};
@@ -137,6 +138,8 @@ pub(crate) struct Child {
     hung_up: Arc<AtomicBool>,
     /// Started by bubblewrap, which puts a signal into its exit status.
     wrapped: bool,
+    /// Dropped last, with everything that is in it.
+    _group: Option<Group>,
 }
 
 /// What is started.
@@ -150,6 +153,8 @@ pub(crate) struct Start {
     pub isolation: Isolation,
     /// Files that it opens before it locks itself down.
     pub files: Vec<PathBuf>,
+    /// Memory of its control group, in bytes, where there is one.
+    pub memory: u64,
 }
 
 impl Child {
@@ -178,7 +183,7 @@ impl Child {
     }
 
     fn start(start: &Start) -> io::Result<Self> {
-        let Start { exe, role, isolation, files } = start;
+        let Start { exe, role, isolation, files, memory } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -189,8 +194,9 @@ impl Child {
         let show: Vec<_> = files.iter().map(|path| (path.clone(), Access::Read)).collect();
         let wrapped = bubblewrap::command(exe, *isolation, &show)?;
         let is_wrapped = wrapped.is_some();
-        let process = wrapped
-            .unwrap_or_else(|| Command::new(exe))
+        let mut command = wrapped.unwrap_or_else(|| Command::new(exe));
+        let group = Group::hold(&mut command, *isolation, *memory)?;
+        let process = command
             .args([MARK, role])
             .arg(isolation.to_string())
             .env_clear()
@@ -201,7 +207,7 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
-        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped })
+        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped, _group: group })
     }
 
     pub(crate) fn id(&self) -> u32 {

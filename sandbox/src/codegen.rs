@@ -86,6 +86,9 @@ pub enum CodegenError {
     Killed,
 }
 
+/// Memory that the child may have where it has a control group, in bytes.
+const CODEGEN_BYTES: u64 = 4 << 30;
+
 /// Largest answer that is accepted from the child.
 const MAX_ARTIFACT: usize = 256 << 20;
 
@@ -103,8 +106,9 @@ pub(crate) fn compile(
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let mut child = Child::spawn(Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new() })
-        .map_err(|e| host(&e))?;
+    let start =
+        Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
+    let mut child = Child::spawn(start).map_err(|e| host(&e))?;
     let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),

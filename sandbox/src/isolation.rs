@@ -365,9 +365,7 @@ impl Standing {
             Level::Minimal => &[Layer::Seccomp],
             Level::Namespaces => &[Layer::Seccomp, Layer::Root],
             Level::Strong => &[Layer::Seccomp, Layer::Landlock],
-            Level::Full => {
-                &[Layer::Seccomp, Layer::Landlock, Layer::UserNamespace, Layer::Root, Layer::Ipc]
-            }
+            Level::Full => &[Layer::Seccomp, Layer::Landlock, Layer::UserNamespace, Layer::Root, Layer::Ipc],
         };
         let missing = wanted.iter().find(|layer| !self.has(**layer));
         Some(match missing {
@@ -397,12 +395,9 @@ mod tests {
 
     #[test]
     fn settings_are_read_back_as_they_were_written() {
-        for text in [
-            "none/",
-            "full/landlock",
-            "strong/landlock:3,seccomp",
-            "namespaces/namespaces,bubblewrap,cgroup",
-        ] {
+        for text in
+            ["none/", "full/landlock", "strong/landlock:3,seccomp", "namespaces/namespaces,bubblewrap,cgroup"]
+        {
             let isolation: Isolation = text.parse().unwrap();
             assert_eq!(isolation.to_string(), text);
         }
@@ -430,7 +425,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_layer() {
-        let found = standing(5, &[Layer::Landlock, Layer::Seccomp, Layer::UserNamespace, Layer::Root, Layer::Ipc]);
+        let found =
+            standing(5, &[Layer::Landlock, Layer::Seccomp, Layer::UserNamespace, Layer::Root, Layer::Ipc]);
         assert!(found.require(Level::Strong).is_ok());
         let said = found.require(Level::Full).unwrap_err();
         assert_eq!(

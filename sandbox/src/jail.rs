@@ -35,8 +35,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::outcome::Diagnostic;
 use crate::isolation::Isolation;
+pub use crate::outcome::Diagnostic;
 use crate::outcome::{Outcome, Phase};
 pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};

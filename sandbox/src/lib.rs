@@ -52,6 +52,7 @@
 mod bubblewrap;
 mod cache;
 mod cancel;
+mod cgroup;
 pub mod child;
 mod codegen;
 mod encode;

@@ -13,9 +13,10 @@ use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, setrlimit};
 
+use crate::cgroup;
 use crate::isolation::{Isolation, Layer, LayerState, Level, Standing};
-use crate::namespaces::{self, Wanted};
 use crate::landlock_rules;
+use crate::namespaces::{self, Wanted};
 
 /// A process is not held as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,7 @@ impl Lockdown {
         // A process that already leads a group cannot start a session; it is a
         // leader then, which is what is needed.
         let _ = rustix::process::setsid();
+        standing.set(Layer::Cgroup, cgroup::standing(isolation));
         leave_namespaces(isolation, &mut standing);
         // After the namespaces: a change of credentials clears it.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(fail)?;

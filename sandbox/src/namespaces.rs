@@ -164,7 +164,8 @@ fn show_one(path: &Path, access: Access, file: &fs::File) -> io::Result<()> {
         Access::Read => libc::MS_RDONLY,
         Access::Write => libc::MS_NOEXEC,
     };
-    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | flags | locked(&target)?;
+    let flags =
+        libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | flags | locked(&target)?;
     mount(None, &target, None, flags, None)
 }
 
@@ -244,7 +245,11 @@ pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<Show> {
     for library in libraries.iter().filter(|path| is_library(path)) {
         let Some(name) = library.file_name() else { continue };
         for folder in ["/lib", "/lib64"] {
-            shown.push(Show { at: Path::new(folder).join(name), from: library.clone(), access: Access::Read });
+            shown.push(Show {
+                at: Path::new(folder).join(name),
+                from: library.clone(),
+                access: Access::Read,
+            });
         }
     }
     shown
@@ -258,11 +263,13 @@ fn is_library(path: &Path) -> bool {
 }
 
 /// Whether somebody else, such as bubblewrap, has given this process a root of
-/// its own: a file system in memory without users and their files.
+/// its own: a file system in memory that cannot be written, without users.
 pub(crate) fn root_is_small() -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     let tmpfs = rustix::fs::statfs("/").is_ok_and(|found| found.f_type as u64 == TMPFS_MAGIC);
-    tmpfs && ["/etc/passwd", "/home", "/root"].iter().all(|path| !Path::new(path).exists())
+    let fixed = rustix::fs::statvfs("/")
+        .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    tmpfs && fixed && !Path::new("/etc/passwd").exists()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use crate::bubblewrap;
+use crate::cgroup;
 use crate::isolation::{Isolation, Layer, LayerState, Level, Standing};
 use crate::lockdown::{Lockdown, Role};
 use crate::namespaces::{self, Wanted};
@@ -76,8 +77,9 @@ pub fn require(exe: &Path, isolation: Isolation) -> Result<Level, String> {
 
 fn ask(exe: &Path, isolation: Isolation, process: &str) -> Result<Standing, String> {
     let wrapped = bubblewrap::command(exe, isolation, &[]).map_err(|e| e.to_string())?;
-    let output = wrapped
-        .unwrap_or_else(|| Command::new(exe))
+    let mut command = wrapped.unwrap_or_else(|| Command::new(exe));
+    let _control = cgroup::Group::hold(&mut command, isolation, 1 << 30).map_err(|e| e.to_string())?;
+    let output = command
         .args([child::MARK, "probe", &isolation.to_string(), process])
         .env_clear()
         .current_dir("/")

@@ -63,8 +63,13 @@ impl Range {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
         // Where every user can start it.
         let cell = folder.join("cell");
-        fs::copy(env!("CARGO_BIN_EXE_terrarium-cell"), &cell).expect("copy the cell");
-        fs::set_permissions(&cell, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let built = env!("CARGO_BIN_EXE_terrarium-cell");
+        if fs::hard_link(built, &cell).is_err() {
+            // By another process: a file that this one has open for writing
+            // could not be started while another test starts something.
+            let copied = Command::new("cp").args([Path::new(built), &cell]).status();
+            assert!(copied.is_ok_and(|status| status.success()), "copy the cell");
+        }
         let mut victim = unprivileged(&mut Command::new(&cell))
             .arg("victim")
             .env("TERRARIUM_TEST_API_KEY", "sk-planted")
@@ -166,7 +171,9 @@ fn every_level_stops_what_the_table_says() {
         }
     }
     // Never, at any level above none.
-    for never in ["signal-victim", "trace-victim", "tcp", "abstract-socket", "inherited-descriptor", "io-uring"] {
+    for never in
+        ["signal-victim", "trace-victim", "tcp", "abstract-socket", "inherited-descriptor", "io-uring"]
+    {
         assert!(!works.contains_key(never), "{never}: {works:?}");
     }
     let full = works.iter().filter(|(_, columns)| columns.contains("full")).map(|(name, _)| *name);
@@ -261,7 +268,8 @@ fn without_any_layer_the_attacks_succeed() {
 #[test]
 fn each_layer_holds_by_itself() {
     let range = Range::new();
-    let files = ["read-passwd", "write-outside", "execute", "open-device", "list-processes", "key-in-engine-environ"];
+    let files =
+        ["read-passwd", "write-outside", "execute", "open-device", "list-processes", "key-in-engine-environ"];
     for mask in ["seccomp,namespaces", "seccomp,landlock"] {
         if probe::processes(&range.cell(), isolation(mask)).iter().any(|held| held.error.is_some()) {
             continue;
@@ -354,7 +362,12 @@ fn nothing_outlives_an_engine_that_is_killed() {
             let patience = Instant::now() + Duration::from_secs(3);
             let job = format!("terrarium-job-{pid}-");
             while !(marked(&mark).is_empty() && marked(&job).is_empty()) {
-                assert!(Instant::now() < patience, "{mask} {delay:?}: left {:?} {:?}", marked(&mark), marked(&job));
+                assert!(
+                    Instant::now() < patience,
+                    "{mask} {delay:?}: left {:?} {:?}",
+                    marked(&mark),
+                    marked(&job)
+                );
                 std::thread::sleep(Duration::from_millis(2));
             }
             // What a killed engine leaves is a folder, which the next one sweeps.
@@ -382,4 +395,54 @@ fn a_fork_bomb_ends_with_its_job() {
     engine.wait().expect("ends");
     assert!(said.contains("locked down"));
     assert_eq!(marked(&mark), Vec::<u32>::new());
+}
+
+/// With a delegated folder a child is in a group of its own, which goes with
+/// it. Needs cgroup v2 and the right to make a folder in it.
+#[test]
+fn a_child_lives_and_dies_in_its_group() {
+    let folder = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .map(|root| Path::new(root).join(format!("levels-{}", std::process::id())))
+        .into_iter()
+        .find(|path| fs::create_dir(path).is_ok() && path.join("cgroup.procs").exists());
+    let Some(folder) = folder else {
+        eprintln!("not tried here: no folder of cgroup v2 can be made");
+        return;
+    };
+    let cell = Path::new(env!("CARGO_BIN_EXE_terrarium-cell"));
+    let mark = format!("mark-group-{}", std::process::id());
+    let mut engine = Command::new(cell)
+        .args(["attack", "jail", "none/", "linger", &mark])
+        .env("TERRARIUM_CGROUP", &folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the cell starts");
+    let group = folder.join(format!("terrarium-{}-0", engine.id()));
+    let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines().count();
+    let patience = Instant::now() + Duration::from_secs(10);
+    // The launcher, the program, and what it started.
+    while members() < 3 && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seen = members();
+    engine.kill().expect("killed");
+    engine.wait().expect("reaped");
+    // The next engine removes what this one left.
+    let next = Command::new(cell)
+        .args(["attack", "jail", "none/", "nothing"])
+        .env("TERRARIUM_CGROUP", &folder)
+        .output()
+        .expect("the cell starts");
+    let left: Vec<_> = fs::read_dir(&folder)
+        .expect("list")
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.path())
+        .collect();
+    let removed = fs::remove_dir(&folder);
+    assert!(seen >= 3, "{seen} in the group");
+    assert_eq!(next.status.code(), Some(0), "{next:?}");
+    assert_eq!(left, Vec::<PathBuf>::new());
+    removed.expect("the folder is empty");
 }

@@ -7,10 +7,10 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
+use terrarium_sandbox::Level;
 use terrarium_sandbox::isolation::{Layer, LayerState};
 use terrarium_sandbox::probe::{self, Held, Part};
 use terrarium_sandbox::toolchain::Dirs;
-use terrarium_sandbox::Level;
 
 /// Name and version of the object of `--json`.
 pub const SCHEMA: &str = "terrarium-doctor/2";

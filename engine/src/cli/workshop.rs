@@ -36,7 +36,10 @@ pub fn sandbox(args: IsolationArgs, workers: usize) -> Result<Sandbox, Failure> 
 /// What the command line and the environment ask for.
 pub fn isolation(args: IsolationArgs) -> Result<Isolation, Failure> {
     let mut isolation = Isolation::from_env().map_err(|e| {
-        Failure::usage(e.to_string(), "see TERRARIUM_REQUIRE_ISOLATION and TERRARIUM_MASK in docs/isolation.md")
+        Failure::usage(
+            e.to_string(),
+            "see TERRARIUM_REQUIRE_ISOLATION and TERRARIUM_MASK in docs/isolation.md",
+        )
     })?;
     if let Some(level) = args.require_isolation {
         isolation.require = level;

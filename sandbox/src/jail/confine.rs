@@ -15,6 +15,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::Plan;
 use super::filter;
+use crate::cgroup;
 use crate::isolation::{Isolation, Layer, LayerState, Standing};
 use crate::landlock_rules::Right;
 use crate::lockdown;
@@ -63,6 +64,7 @@ fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
     // bubblewrap's child leads a session already.
     let _ = rustix::process::setsid();
     let mut standing = Standing::default();
+    standing.set(Layer::Cgroup, cgroup::standing(isolation));
     leave_namespaces(isolation, &mut standing);
     let watched = Watched::block()?;
     // After the namespaces: a change of credentials clears it.
@@ -76,8 +78,7 @@ fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(context("no_new_privs"))?;
     limit(Resource::Core, 0)?;
     // Closed by the system when the launcher ends, however it ends.
-    let (alive, held) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(context("pipe"))?;
+    let (alive, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(context("pipe"))?;
     // SAFETY: there is one thread, so the child may do whatever this could.
     // Exercised by every compile of the tests.
     match unsafe { libc::fork() } {
@@ -148,8 +149,9 @@ impl Watched {
         loop {
             // SAFETY: the set and the time live; no further word of the signal
             // is asked for.
-            let signal =
-                unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const now_and_then) };
+            let signal = unsafe {
+                libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const now_and_then)
+            };
             if signal == libc::SIGTERM || nobody_listens() {
                 // SAFETY: 0 names our own group, which no process of the jail
                 // can leave: its filter knows neither setsid nor setpgid.
@@ -292,7 +294,8 @@ fn shown(plan: &Plan) -> Vec<Show> {
 
 fn rules(plan: &Plan) -> Vec<(PathBuf, Right)> {
     let each = |paths: &[PathBuf], right| paths.iter().map(|path| (path.clone(), right)).collect::<Vec<_>>();
-    [each(&plan.read, Right::Read), each(&plan.execute, Right::Execute), each(&plan.write, Right::Write)].concat()
+    [each(&plan.read, Right::Read), each(&plan.execute, Right::Execute), each(&plan.write, Right::Write)]
+        .concat()
 }
 
 /// Every descriptor but the standard three closes when the compiler starts.

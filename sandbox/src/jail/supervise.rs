@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{CompileFailure, Plan};
 use crate::bubblewrap;
+use crate::cgroup;
 use crate::isolation::Isolation;
 use crate::namespaces::Access;
 
@@ -78,11 +79,14 @@ impl Supervisor<'_> {
             plan.read.iter().chain(&plan.execute).map(|path| (path.clone(), Access::Read)).collect();
         show.push((self.plan.to_owned(), Access::Read));
         show.extend(plan.write.iter().map(|path| (path.clone(), Access::Write)));
-        let wrapped = bubblewrap::command(self.launcher, self.isolation, &show)
-            .map_err(io("prepare bubblewrap"))?;
+        let wrapped =
+            bubblewrap::command(self.launcher, self.isolation, &show).map_err(io("prepare bubblewrap"))?;
         let is_wrapped = wrapped.is_some();
-        let mut child = wrapped
-            .unwrap_or_else(|| Command::new(self.launcher))
+        let mut command = wrapped.unwrap_or_else(|| Command::new(self.launcher));
+        // Dropped last, with everything that is in it.
+        let _control = cgroup::Group::hold(&mut command, self.isolation, plan.address_space)
+            .map_err(io("make a control group"))?;
+        let mut child = command
             .args([crate::child::MARK, "jail"])
             .arg(self.isolation.to_string())
             .arg(self.plan)

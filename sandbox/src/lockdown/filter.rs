@@ -39,7 +39,6 @@ const CODEGEN: &[(i64, &str)] = &[(libc::SYS_sched_getaffinity, "rayon counts pr
 
 /// Calls whose arguments are checked, and why they are needed.
 const CHECKED: &[(i64, &str)] = &[
-    (libc::SYS_read, "the channel; descriptors 0 to 2 only"),
     (libc::SYS_recvfrom, "the channel; descriptors 0 to 2 only"),
     (libc::SYS_write, "the channel and the last words of a panic; descriptors 0 to 2 only"),
     (libc::SYS_writev, "the last words of a panic; descriptors 0 to 2 only"),
@@ -87,10 +86,9 @@ fn checked(call: i64) -> Result<Vec<SeccompRule>, BackendError> {
             let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
             vec![SeccompRule::new(vec![dword(2, executable, 0)?])?]
         }
-        libc::SYS_madvise => one_of(
-            2,
-            &[libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE],
-        )?,
+        libc::SYS_madvise => {
+            one_of(2, &[libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE])?
+        }
         libc::SYS_futex => {
             let private = libc::FUTEX_PRIVATE_FLAG;
             let clock = libc::FUTEX_CLOCK_REALTIME;

@@ -139,6 +139,7 @@ impl Sandbox {
             role: "worker",
             isolation: self.config.isolation,
             files: files.unwrap_or_default(),
+            memory: crate::worker::memory(evaluation.limits.memory_bytes, evaluation.limits.device_bytes),
         };
         let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;

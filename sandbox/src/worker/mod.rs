@@ -163,16 +163,19 @@ pub(crate) fn child_main(
 /// largest).
 const OVERHEAD_BYTES: u64 = 3 << 30;
 
+/// All memory of a worker, in bytes. A device may hold tensors and, while it
+/// works, as much again.
+pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
+    guest_bytes.saturating_add(device_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES)
+}
+
 fn prepare(
     hello: Hello,
     devices: &[NamedDevice],
     mut lockdown: Lockdown,
 ) -> Result<(evaluate::Runner, Lockdown), NotReady> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
-    // A device may hold tensors and, while it works, as much again.
-    let device = hello.device_bytes.saturating_mul(2);
-    let bytes = hello.memory_bytes.saturating_add(device).saturating_add(OVERHEAD_BYTES);
-    lockdown.memory(bytes).map_err(|e| e.to_string())?;
+    lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
     let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
         .map_err(|e| format!("{e:#}"))?;
     let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {

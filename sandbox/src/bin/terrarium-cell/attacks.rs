@@ -52,7 +52,9 @@ pub const ALL: &[(&str, Attack)] = &[
     ("list-processes", |aim| std::fs::metadata(format!("/proc/{}", aim.pid)).is_ok()),
     ("key-in-environment", |_| std::env::var_os(KEY).is_some()),
     ("key-in-engine-environ", |aim| holds_key(&format!("/proc/{}/environ", aim.pid))),
-    ("key-in-parent-environ", |_| holds_key(&format!("/proc/{}/environ", std::os::unix::process::parent_id()))),
+    ("key-in-parent-environ", |_| {
+        holds_key(&format!("/proc/{}/environ", std::os::unix::process::parent_id()))
+    }),
     ("inherited-descriptor", inherited_descriptor),
     ("execute", |_| std::process::Command::new("/bin/true").status().is_ok()),
     ("memfd-execute", memfd_execute),
