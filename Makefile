@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test clean
+.PHONY: setup run test bench-meter clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -14,6 +14,10 @@ run: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# What metering costs, beside wasmtime's fuel and epochs.
+bench-meter: setup
+	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
 
 clean:
 	$(CARGO) clean
