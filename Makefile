@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test escape clean
+.PHONY: setup run test escape bench-meter clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -18,6 +18,10 @@ test: setup
 # The hostile corpus alone (it is part of `make test`).
 escape: setup
 	$(CARGO) test --release --workspace --test escape
+
+# What metering costs, beside wasmtime's fuel and epochs.
+bench-meter: setup
+	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
 
 clean:
 	$(CARGO) clean

@@ -11,7 +11,11 @@ use crate::evaluate::{Evaluate, Sandboxed, Split};
 use crate::run::fresh_probe_secret;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
+use terrarium_sandbox::jail::{self, CompileLimits};
+use terrarium_sandbox::toolchain::{self, Dirs, guest_rustc_args};
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, Source, World,
 };
@@ -85,6 +89,7 @@ pub fn bench(args: &Bench) -> Ended {
     let identity = sandbox.identity()?;
     let mut figures = Vec::new();
     from_source(&sandbox, args.repeat, &mut figures)?;
+    jail_overhead(args.repeat * 2, &mut figures)?;
     warm_and_cold(&sandbox, args.repeat, &mut figures)?;
     batch(&sandbox, args.repeat, &mut figures)?;
     host_calls(&sandbox, args.repeat, &mut figures)?;
@@ -173,6 +178,76 @@ fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> R
     );
     figures.push(rustc);
     figures.push(Figure::new("source_to_score_ours", "ms", "of it, everything but the compiler", ours));
+    Ok(())
+}
+
+/// The same compiler call in the jail and without it, taken in turns.
+fn jail_overhead(repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    let host = |e: &dyn std::fmt::Display| {
+        Failure::new(format!("the jail's benchmark: {e}"), "run `terrarium doctor`")
+    };
+    let toolchain = toolchain::find(&Dirs::from_env().map_err(|e| host(&e))?).map_err(|e| host(&e))?;
+    let limits = CompileLimits::default();
+    let launcher = Path::new("/proc/self/exe");
+    let folder = tempfile::tempdir().map_err(|e| host(&e))?;
+    for name in ["in", "out", "tmp"] {
+        std::fs::create_dir(folder.path().join(name)).map_err(|e| host(&e))?;
+    }
+    let source = folder.path().join("in/candidate.rs");
+    std::fs::write(&source, ECHO).map_err(|e| host(&e))?;
+    let arguments =
+        guest_rustc_args(&toolchain, Path::new("in/candidate.rs"), Path::new("out/candidate.wasm"));
+    let plain = || -> Result<f64, Failure> {
+        let start = Instant::now();
+        let mut command = Command::new(&toolchain.compiler.rustc);
+        command
+            .args(&arguments)
+            .current_dir(folder.path())
+            .env_clear()
+            .env("TMPDIR", "tmp")
+            .env("LC_ALL", "C");
+        if let Ok(path) = std::env::join_paths(&toolchain.compiler.library_path)
+            && !path.is_empty()
+        {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        let output = command.output().map_err(|e| host(&e))?;
+        if !output.status.success() {
+            return Err(host(&String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let jailed = || -> Result<f64, Failure> {
+        let start = Instant::now();
+        jail::compile(ECHO, &toolchain, &limits, launcher).map_err(|e| host(&e))?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let (mut inside, mut outside, mut more) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=repeat {
+        let (with, without) = if round % 2 == 0 {
+            let with = jailed()?;
+            (with, plain()?)
+        } else {
+            let without = plain()?;
+            (jailed()?, without)
+        };
+        if round > 0 {
+            inside.push(with);
+            outside.push(without);
+            more.push(with / without - 1.0);
+        }
+    }
+    let outside =
+        Figure::new("unjailed_rustc", "ms", "the same call of the compiler without a jail", outside);
+    let inside = Figure::new("jailed_call", "ms", "the same call with it", inside)
+        .against("unjailed_rustc", outside.median);
+    figures.push(Figure::new(
+        "jail_overhead",
+        "fraction",
+        "what the jail adds, of the compiler's time",
+        more,
+    ));
+    figures.extend([inside, outside]);
     Ok(())
 }
 

@@ -67,8 +67,9 @@
 //! Every infinite execution passes a loop header or a function entry
 //! infinitely often (a cycle in the control flow graph of a function contains
 //! a header, because WebAssembly only branches backwards to loops; a cycle in
-//! the call graph contains an entry), each turn of it costs at least 1, and
-//! the counter is checked there: so every execution stops. Between two checks
+//! the call graph contains an entry that is no leaf's, for a leaf calls only
+//! what was a leaf before it), each turn of it costs at least 1, and the
+//! counter is checked there: so every execution stops. Between two checks
 //! in one frame at most [`UNCHECKED`] units are run on credit; a return can
 //! carry that into the caller, which adds at most as much again, and so on.
 //! The *overshoot* is therefore at most `UNCHECKED` × live frames, whose

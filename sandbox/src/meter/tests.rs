@@ -22,6 +22,7 @@ enum End {
 fn engine(level: OptLevel, fuel: bool) -> Outcome<Engine> {
     let mut config = Config::new();
     config.cranelift_opt_level(level);
+    config.cranelift_nan_canonicalization(true);
     config.consume_fuel(fuel);
     config.max_wasm_stack(1 << 20);
     Ok(Engine::new(&config)?)
