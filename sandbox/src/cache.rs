@@ -80,6 +80,8 @@ mod tests {
             fuel_traps: vec![3, 4],
             depth_traps: vec![5],
             wasm_bytes: 9,
+            memory_bytes: 65_536,
+            table_elements: 1,
             code: vec![200; 1000],
         };
         cache.store("k", &artifact).unwrap();

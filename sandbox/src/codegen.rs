@@ -8,7 +8,7 @@
 use crate::child::{Child, ChildError};
 use crate::gate::{self, ModuleLimits};
 use crate::lockdown::{self, Role};
-use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
+use crate::{Limits, Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
@@ -35,9 +35,24 @@ pub struct Artifact {
     pub depth_traps: Vec<u32>,
     /// Size of the core module as the compiler made it.
     pub wasm_bytes: u64,
+    /// Bytes of linear memory that it starts with.
+    pub memory_bytes: u64,
+    /// Elements that its tables start with.
+    pub table_elements: u64,
     /// wasmtime's serialised component.
     #[serde(with = "serde_bytes")]
     pub code: Vec<u8>,
+}
+
+impl Artifact {
+    /// The outcome where it cannot even start within these limits.
+    pub fn too_large_for(&self, limits: &Limits) -> Option<Outcome> {
+        if self.memory_bytes > limits.memory_bytes {
+            return Some(Outcome::MemoryLimit { limit: limits.memory_bytes });
+        }
+        (self.table_elements > limits.table_elements)
+            .then_some(Outcome::TableLimit { limit: limits.table_elements })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +115,10 @@ pub fn compile(
         Err(ChildError::Died { signal }) => {
             Err(CodegenError::Candidate(Outcome::WorkerDied { signal, phase: Phase::Codegen }))
         }
+        // An answer that is too large, or none: the module's doing too.
+        Err(ChildError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(CodegenError::Candidate(Outcome::Rejected { reason: format!("its machine code: {e}") }))
+        }
         Err(ChildError::Io(e)) => Err(host(&e)),
     }
 }
@@ -143,9 +162,10 @@ const MAX_THREADS: usize = 8;
 
 fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
     let Request { world, limits, module } = request;
-    if let Err(reason) = gate::check(module, limits, &encode::allowed_imports(*world)) {
-        return Answer::Rejected(reason.to_string());
-    }
+    let counted = match gate::check(module, limits, &encode::allowed_imports(*world)) {
+        Ok(counted) => counted,
+        Err(reason) => return Answer::Rejected(reason.to_string()),
+    };
     let metered = match meter::instrument(module, &meter::MeterConfig::default()) {
         Ok(metered) => metered,
         Err(reason) => return Answer::Rejected(reason.to_string()),
@@ -164,6 +184,8 @@ fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
             fuel_traps: moved(&metered.out_of_fuel_offsets),
             depth_traps: moved(&metered.stack_depth_offsets),
             wasm_bytes: module.len() as u64,
+            memory_bytes: counted.memory_pages << 16,
+            table_elements: counted.table_elements,
             code,
         }),
         Err(e) => Answer::Rejected(format!("Cranelift: {e:#}")),

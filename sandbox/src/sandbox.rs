@@ -303,6 +303,9 @@ impl Sandbox {
     /// is a report; an error means that the host is in trouble.
     pub fn evaluate(&self, component: &Component, evaluation: &Evaluation) -> Result<Report, SandboxError> {
         evaluation.limits.check()?;
+        if let Some(outcome) = component.artifact.too_large_for(&evaluation.limits) {
+            return Ok(ended(outcome));
+        }
         let mut report = self.attempt(component, evaluation)?;
         for _ in 1..TRIES {
             if !report.outcome.is_infrastructure() {

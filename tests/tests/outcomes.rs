@@ -188,7 +188,6 @@ fn held_out_data_cannot_be_read_and_the_hosts_tensors_not_freed() {
     for (name, call) in [
         ("downloads_while_predicting", "download-ints"),
         ("frees_the_hosts_tensor", "free"),
-        ("declares_a_knob_late", "knobs"),
     ] {
         let report = trainer(name, small_limits());
         let Outcome::HostDenied { call: denied, .. } = &report.outcome else {
@@ -196,12 +195,6 @@ fn held_out_data_cannot_be_read_and_the_hosts_tensors_not_freed() {
         };
         assert_eq!(denied, call, "{name}");
     }
-}
-
-#[test]
-fn uploads_have_a_quota() {
-    let report = trainer("uploads_too_much", Limits { transfer_bytes: 1 << 20, ..small_limits() });
-    assert_eq!(report.outcome, Outcome::Quota { which: "transfer_bytes".into(), limit: 1 << 20 });
 }
 
 #[test]
