@@ -185,10 +185,8 @@ fn a_start_function_is_metered() {
 
 #[test]
 fn held_out_data_cannot_be_read_and_the_hosts_tensors_not_freed() {
-    for (name, call) in [
-        ("downloads_while_predicting", "download-ints"),
-        ("frees_the_hosts_tensor", "free"),
-    ] {
+    for (name, call) in [("downloads_while_predicting", "download-ints"), ("frees_the_hosts_tensor", "free")]
+    {
         let report = trainer(name, small_limits());
         let Outcome::HostDenied { call: denied, .. } = &report.outcome else {
             panic!("{name}: {:?}", report.outcome)
