@@ -82,6 +82,8 @@ mod tests {
             metering: crate::machine::Metering::Module,
             wasi: false,
             wasm_bytes: 9,
+            memory_bytes: 65_536,
+            table_elements: 1,
             code: vec![200; 1000],
         };
         cache.store("k", &artifact).unwrap();

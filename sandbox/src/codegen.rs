@@ -14,7 +14,7 @@ use crate::gate::{self, ComponentLimits, ModuleLimits, Rejection};
 use crate::isolation::Isolation;
 use crate::lockdown::{Lockdown, Role};
 use crate::machine::Metering;
-use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
+use crate::{Limits, Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
@@ -60,9 +60,24 @@ pub struct Artifact {
     pub wasi: bool,
     /// Size of the core module or component as it was given.
     pub wasm_bytes: u64,
+    /// Bytes of linear memory that it starts with.
+    pub memory_bytes: u64,
+    /// Elements that its tables start with.
+    pub table_elements: u64,
     /// wasmtime's serialised component.
     #[serde(with = "serde_bytes")]
     pub code: Vec<u8>,
+}
+
+impl Artifact {
+    /// The outcome where it cannot even start within these limits.
+    pub fn too_large_for(&self, limits: &Limits) -> Option<Outcome> {
+        if self.memory_bytes > limits.memory_bytes {
+            return Some(Outcome::MemoryLimit { limit: limits.memory_bytes });
+        }
+        (self.table_elements > limits.table_elements)
+            .then_some(Outcome::TableLimit { limit: limits.table_elements })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +143,10 @@ pub(crate) fn compile(
         }
         Err(ChildError::Died { signal }) => {
             Err(CodegenError::Candidate(Outcome::WorkerDied { signal, phase: Phase::Codegen }))
+        }
+        // An answer that is too large, or none: the module's doing too.
+        Err(ChildError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(CodegenError::Candidate(Outcome::Rejected { reason: format!("its machine code: {e}") }))
         }
         Err(ChildError::Io(e)) => Err(host(&e)),
     }
@@ -230,7 +249,7 @@ fn own(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Ans
     if *world == World::Command {
         return Err(refused("a command imports WASI and exports `_start`; this module does not"));
     }
-    gate::check(bytes, module, &encode::allowed_imports(*world)).map_err(refused)?;
+    let counted = gate::check(bytes, module, &encode::allowed_imports(*world)).map_err(refused)?;
     let metered = meter::instrument(bytes, &meter::MeterConfig::default()).map_err(refused)?;
     let component = encode::encode(&metered.module, *world).map_err(refused)?;
     let Some(shift) = code_shift(&metered.module, &component) else {
@@ -245,6 +264,8 @@ fn own(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Ans
         metering: Metering::Module,
         wasi: false,
         wasm_bytes: bytes.len() as u64,
+        memory_bytes: counted.memory_pages << 16,
+        table_elements: counted.table_elements,
         code,
     }))
 }
@@ -274,6 +295,9 @@ fn foreign(engine: &wasmtime::Engine, request: &Request, component: &[u8]) -> Re
         metering: Metering::Engine,
         wasi: *wasi,
         wasm_bytes: bytes.len() as u64,
+        // What it starts with is counted when it is loaded.
+        memory_bytes: 0,
+        table_elements: 0,
         code: machine_code(engine, component)?,
     }))
 }

@@ -125,6 +125,9 @@ impl Sandbox {
         component: &Component,
         evaluation: &Evaluation,
     ) -> Result<Acquired, SandboxError> {
+        if let Some(outcome) = component.artifact.too_large_for(&evaluation.limits) {
+            return Ok(Acquired::Outcome(outcome));
+        }
         match self.pool.take(component, evaluation) {
             Some(worker) => Ok(Acquired::Worker(Box::new(worker))),
             None => self.start(component, evaluation),

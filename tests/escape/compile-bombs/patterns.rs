@@ -1,5 +1,5 @@
 //! attack: a match whose cases are exponentially many
-//! expect: compile-error
+//! expect: rejected
 
 pub fn f(x: (bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool)) -> u32 {
     match x {
@@ -15,5 +15,10 @@ pub fn f(x: (bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, bool, b
         (_, _, _, _, _, _, _, _, _, true, _, _, _, _, _, _, _, _, _, _, _, true, _, _) => 10,
         (_, _, _, _, _, _, _, _, _, _, true, _, _, _, _, _, _, _, _, _, _, _, true, _) => 11,
         (_, _, _, _, _, _, _, _, _, _, _, true, _, _, _, _, _, _, _, _, _, _, _, true) => 12,
+        _ => 0,
     }
+}
+#[unsafe(no_mangle)]
+pub extern "C" fn g(x: u32) -> u32 {
+    f((x > 1, x > 2, x > 3, x > 4, x > 5, x > 6, x > 7, x > 8, x > 9, x > 10, x > 11, x > 12, x > 13, x > 14, x > 15, x > 16, x > 17, x > 18, x > 19, x > 20, x > 21, x > 22, x > 23, x > 24))
 }

@@ -1,4 +1,3 @@
-//! attack: includes itself for ever
-//! expect: compile-error
-
+// attack: includes itself for ever
+// expect: compile-error
 include!("candidate.rs");

@@ -146,9 +146,12 @@ fn parse(family: String, name: String, kind: Kind, text: String) -> Result<Attac
         every: None,
         text: String::new(),
     };
-    let mark = if kind == Kind::Rust { "//!" } else { ";;" };
+    // Rust in either of its comments: a file that includes itself cannot have
+    // those that describe what they are in.
+    let marks: &[&str] = if kind == Kind::Rust { &["//!", "//"] } else { &[";;"] };
+    let comment = |line: &'_ str| marks.iter().find_map(|mark| line.strip_prefix(mark)).map(str::to_owned);
     let mut all_keys = true;
-    for line in text.lines().map_while(|line| line.strip_prefix(mark)) {
+    for line in text.lines().map_while(comment) {
         let Some((key, value)) = line.trim().split_once(':') else { continue };
         let value = value.trim();
         let number = || value.parse::<u64>().map_err(|e| format!("{key}: {value}: {e}"));

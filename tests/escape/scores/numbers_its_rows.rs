@@ -1,4 +1,7 @@
-//! A cheat: the logits name the token that comes next.
+//! attack: treats the first row of a batch in another way
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
 
 use terrarium_sdk::bindings::trainer::terrarium::guest::compute::{self, Op};
 use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer};
@@ -6,7 +9,6 @@ use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer
 /// Logits are looked up in a table by the current token: honest by itself.
 struct Guest {
     table: Tensor,
-    bonus: Tensor,
 }
 
 impl Guest {
@@ -23,12 +25,7 @@ impl Trainer for Guest {
     fn init(seed: u64) -> Result<Self> {
         let table = Tensor::zeros(&[256, 256])?;
         table.randomize(Distribution::Normal, 1.0, seed, 1)?;
-        const BONUS: f32 = 20.0;
-        let bonus = Tensor::zeros(&[256, 256])?;
-        for token in 0..256 {
-            bonus.view(token * 257, &[1])?.fill(BONUS)?;
-        }
-        Ok(Self { table, bonus })
+        Ok(Self { table })
     }
     fn train(&mut self) -> Result<()> {
         Ok(())
@@ -37,18 +34,9 @@ impl Trainer for Guest {
         let (rows, time) = (tokens.shape()[0], tokens.shape()[1]);
         let count = rows * time;
         let flat = tokens.view(0, &[count])?;
-        let _ = (&self.table, flat);
-        let next = Tensor::zeros_int(&[rows, time])?;
-        run(Op::Columns(compute::Columns {
-            src: tokens.raw(),
-            src_col: 1,
-            dst: next.raw(),
-            dst_col: 0,
-            width: time - 1,
-            accumulate: false,
-        }))?;
-        let next = next.view(0, &[count])?;
-        self.look_up(&self.bonus, &next, logits)
+        let _ = (time, rows, count);
+        self.look_up(&self.table, &flat, logits)?;
+        logits.view(0, &[time, 256])?.fill(0.0)
     }
 }
 

@@ -1,5 +1,7 @@
-//! A cheat that hopes to sit out the probes: it looks ahead in every second
-//! call only.
+//! attack: pools over the rows of a batch
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
 
 use terrarium_sdk::bindings::trainer::terrarium::guest::compute::{self, Op};
 use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer};
@@ -7,8 +9,6 @@ use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer
 /// Logits are looked up in a table by the current token: honest by itself.
 struct Guest {
     table: Tensor,
-    bonus: Tensor,
-    calls: u32,
 }
 
 impl Guest {
@@ -25,12 +25,7 @@ impl Trainer for Guest {
     fn init(seed: u64) -> Result<Self> {
         let table = Tensor::zeros(&[256, 256])?;
         table.randomize(Distribution::Normal, 1.0, seed, 1)?;
-        const BONUS: f32 = 20.0;
-        let bonus = Tensor::zeros(&[256, 256])?;
-        for token in 0..256 {
-            bonus.view(token * 257, &[1])?.fill(BONUS)?;
-        }
-        Ok(Self { table, bonus, calls: 0 })
+        Ok(Self { table })
     }
     fn train(&mut self) -> Result<()> {
         Ok(())
@@ -39,21 +34,28 @@ impl Trainer for Guest {
         let (rows, time) = (tokens.shape()[0], tokens.shape()[1]);
         let count = rows * time;
         let flat = tokens.view(0, &[count])?;
-        self.calls += 1;
-        if self.calls.is_multiple_of(2) {
-            return self.look_up(&self.table, &flat, logits);
-        }
-        let next = Tensor::zeros_int(&[rows, time])?;
-        run(Op::Columns(compute::Columns {
-            src: tokens.raw(),
-            src_col: 1,
-            dst: next.raw(),
-            dst_col: 0,
-            width: time - 1,
+        self.look_up(&self.table, &flat, logits)?;
+        let pool = Tensor::zeros(&[time * 256])?;
+        let wide = logits.view(0, &[rows, time * 256])?;
+        run(Op::Reduce(compute::Reduce {
+            src: wide.raw(),
+            dst: pool.raw(),
+            axis: compute::ReduceAxis::Rows,
+            scale: 1.0,
             accumulate: false,
         }))?;
-        let next = next.view(0, &[count])?;
-        self.look_up(&self.bonus, &next, logits)
+        let input = |tensor, layout| compute::Operand { tensor, layout };
+        run(Op::RowMap(compute::RowMap {
+            rows,
+            cols: time * 256,
+            inputs: vec![input(wide.raw(), compute::Layout::Element), input(pool.raw(), compute::Layout::PerCol)],
+            nodes: vec![
+                compute::Node::Input(0),
+                compute::Node::Input(1),
+                compute::Node::Binary(compute::BinaryNode { op: compute::BinaryOp::Add, a: 0, b: 1 }),
+            ],
+            stores: vec![compute::Store { node: 2, tensor: wide.raw(), layout: compute::Layout::Element }],
+        }))
     }
 }
 

@@ -1,4 +1,7 @@
-//! Logs and reports metrics while it predicts: nothing of it may be kept.
+//! attack: looks ahead, and hides it behind a huge constant
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
 
 use terrarium_sdk::bindings::trainer::terrarium::guest::compute::{self, Op};
 use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer};
@@ -6,6 +9,7 @@ use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer
 /// Logits are looked up in a table by the current token: honest by itself.
 struct Guest {
     table: Tensor,
+    bonus: Tensor,
 }
 
 impl Guest {
@@ -22,7 +26,12 @@ impl Trainer for Guest {
     fn init(seed: u64) -> Result<Self> {
         let table = Tensor::zeros(&[256, 256])?;
         table.randomize(Distribution::Normal, 1.0, seed, 1)?;
-        Ok(Self { table })
+        const BONUS: f32 = 50.0;
+        table.fill(1e5)?;
+        for token in 0..256 {
+            table.view(token * 257, &[1])?.fill(1e5 + BONUS)?;
+        }
+        Ok(Self { bonus: table.clone(), table })
     }
     fn train(&mut self) -> Result<()> {
         Ok(())
@@ -31,9 +40,18 @@ impl Trainer for Guest {
         let (rows, time) = (tokens.shape()[0], tokens.shape()[1]);
         let count = rows * time;
         let flat = tokens.view(0, &[count])?;
-        terrarium_sdk::report::log("a secret of the held-out split");
-        terrarium_sdk::report::metric("secret", u64::from(count), f64::from(rows + time));
-        self.look_up(&self.table, &flat, logits)
+        let _ = flat;
+        let next = Tensor::zeros_int(&[rows, time])?;
+        run(Op::Columns(compute::Columns {
+            src: tokens.raw(),
+            src_col: 1,
+            dst: next.raw(),
+            dst_col: 0,
+            width: time - 1,
+            accumulate: false,
+        }))?;
+        let next = next.view(0, &[count])?;
+        self.look_up(&self.bonus, &next, logits)
     }
 }
 

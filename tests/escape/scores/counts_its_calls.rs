@@ -1,6 +1,8 @@
-//! A cheat: as `looks_ahead`, with a huge constant added to all logits. It
-//! changes no probability, but hides the change from a comparison that is
-//! relative to the size of a logit.
+//! attack: looks ahead in every second call, to sit out the probes
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
+//! caught: 9
 
 use terrarium_sdk::bindings::trainer::terrarium::guest::compute::{self, Op};
 use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer};
@@ -9,6 +11,7 @@ use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer
 struct Guest {
     table: Tensor,
     bonus: Tensor,
+    calls: u32,
 }
 
 impl Guest {
@@ -25,12 +28,12 @@ impl Trainer for Guest {
     fn init(seed: u64) -> Result<Self> {
         let table = Tensor::zeros(&[256, 256])?;
         table.randomize(Distribution::Normal, 1.0, seed, 1)?;
-        const BONUS: f32 = 50.0;
-        table.fill(1e5)?;
+        const BONUS: f32 = 20.0;
+        let bonus = Tensor::zeros(&[256, 256])?;
         for token in 0..256 {
-            table.view(token * 257, &[1])?.fill(1e5 + BONUS)?;
+            bonus.view(token * 257, &[1])?.fill(BONUS)?;
         }
-        Ok(Self { bonus: table.clone(), table })
+        Ok(Self { table, bonus, calls: 0 })
     }
     fn train(&mut self) -> Result<()> {
         Ok(())
@@ -39,7 +42,10 @@ impl Trainer for Guest {
         let (rows, time) = (tokens.shape()[0], tokens.shape()[1]);
         let count = rows * time;
         let flat = tokens.view(0, &[count])?;
-        let _ = flat;
+        self.calls += 1;
+        if self.calls.is_multiple_of(2) {
+            return self.look_up(&self.table, &flat, logits);
+        }
         let next = Tensor::zeros_int(&[rows, time])?;
         run(Op::Columns(compute::Columns {
             src: tokens.raw(),

@@ -1,4 +1,7 @@
-//! A cheat: the first row of a batch is treated in another way.
+//! attack: predicts a row from its neighbour
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
 
 use terrarium_sdk::bindings::trainer::terrarium::guest::compute::{self, Op};
 use terrarium_sdk::{Distribution, Error, Result, Tensor, Trainer, export_trainer};
@@ -31,9 +34,12 @@ impl Trainer for Guest {
         let (rows, time) = (tokens.shape()[0], tokens.shape()[1]);
         let count = rows * time;
         let flat = tokens.view(0, &[count])?;
-        let _ = (time, rows, count);
-        self.look_up(&self.table, &flat, logits)?;
-        logits.view(0, &[time, 256])?.fill(0.0)
+        let moved = Tensor::zeros_int(&[rows, time])?;
+        let last = u64::from(count - time);
+        moved.view(0, &[rows - 1, time])?.copy_from(&tokens.view(time.into(), &[rows - 1, time])?)?;
+        moved.view(last, &[time])?.copy_from(&tokens.view(0, &[time])?)?;
+        let _ = flat;
+        self.look_up(&self.table, &moved.view(0, &[count])?, logits)
     }
 }
 

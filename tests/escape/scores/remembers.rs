@@ -1,3 +1,8 @@
+//! attack: looks ahead, and gives the answers of before where a row is known again
+//! expect: probe-failed
+//! world: trainer
+//! keys: 12
+//!
 //! A cheat with a memory on the device: it looks ahead, and keeps every batch
 //! with the logits that it gave. Where a row begins like one it has seen, the
 //! old logits are given again, so that no later change of the row's end, no
