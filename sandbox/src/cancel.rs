@@ -89,7 +89,9 @@ mod tests {
         let woken = Arc::new(AtomicU32::new(0));
         let count = || {
             let woken = Arc::clone(&woken);
-            move || drop(woken.fetch_add(1, Ordering::SeqCst))
+            move || {
+                woken.fetch_add(1, Ordering::SeqCst);
+            }
         };
         let gone = handle.on_cancel(count());
         drop(gone);

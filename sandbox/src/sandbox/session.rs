@@ -26,6 +26,8 @@ pub(super) struct Tally {
     /// Calls of host functions, and bytes to and from them.
     calls: u64,
     bytes: u64,
+    /// Whether one of them ran.
+    ran: bool,
     /// Log lines that came in this try, and their bytes.
     lines: u64,
     log_bytes: u64,
@@ -104,7 +106,7 @@ impl<'a> Session<'a> {
     /// Whether a host function was called: then the evaluation had effects
     /// that another try would repeat.
     pub(super) fn had_effects(&self) -> bool {
-        self.tally.calls > 0
+        self.tally.ran
     }
 
     /// Waits for the answer until `end`. `phase` follows what the worker says.
@@ -196,6 +198,7 @@ impl<'a> Session<'a> {
             Err(e) => Err(format!("the host cannot run its functions: {e}")),
             Ok(caller) => {
                 let left = end.saturating_duration_since(Instant::now());
+                self.tally.ran = true;
                 match caller.call(function, input, left, self.cancel) {
                     Ok(answer) => {
                         self.caller = Some(caller);
