@@ -296,6 +296,10 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     let mut read = compiler.libraries.clone();
     read.extend([
         PathBuf::from("/etc/ld.so.cache"),
+        // One number and one word about the kernel, for the compiler's
+        // allocator: without them it gives memory back page by page.
+        PathBuf::from("/proc/sys/vm/overcommit_memory"),
+        PathBuf::from("/sys/kernel/mm/transparent_hugepage/enabled"),
         compiler.rustc.clone(),
         compiler.linker.clone(),
         compiler.target_library(),
