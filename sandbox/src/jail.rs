@@ -443,7 +443,14 @@ impl Plan {
         {
             environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
         }
-        read.extend([PathBuf::from("/etc/ld.so.cache"), root.to_owned()]);
+        read.extend([
+            PathBuf::from("/etc/ld.so.cache"),
+            // One number and one word about the kernel, for the compiler's
+            // allocator: without them it gives memory back page by page.
+            PathBuf::from("/proc/sys/vm/overcommit_memory"),
+            PathBuf::from("/sys/kernel/mm/transparent_hugepage/enabled"),
+            root.to_owned(),
+        ]);
         Self {
             parent: std::process::id(),
             job: root.to_owned(),
