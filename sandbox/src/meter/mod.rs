@@ -14,7 +14,8 @@
 //! functions are exported:
 //!
 //! - [`FUEL_GET`] `() -> i64`: the fuel that is left; negative after
-//!   exhaustion, never below zero by more than the overshoot bound below.
+//!   exhaustion, below zero by no more than the overshoot bound below and the
+//!   charge that was refused (which, for a bulk operation, is its size).
 //! - [`FUEL_SET`] `(i64)`: sets the fuel (a negative argument counts as 0) and
 //!   gives back the whole stack. The host calls it between calls to the
 //!   guest, also after a trap, and never while the guest is on the stack.

@@ -70,11 +70,11 @@ struct Guest {
 impl Guest {
     fn new(engine: &Engine, wasm: &[u8], config: &MeterConfig) -> Outcome<Self> {
         let metered = instrument(wasm, config)?;
-        Self::start(&Module::new(engine, &metered.module)?, &metered)
+        Ok(Self::start(&Module::new(engine, &metered.module)?, &metered)?)
     }
 
     /// A fresh instance of a module that was compiled from `metered`.
-    fn start(module: &Module, metered: &Metered) -> Outcome<Self> {
+    fn start(module: &Module, metered: &Metered) -> wasmtime::Result<Self> {
         let mut store = Store::new(module.engine(), 0);
         let mut linker = Linker::new(module.engine());
         linker.func_wrap("host", "tick", |mut caller: wasmtime::Caller<'_, u32>| {
