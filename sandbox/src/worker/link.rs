@@ -9,19 +9,28 @@ use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Both directions.
+/// Both directions of one descriptor: the last filter allows no other.
 pub(super) struct Link {
-    requests: BufReader<UnixStream>,
-    replies: UnixStream,
+    requests: BufReader<Requests>,
+    replies: Arc<UnixStream>,
     /// Requests that came while an answer was waited for.
     ahead: VecDeque<Request<'static>>,
 }
 
 impl Link {
-    /// Must be made before the last filter: it duplicates the descriptor.
-    pub fn new(channel: UnixStream) -> io::Result<Self> {
-        let replies = channel.try_clone()?;
-        Ok(Self { requests: BufReader::new(channel), replies, ahead: VecDeque::new() })
+    pub fn new(channel: UnixStream) -> Self {
+        let replies = Arc::new(channel);
+        let requests = BufReader::new(Requests(replies.clone()));
+        Self { requests, replies, ahead: VecDeque::new() }
+    }
+}
+
+/// The reading side.
+struct Requests(Arc<UnixStream>);
+
+impl io::Read for Requests {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
     }
 }
 
@@ -40,7 +49,7 @@ impl SharedLink {
 
     /// One message to the parent. An error means that it is gone.
     pub fn send(&self, reply: &Reply) -> Result<(), String> {
-        wire::send(&mut self.lock().replies, reply).map_err(|e| e.to_string())
+        wire::send(&mut &*self.lock().replies, reply).map_err(|e| e.to_string())
     }
 
     /// The next request; `None` when the parent hung up.

@@ -190,7 +190,7 @@ fn prepare(
 }
 
 fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) -> Result<(), String> {
-    let link = SharedLink::new(Link::new(channel).map_err(|e| e.to_string())?);
+    let link = SharedLink::new(Link::new(channel));
     let runtime = runner.wasi().then(wasi::runtime).transpose()?;
     let _entered = runtime.as_ref().map(|runtime| runtime.enter());
     if let Err(reason) = lockdown.calls() {
