@@ -20,7 +20,7 @@ pub const TABLES: u32 = 32;
 /// settings and the charging rule. Part of the cache key, and recorded with
 /// every run. The number goes up when the metering pass changes.
 pub fn identity() -> String {
-    format!("wasmtime 48.0.8 cranelift speed; metering 2 {:?}", crate::meter::MeterConfig::default())
+    format!("wasmtime 48.0.8 cranelift speed; metering 3 {:?}", crate::meter::MeterConfig::default())
 }
 
 /// Who counts the instructions of a guest.

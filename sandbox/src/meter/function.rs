@@ -331,7 +331,6 @@ pub(super) fn operator_cost(operator: &Operator<'_>) -> i64 {
         Operator::Nop
         | Operator::Drop
         | Operator::Block { .. }
-        | Operator::Loop { .. }
         | Operator::Else
         | Operator::End
         | Operator::Return

@@ -30,7 +30,7 @@
 //! | what | fuel |
 //! | --- | --- |
 //! | entry of a function | 1 + declared locals / 8, rounded down |
-//! | `nop`, `drop`, `block`, `loop`, `else`, `end`, `return`, `unreachable` | 0 |
+//! | `nop`, `drop`, `block`, `else`, `end`, `return`, `unreachable` | 0 |
 //! | `memory.fill`, `memory.copy`, `memory.init` | 1 + 1 per byte |
 //! | `table.fill`, `table.copy`, `table.init`, `table.grow` | 1 + 1 per element |
 //! | `memory.grow` | 1 + [`MeterConfig::page`] per page, also when it fails |

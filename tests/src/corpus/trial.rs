@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use terrarium_sandbox::toolchain::{self, Dirs};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Report, Sandbox, SandboxConfig, World,
+    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Report, Sandbox, SandboxConfig, Source,
+    World,
 };
 
 use super::{Attack, Every, Kind, Via, expand, judge};
@@ -71,7 +72,9 @@ impl Trial {
         config.compile.wall = Duration::from_secs(60);
         config.codegen_deadline = Duration::from_secs(60);
         let sandbox = Sandbox::open(config).map_err(|e| told(&e))?;
-        let build = |name: &str, world| sandbox.build(&glass::source(name), world).map_err(|e| told(&e));
+        let build = |name: &str, world| {
+            sandbox.compile(Source::Rust(&glass::source(name)), world).map_err(|e| told(&e))
+        };
         let (reverse, uniform) = (build("reverse", World::Function)?, build("uniform", World::Trainer)?);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| told(&e))?;
         listener.set_nonblocking(true).map_err(|e| told(&e))?;
@@ -104,11 +107,11 @@ impl Trial {
     pub fn prepare(&self, attack: &Attack) -> Result<Component, String> {
         let text = self.text(attack)?;
         let built = match attack.kind {
-            Kind::Rust => self.sandbox.build(&text, attack.world),
-            Kind::Wat => {
-                self.sandbox.build_wasm(&wat::parse_str(&text).map_err(|e| e.to_string())?, attack.world)
-            }
-            Kind::Hex => self.sandbox.build_wasm(&hex(&text)?, attack.world),
+            Kind::Rust => self.sandbox.compile(Source::Rust(&text), attack.world),
+            Kind::Wat => self
+                .sandbox
+                .compile(Source::Wasm(&wat::parse_str(&text).map_err(|e| e.to_string())?), attack.world),
+            Kind::Hex => self.sandbox.compile(Source::Wasm(&hex(&text)?), attack.world),
         };
         built.map_err(|e| e.to_string())
     }
@@ -157,7 +160,9 @@ impl Trial {
             Err(e) => return vec![e],
         };
         let wasm = match attack.kind {
-            Kind::Rust => return self.built(attack, self.sandbox.build(&text, attack.world), endings),
+            Kind::Rust => {
+                return self.built(attack, self.sandbox.compile(Source::Rust(&text), attack.world), endings);
+            }
             Kind::Wat => wat::parse_str(&text).map_err(|e| e.to_string()),
             Kind::Hex => hex(&text),
         };
@@ -166,7 +171,7 @@ impl Trial {
             Err(e) => return vec![e],
         };
         let mut build =
-            |wasm: &[u8]| self.built(attack, self.sandbox.build_wasm(wasm, attack.world), endings);
+            |wasm: &[u8]| self.built(attack, self.sandbox.compile(Source::Wasm(wasm), attack.world), endings);
         match attack.every {
             None => build(&wasm),
             Some(Every::Prefix) => (0..wasm.len()).flat_map(|length| build(&wasm[..length])).collect(),
@@ -227,7 +232,7 @@ impl Trial {
             World::Trainer => glass::training(key, attack.limits.clone()),
             _ => self::call(&attack.input, attack),
         };
-        self.sandbox.evaluate(component, &evaluation).map_err(|e| format!("the host is in trouble: {e}"))
+        self.sandbox.run(component, &evaluation).map_err(|e| format!("the host is in trouble: {e}"))
     }
 
     /// After whatever went before, the sandbox gives right answers.
@@ -236,7 +241,7 @@ impl Trial {
             World::Trainer => (&self.uniform, glass::training(1, glass::small_limits())),
             _ => (&self.reverse, good_call()),
         };
-        match self.sandbox.evaluate(component, &evaluation) {
+        match self.sandbox.run(component, &evaluation) {
             Ok(Report { outcome: Outcome::Finished, product: Some(product), .. }) => match product {
                 Product::Output(bytes) if bytes == b"ssalg" => None,
                 Product::HeldOut(score) if score.bits_per_byte == 8.0 => None,
