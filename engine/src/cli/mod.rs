@@ -7,6 +7,7 @@ mod bench;
 mod bench_loop;
 mod check;
 mod compare;
+mod doctor;
 mod eval;
 pub mod exit;
 mod failure;
@@ -49,7 +50,7 @@ pub fn main() -> i32 {
         Command::Report(args) => report::report(args),
         Command::Bench(args) => bench::bench(args),
         Command::Setup(args) => setup::setup(args),
-        Command::Doctor(args) => setup::doctor(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     result.unwrap_or_else(|failure| {
         failure.print();

@@ -8,7 +8,7 @@ use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxError, Shards,
-    World,
+    Source, World,
 };
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
@@ -105,7 +105,7 @@ impl Evaluate for Sandboxed<'_> {
     type Built = Component;
 
     fn build(&self, source: &str) -> Result<Component, BuildFailure> {
-        self.sandbox.build(source, self.task.header.world).map_err(|error| match error {
+        self.sandbox.compile(Source::Rust(source), self.task.header.world).map_err(|error| match error {
             BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
             BuildError::Host(error) => BuildFailure::Host(host(&error)),
         })
@@ -139,7 +139,7 @@ impl Evaluate for Sandboxed<'_> {
             job: self.job(seed, split)?,
             limits: self.limits(split),
         };
-        let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
+        let report = self.sandbox.run(built, &evaluation).map_err(|e| host(&e))?;
         let (outcome, score) = if report.outcome.is_finished() {
             let scored = match (&self.command, report.product.as_ref()) {
                 (Some(command), Some(Product::Output(bytes))) => command.score(seed, bytes)?,

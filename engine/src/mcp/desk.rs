@@ -22,7 +22,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terrarium_sandbox::{BuildError, Knobs, Sandbox};
+use terrarium_sandbox::{BuildError, Knobs, Sandbox, Source};
 
 /// Longest text in an answer, in characters.
 const MAX_TEXT: usize = 100_000;
@@ -279,7 +279,7 @@ impl Desk {
         let Some(sandbox) = &self.sandbox else {
             return Ok(found);
         };
-        match sandbox.build(&source, now.folder.task().header.world) {
+        match sandbox.compile(Source::Rust(&source), now.folder.task().header.world) {
             Ok(component) => {
                 found["compiles"] = true.into();
                 found["wasm_bytes"] = component.wasm_bytes.into();
