@@ -123,6 +123,12 @@ pub enum Job {
         #[serde(with = "serde_bytes")]
         input: Vec<u8>,
     },
+    /// Several `call`s of one instance, which gets each input only after it
+    /// answered the one before. Fuel and output are limited for all together.
+    Calls {
+        /// Their inputs, in order.
+        inputs: Vec<Vec<u8>>,
+    },
 }
 
 /// One evaluation: a candidate's component is run once in a fresh store.
@@ -159,6 +165,8 @@ pub enum Product {
     HeldOut(HeldOutScore),
     /// Of [`Job::Call`]: the bytes that `call` returned, not yet scored.
     Output(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Of [`Job::Calls`]: what each `call` returned, in order.
+    Outputs(Vec<Vec<u8>>),
 }
 
 /// One `report.metric` of the candidate (its own claim; never a score).

@@ -331,7 +331,7 @@ impl Sandbox {
         };
         let mut phase = match evaluation.job {
             Job::Train { .. } => Phase::Init,
-            Job::Call { .. } => Phase::Call,
+            Job::Call { .. } | Job::Calls { .. } => Phase::Call,
         };
         let end = start + Duration::from_millis(evaluation.limits.wall_ms);
         let mut answer = worker.send(evaluation).map(|()| Reply::Ready);
@@ -429,7 +429,7 @@ impl Purpose {
             component: component.id.clone(),
             shards: match &evaluation.job {
                 Job::Train { shards, .. } => Some(shards.clone()),
-                Job::Call { .. } => None,
+                Job::Call { .. } | Job::Calls { .. } => None,
             },
             ceilings: [l.memory_bytes, l.table_elements, l.device_bytes, l.tensors],
         }

@@ -3,12 +3,15 @@
 use super::{BuildFacts, BuildFailure, BuildTime, Evaluate, Evaluated, HostError, Split};
 use crate::error::EngineError;
 use crate::run::DataSnapshot;
-use crate::scoring;
 use crate::seeds;
-use crate::task::{EvaluatorConfig, Task};
+use crate::task::Task;
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxError, Shards,
+    World,
 };
+
+/// The least fuel that the sandbox accepts as a limit.
+const LEAST_FUEL: u64 = 1_000;
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
 pub struct Sandboxed<'a> {
@@ -40,9 +43,10 @@ impl<'a> Sandboxed<'a> {
         Ok(Self { sandbox, task, data, probe_secret, identity })
     }
 
-    fn job(&self, seed: u64, split: Split) -> Result<Job, HostError> {
+    /// What the candidate is to do; each job in an instance of its own.
+    fn jobs(&self, seed: u64, split: Split) -> Result<Vec<Job>, HostError> {
         match (&self.task.evaluation, &self.task.evaluator, self.data) {
-            (Some(held_out), _, Some(data)) => Ok(Job::Train {
+            (Some(held_out), _, Some(data)) => Ok(vec![Job::Train {
                 shards: Shards {
                     train: data.train.clone(),
                     held_out: match split {
@@ -51,10 +55,8 @@ impl<'a> Sandboxed<'a> {
                     },
                 },
                 held_out: held_out.into(),
-            }),
-            (None, Some(EvaluatorConfig::Circles { n }), _) => {
-                Ok(Job::Call { input: scoring::circles::input(*n, seed) })
-            }
+            }]),
+            (None, Some(evaluator), _) => Ok(evaluator.scoring().jobs(seed, split)),
             // A validated task and the check in `new` leave nothing else.
             _ => Err(HostError {
                 message: "the task says neither how to train nor what to call".into(),
@@ -64,17 +66,44 @@ impl<'a> Sandboxed<'a> {
     }
 
     /// The score of what a finished evaluation produced.
-    fn score(&self, product: Option<&Product>) -> Result<f64, Outcome> {
-        match (product, &self.task.evaluator) {
-            (Some(Product::HeldOut(score)), None) => Ok(score.bits_per_byte),
-            (Some(Product::Output(bytes)), Some(EvaluatorConfig::Circles { n })) => {
-                scoring::circles::score(bytes, *n)
-            }
+    fn score(&self, products: &[Product], seed: u64, split: Split) -> Result<f64, Outcome> {
+        match (products, &self.task.evaluator) {
+            ([Product::HeldOut(score)], None) => Ok(score.bits_per_byte),
+            (_, Some(evaluator)) => evaluator.scoring().score(products, seed, split),
             _ => {
                 Err(Outcome::InvalidOutput { reason: "nothing was produced that this task can score".into() })
             }
         }
     }
+}
+
+/// Adds what a further job of the same evaluation used and said. Claims are
+/// kept of the first jobs only, as far as the limits go.
+fn add(total: &mut Report, next: Report, limits: &Limits) {
+    let (sum, more) = (&mut total.usage, next.usage);
+    sum.fuel = sum.fuel.zip(more.fuel).map(|(a, b)| a.saturating_add(b));
+    sum.device_fuel += more.device_fuel;
+    sum.forward_device_fuel += more.forward_device_fuel;
+    sum.device_ops += more.device_ops;
+    sum.peak_memory_bytes = sum.peak_memory_bytes.max(more.peak_memory_bytes);
+    sum.peak_device_bytes = sum.peak_device_bytes.max(more.peak_device_bytes);
+    sum.host_calls += more.host_calls;
+    for (name, range) in next.knobs {
+        if !total.knobs.iter().any(|(known, _)| *known == name) {
+            total.knobs.push((name, range));
+        }
+    }
+    total.metrics.extend(next.metrics);
+    total.metrics.truncate(usize::try_from(limits.metrics).unwrap_or(usize::MAX));
+    let room = usize::try_from(limits.log_bytes).unwrap_or(usize::MAX).saturating_sub(total.log.len());
+    total.log.extend(next.log.chars().take(room / 4));
+    let (sum, more) = (&mut total.timing, next.timing);
+    sum.instantiate_us += more.instantiate_us;
+    sum.train_us += more.train_us;
+    sum.kernel_us += more.kernel_us;
+    sum.train_kernel_us += more.train_kernel_us;
+    sum.total_us += more.total_us;
+    total.outcome = next.outcome;
 }
 
 impl Evaluate for Sandboxed<'_> {
@@ -108,16 +137,42 @@ impl Evaluate for Sandboxed<'_> {
         seed: u64,
         split: Split,
     ) -> Result<Evaluated, HostError> {
-        let evaluation = Evaluation {
+        let jobs = self.jobs(seed, split)?;
+        let mut evaluation = Evaluation {
             seed,
             probe_key: seeds::derive(self.probe_secret, "probe", &[seed, split as u64]),
             knobs: knobs.clone(),
-            job: self.job(seed, split)?,
+            job: Job::Calls { inputs: Vec::new() },
             limits: self.task.budget.clone(),
         };
-        let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
+        let mut products = Vec::with_capacity(jobs.len());
+        let mut total: Option<Report> = None;
+        for job in jobs {
+            evaluation.job = job;
+            let mut next = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
+            // What is left of the budget is what the next job may use.
+            let fuel = next.usage.fuel.unwrap_or(evaluation.limits.fuel);
+            evaluation.limits.fuel = evaluation.limits.fuel.saturating_sub(fuel).max(LEAST_FUEL);
+            products.extend(next.product.take());
+            let report = match total.take() {
+                None => next,
+                Some(mut all) => {
+                    add(&mut all, next, &self.task.budget);
+                    all
+                }
+            };
+            let finished = report.outcome.is_finished();
+            total = Some(report);
+            if !finished {
+                break;
+            }
+        }
+        let report = total.ok_or_else(|| HostError {
+            message: "the task asks nothing of its candidates".into(),
+            hint: "its evaluator must make at least one call".into(),
+        })?;
         let (outcome, score) = if report.outcome.is_finished() {
-            match self.score(report.product.as_ref()) {
+            match self.score(&products, seed, split) {
                 Ok(score) => (Outcome::Finished, Some(score)),
                 Err(outcome) => (outcome, None),
             }

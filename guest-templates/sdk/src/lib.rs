@@ -19,6 +19,7 @@ pub mod data;
 mod error;
 mod export;
 mod host;
+pub mod interior_point;
 pub mod knobs;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;

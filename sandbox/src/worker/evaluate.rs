@@ -148,19 +148,19 @@ impl Runner {
                 };
                 timing.instantiate_us = micros(start.elapsed());
                 store.data_mut().phase = Phase::Call;
-                let Job::Call { input } = store.data().evaluation.job.clone() else {
-                    return (Err(mismatch(World::Function)), None);
-                };
                 let start = Instant::now();
-                let result = guest.call_call(&mut *store, &input);
-                timing.train_us = micros(start.elapsed());
-                let result = self.flatten(result, store, Phase::Call).and_then(|output| {
-                    let limit = store.data().evaluation.limits.output_bytes;
-                    if output.len() as u64 > limit {
-                        return Err(Outcome::OutputTooLarge { bytes: output.len() as u64, limit });
+                let mut left = store.data().evaluation.limits.output_bytes;
+                let result = match store.data().evaluation.job.clone() {
+                    Job::Call { input } => {
+                        self.call(&guest, store, &input, &mut left).map(Product::Output)
                     }
-                    Ok(Product::Output(output))
-                });
+                    Job::Calls { inputs } => {
+                        let calls = inputs.iter().map(|input| self.call(&guest, store, input, &mut left));
+                        calls.collect::<Result<_, _>>().map(Product::Outputs)
+                    }
+                    Job::Train { .. } => return (Err(mismatch(World::Function)), None),
+                };
+                timing.train_us = micros(start.elapsed());
                 let fuel = used(guest.call_terrarium_fuel_get(&mut *store));
                 (result, fuel)
             }
@@ -181,6 +181,25 @@ impl Runner {
                 (result.map(Product::HeldOut), fuel)
             }
         }
+    }
+
+    /// One `call`; its output is taken off the bytes that are `left`.
+    fn call(
+        &self,
+        guest: &function::MeteredFunction,
+        store: &mut Store<State>,
+        input: &[u8],
+        left: &mut u64,
+    ) -> Result<Vec<u8>, Outcome> {
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        let result = guest.call_call(&mut *store, input);
+        let output = self.flatten(result, store, Phase::Call)?;
+        let limit = store.data().evaluation.limits.output_bytes;
+        *left = left.checked_sub(output.len() as u64).ok_or(Outcome::OutputTooLarge {
+            bytes: (limit - *left).saturating_add(output.len() as u64),
+            limit,
+        })?;
+        Ok(output)
     }
 
     /// The outcome of a call that did not return.
