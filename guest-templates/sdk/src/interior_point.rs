@@ -74,6 +74,10 @@ pub struct Schedule {
     pub factor: f64,
     /// Most Newton steps.
     pub steps: usize,
+    /// Whether to go to the next weight after every step of full length. It
+    /// saves most steps where the objective leads to the constraints anyway
+    /// (radii that grow), and gets stuck where the way there is curved.
+    pub hasty: bool,
 }
 
 impl Program {
@@ -157,11 +161,13 @@ impl Program {
                     duals[k] = dual.clamp(1e-3 * weight / fresh, 1e3 * weight / fresh);
                 }
             }
-            let settled = gain.abs() < 0.1 * weight * (1.0 + count as f64).sqrt();
-            if weight <= schedule.last && (gain.abs() < 0.1 * weight || !accepted) {
+            // Near enough to the optimum for this weight. From the length alone
+            // little follows: a shifted matrix makes short steps.
+            let settled = gain < weight * (0.1 * count as f64).max(1.0);
+            if weight <= schedule.last && (gain < 0.1 * weight || !accepted) {
                 return step + 1;
             }
-            if settled || !accepted || length > 0.9 {
+            if settled || !accepted || (length > 0.9 && (schedule.hasty || newton.shift < 1e-6 * newton.scale)) {
                 weight = (weight * schedule.factor).max(schedule.last);
             }
         }
@@ -208,7 +214,9 @@ struct Newton {
     direction: Vec<f64>,
     /// right·direction: twice the gain that the quadratic model promises.
     decrement: f64,
+    /// What is added to the diagonal, and its largest entry.
     shift: f64,
+    scale: f64,
     gradient: Vec<f64>,
 }
 
@@ -223,6 +231,7 @@ impl Newton {
             direction: zeros(),
             decrement: 0.0,
             shift: 0.0,
+            scale: 1.0,
             gradient: Vec::new(),
         }
     }
@@ -251,6 +260,7 @@ impl Newton {
             }
         }
         let scale = (0..n).map(|i| self.matrix[i * n + i].abs()).fold(1e-12, f64::max);
+        self.scale = scale;
         self.shift *= 0.3;
         if self.shift < 1e-11 * scale {
             self.shift = 0.0;
@@ -327,7 +337,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    const SCHEDULE: Schedule = Schedule { first: 0.1, last: 1e-13, factor: 0.2, steps: 200 };
+    const SCHEDULE: Schedule = Schedule { first: 0.1, last: 1e-13, factor: 0.2, steps: 200, hasty: false };
 
     #[test]
     fn the_highest_point_of_a_disc_is_found() {
