@@ -1,0 +1,191 @@
+//! Matrix multiplication with few multiplications: a short sum of products of
+//! three linear forms that is the tensor ⟨n, m, p⟩, over the integers.
+//!
+//! Input: n, m, p as u32, a seed as u64, little-endian. Output: for each term
+//! the factors of A's entries, of B's and of the product's, row by row, each
+//! number as two signed bytes: twice its real part, twice its imaginary part.
+//!
+//! A walk on the flip graph (M. Kauers, J. Moosbauer, "Flip graphs for matrix
+//! multiplication", 2022), with factors −1, 0 and 1: of two terms that share a
+//! factor, a⊗b⊗c + a⊗b′⊗c′ = a⊗(b ± b′)⊗c + a⊗b′⊗(c′ ∓ c). A term one of whose
+//! factors becomes zero is gone. Where the walk is stuck, a term is split (Y.
+//! Arai, Y. Ichikawa, K. Hukushima, "Adaptive flip graph algorithm", 2024).
+//!
+//! What lies inside the evolve block may be changed.
+
+use terrarium_sdk::knobs::{self, Linear, Logarithmic};
+use terrarium_sdk::{Error, Function, Result, export_function};
+
+// EVOLVE-BLOCK-START decomposition
+/// Places with factor 1, and places with factor −1.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Form(u64, u64);
+
+impl Form {
+    fn negative(self) -> Self {
+        Self(self.1, self.0)
+    }
+
+    fn is_zero(self) -> bool {
+        self.0 | self.1 == 0
+    }
+
+    /// The sum, if all its factors are −1, 0 or 1.
+    fn plus(self, other: Self) -> Option<Self> {
+        if self.0 & other.0 | self.1 & other.1 != 0 {
+            return None;
+        }
+        let (plus, minus) = (self.0 | other.0, self.1 | other.1);
+        let both = plus & minus;
+        Some(Self(plus ^ both, minus ^ both))
+    }
+}
+
+/// Factors of A, of B, of the product.
+type Term = [Form; 3];
+
+/// Xorshift (G. Marsaglia, 2003).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 32) * n as u64 >> 32) as usize
+    }
+}
+
+/// One term for each product of two entries.
+fn plain(n: usize, m: usize, p: usize) -> Vec<Term> {
+    let mut terms = Vec::new();
+    for i in 0..n {
+        for j in 0..m {
+            for k in 0..p {
+                terms.push([Form(1 << (i * m + j), 0), Form(1 << (j * p + k), 0), Form(1 << (i * p + k), 0)]);
+            }
+        }
+    }
+    terms
+}
+
+/// Walks; the shortest sum that was met.
+fn search(n: usize, m: usize, p: usize, seed: u64) -> Vec<Term> {
+    let steps = knobs::integer("flips", 2_000_000, 100_000, 200_000_000, Logarithmic);
+    let patience = knobs::integer("patience", 200_000, 1_000, 20_000_000, Logarithmic);
+    let spare = knobs::size("spare", 2, 0, 6, Linear) as usize;
+    let mut random = Random(seed | 1);
+    (0..8).for_each(|_| drop(random.next()));
+    let mut terms = plain(n, m, p);
+    let mut best = terms.clone();
+    let mut since = 0;
+    for _ in 0..steps {
+        since += 1;
+        if flip(&mut terms, &mut random) && terms.len() < best.len() {
+            best.clone_from(&terms);
+            since = 0;
+        }
+        if since > patience {
+            since = 0;
+            if terms.len() < best.len() + spare {
+                split(&mut terms, &mut random);
+            } else {
+                terms.clone_from(&best);
+            }
+        }
+    }
+    best
+}
+
+/// Tries random pairs until one shares a factor, and flips it. Whether the sum
+/// became shorter.
+fn flip(terms: &mut Vec<Term>, random: &mut Random) -> bool {
+    for _ in 0..200 {
+        let (i, j) = (random.below(terms.len()), random.below(terms.len()));
+        if i == j {
+            continue;
+        }
+        let (one, mut two) = (terms[i], terms[j]);
+        let start = random.below(3);
+        for shared in [start, (start + 1) % 3, (start + 2) % 3] {
+            let other = (shared + 1 + random.below(2)) % 3;
+            let last = 3 - shared - other;
+            if one[shared] != two[shared] {
+                if one[shared] != two[shared].negative() {
+                    continue;
+                }
+                two[shared] = one[shared];
+                two[other] = two[other].negative();
+            }
+            let plus = random.next() & 1 == 0;
+            let (b, c) = if plus { (two[other], one[last].negative()) } else { (two[other].negative(), one[last]) };
+            let (Some(sum), Some(difference)) = (one[other].plus(b), two[last].plus(c)) else {
+                return false;
+            };
+            let (mut first, mut second) = (one, two);
+            first[other] = sum;
+            second[last] = difference;
+            (terms[i], terms[j]) = (first, second);
+            let before = terms.len();
+            for at in [i.max(j), i.min(j)] {
+                if terms[at].iter().any(|form| form.is_zero()) {
+                    terms.swap_remove(at);
+                }
+            }
+            return terms.len() < before;
+        }
+    }
+    false
+}
+
+/// Writes a term as two, one of which shares a factor with another term.
+fn split(terms: &mut Vec<Term>, random: &mut Random) {
+    for _ in 0..1000 {
+        let (i, j, at) = (random.below(terms.len()), random.below(terms.len()), random.below(3));
+        let part = terms[j][at];
+        if i == j || part == terms[i][at] {
+            continue;
+        }
+        if let Some(rest) = terms[i][at].plus(part.negative())
+            && !rest.is_zero()
+        {
+            let mut new = terms[i];
+            new[at] = part;
+            terms[i][at] = rest;
+            terms.push(new);
+            return;
+        }
+    }
+}
+// EVOLVE-BLOCK-END
+
+/// The frame: bytes in, bytes out.
+#[derive(Default)]
+struct Multiplier;
+
+impl Function for Multiplier {
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
+        let Ok(input) = <&[u8; 20]>::try_from(input) else {
+            return Err(Error::invalid("the input is 20 bytes: n, m, p as u32, a seed as u64"));
+        };
+        let word = |at: usize| u32::from_le_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]]);
+        let seed = u64::from(word(12)) | u64::from(word(16)) << 32;
+        let [n, m, p] = [0, 4, 8].map(|at| word(at).clamp(1, 8) as usize);
+        let mut out = Vec::new();
+        for term in search(n, m, p, seed) {
+            for (form, size) in term.iter().zip([n * m, m * p, n * p]) {
+                for place in 0..size {
+                    let factor = 2 * ((form.0 >> place & 1) as i8 - (form.1 >> place & 1) as i8);
+                    out.extend([factor as u8, 0]);
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+export_function!(Multiplier);
