@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test clean
+.PHONY: setup run test bench-tasks clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -14,6 +14,11 @@ run: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# The problems with published figures, searched without a model: 18 of them,
+# 100 s each on all cores.
+bench-tasks: setup
+	$(TERRARIUM) bench tasks --wall-per-task 100s
 
 clean:
 	$(CARGO) clean

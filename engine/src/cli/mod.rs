@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod bench_tasks;
 mod check;
 mod eval;
 pub mod exit;
@@ -40,6 +41,7 @@ pub fn main() -> i32 {
         Command::Init(args) => init::init(args),
         Command::Verify(args) => verify::verify(args),
         Command::Report(args) => report::report(args),
+        Command::Bench(args) if args.name == "tasks" => bench_tasks::bench(args),
         Command::Bench(args) => bench::bench(args),
         Command::Setup(args) => setup::setup(args),
         Command::Doctor(args) => setup::doctor(args),

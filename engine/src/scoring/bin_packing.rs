@@ -149,6 +149,10 @@ impl Scoring for BinPacking {
         instances.map(|items| Job::Calls { inputs: items.into_iter().map(call).collect() }).collect()
     }
 
+    fn published_instances(&self) -> Option<super::EvaluatorConfig> {
+        Some(super::EvaluatorConfig::BinPacking(Self { published: true, ..self.clone() }))
+    }
+
     fn score(&self, products: &[Product], seed: u64, split: Split) -> Result<f64, Outcome> {
         let instances = self.instances(seed, split);
         if products.len() != instances.len() {

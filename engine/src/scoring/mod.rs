@@ -41,6 +41,12 @@ pub trait Scoring {
     /// What the products of those jobs, in their order, are worth; or the
     /// first reason why they are worth nothing.
     fn score(&self, products: &[Product], seed: u64, split: Split) -> Result<f64, Outcome>;
+
+    /// The same problem on instances that were published with figures and that
+    /// no search sees; none where the problem has no instances.
+    fn published_instances(&self) -> Option<EvaluatorConfig> {
+        None
+    }
 }
 
 /// A problem that asks for one construction: one call, one array.

@@ -85,7 +85,7 @@ fn search(n: usize, m: usize, p: usize, seed: u64) -> Vec<Term> {
     let mut since = 0;
     for _ in 0..steps {
         since += 1;
-        if flip(&mut terms, &mut random) && terms.len() < best.len() {
+        if flip(&mut terms, &mut random).is_some_and(|gone| gone > 0) && terms.len() < best.len() {
             best.clone_from(&terms);
             since = 0;
         }
@@ -101,45 +101,40 @@ fn search(n: usize, m: usize, p: usize, seed: u64) -> Vec<Term> {
     best
 }
 
-/// Tries random pairs until one shares a factor, and flips it. Whether the sum
-/// became shorter.
-fn flip(terms: &mut Vec<Term>, random: &mut Random) -> bool {
-    for _ in 0..200 {
-        let (i, j) = (random.below(terms.len()), random.below(terms.len()));
-        if i == j {
+/// Flips a random pair that shares a factor; how many terms went, or none if
+/// no pair was found or a factor would leave −1..=1.
+fn flip(terms: &mut Vec<Term>, random: &mut Random) -> Option<usize> {
+    let count = terms.len();
+    for _ in 0..3 * count {
+        let (i, shared) = (random.below(count), random.below(3));
+        let form = terms[i][shared];
+        let negative = form.negative();
+        let first = random.below(count);
+        let matches = |j: &usize| *j != i && (terms[*j][shared] == form || terms[*j][shared] == negative);
+        let Some(j) = (first..count).chain(0..first).find(matches) else {
             continue;
-        }
+        };
         let (one, mut two) = (terms[i], terms[j]);
-        let start = random.below(3);
-        for shared in [start, (start + 1) % 3, (start + 2) % 3] {
-            let other = (shared + 1 + random.below(2)) % 3;
-            let last = 3 - shared - other;
-            if one[shared] != two[shared] {
-                if one[shared] != two[shared].negative() {
-                    continue;
-                }
-                two[shared] = one[shared];
-                two[other] = two[other].negative();
-            }
-            let plus = random.next() & 1 == 0;
-            let (b, c) = if plus { (two[other], one[last].negative()) } else { (two[other].negative(), one[last]) };
-            let (Some(sum), Some(difference)) = (one[other].plus(b), two[last].plus(c)) else {
-                return false;
-            };
-            let (mut first, mut second) = (one, two);
-            first[other] = sum;
-            second[last] = difference;
-            (terms[i], terms[j]) = (first, second);
-            let before = terms.len();
-            for at in [i.max(j), i.min(j)] {
-                if terms[at].iter().any(|form| form.is_zero()) {
-                    terms.swap_remove(at);
-                }
-            }
-            return terms.len() < before;
+        let other = (shared + 1 + random.below(2)) % 3;
+        let last = 3 - shared - other;
+        if two[shared] != form {
+            two[shared] = form;
+            two[other] = two[other].negative();
         }
+        let plus = random.next() & 1 << 40 == 0;
+        let (b, c) = if plus { (two[other], one[last].negative()) } else { (two[other].negative(), one[last]) };
+        let (sum, difference) = (one[other].plus(b)?, two[last].plus(c)?);
+        terms[i][other] = sum;
+        terms[j] = two;
+        terms[j][last] = difference;
+        for at in [i.max(j), i.min(j)] {
+            if terms[at].iter().any(|form| form.is_zero()) {
+                terms.swap_remove(at);
+            }
+        }
+        return Some(count - terms.len());
     }
-    false
+    None
 }
 
 /// Writes a term as two, one of which shares a factor with another term.
