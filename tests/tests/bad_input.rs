@@ -72,8 +72,8 @@ fn text_of(path: &Path) -> &str {
 fn a_wrong_task_file_is_told_by_line_and_column() {
     let cases: [(&str, &str, &[&str]); 6] = [
         ("[budget]", "[budget", &["task.toml:8:", "hint: "]),
-        ("fuel = 20_000_000_000", "fuel = \"lots\"", &["task.toml:9:8"]),
-        ("wall_ms = 30_000", "wall_ms = 1", &["task.toml:10:", "wall_ms"]),
+        ("fuel = 40_000_000_000", "fuel = \"lots\"", &["task.toml:9:8"]),
+        ("wall_ms = 90_000", "wall_ms = 1", &["task.toml:10:", "wall_ms"]),
         ("world = \"function\"", "world = \"moon\"", &["task.toml:4:9", "moon"]),
         ("n = 26", "n = 0", &["task.toml:16:", "1..="]),
         ("candidate/candidate.rs", "../../../etc/passwd", &["task.toml:6:", "does not stay inside"]),

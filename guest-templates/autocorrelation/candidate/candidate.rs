@@ -29,9 +29,9 @@ impl Random {
 }
 
 fn search(inequality: u32, most: usize, seed: u64) -> Vec<f64> {
-    let starts = knobs::integer("starts", 3, 1, 100, Logarithmic);
-    let coarse = knobs::size("coarse_steps", 20, 5, 120, Logarithmic) as usize;
-    let doublings = knobs::integer("doublings", 1, 0, 4, Linear);
+    let starts = knobs::integer("starts", 3, 1, 12, Logarithmic);
+    let coarse = knobs::size("coarse_steps", 20, 5, 60, Logarithmic) as usize;
+    let doublings = knobs::integer("doublings", 1, 0, 2, Linear);
     let mut random = Random(seed);
     let coarse = coarse.min(most);
     let mut best = (f64::NEG_INFINITY, vec![1.0; coarse]);

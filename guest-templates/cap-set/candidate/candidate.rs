@@ -202,9 +202,9 @@ impl Cap<'_> {
 }
 
 fn search(n: usize, seed: u64) -> Vec<Vec<u8>> {
-    let groups = knobs::integer("groups", 6, 1, 300, Logarithmic);
+    let groups = knobs::integer("groups", 4, 1, 100, Logarithmic);
     let generators = knobs::integer("generators", 2, 1, 4, Linear);
-    let rounds = knobs::integer("rounds", 20, 1, 400, Logarithmic);
+    let rounds = knobs::integer("rounds", 20, 1, 60, Logarithmic);
     let removed = knobs::integer("removed", 3, 1, 20, Logarithmic);
     let by_size = knobs::number("by_size", 1.0, 0.0, 4.0, Linear);
     let mut random = Random(seed);

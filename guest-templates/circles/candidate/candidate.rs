@@ -47,15 +47,18 @@ impl Random {
 
 /// The best packing of several starts, and of hops from the best of each.
 fn pack(n: usize, rectangle: bool, seed: u64) -> Packing {
-    let starts = knobs::integer("starts", 2, 1, 200, Logarithmic);
-    let hops = knobs::integer("hops", 4, 0, 400, Linear);
+    let climbs = knobs::integer("climbs", 10, 2, 150, Logarithmic);
+    let hops = knobs::integer("hops", 4, 0, 60, Linear);
     let moved = knobs::number("moved", 0.1, 0.02, 0.5, Logarithmic);
     let jump = knobs::number("jump", 0.5, 0.0, 1.0, Linear);
     let mut random = Random(seed);
     let mut best = Packing::default();
-    for _ in 0..starts {
+    let mut left = climbs;
+    while left > 0 {
         let mut current = climb(start(n, rectangle, &mut random), rectangle);
-        for _ in 0..hops {
+        left -= 1;
+        for _ in 0..hops.min(left) {
+            left -= 1;
             let tried = climb(disturb(&current, moved, jump, &mut random), rectangle);
             if total(&tried) > total(&current) {
                 current = tried;

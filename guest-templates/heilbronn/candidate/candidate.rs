@@ -36,18 +36,21 @@ impl Random {
 
 /// The best of several starts, and of hops from the best of each.
 fn spread(n: usize, convex: bool, seed: u64) -> Vec<Point> {
-    let starts = knobs::integer("starts", 10, 1, 1000, Logarithmic);
-    let hops = knobs::integer("hops", 10, 0, 1000, Linear);
+    let climbs = knobs::integer("climbs", 60, 10, 1500, Logarithmic);
+    let hops = knobs::integer("hops", 10, 0, 100, Linear);
     let moved = knobs::integer("points_moved", 2, 1, 5, Linear);
-    let trials = knobs::integer("trials", 400, 20, 10_000, Logarithmic);
+    let trials = knobs::integer("trials", 200, 20, 2000, Logarithmic);
     let mut random = Random(seed);
     let mut best = (-1.0, Vec::new());
-    for _ in 0..starts {
+    let mut left = climbs;
+    while left > 0 {
         let mut points: Vec<Point> = (0..n).map(|_| anywhere(convex, &mut random)).collect();
         settle(&mut points, convex, trials, &mut random);
         climb(&mut points, convex, 1e-9);
+        left -= 1;
         let mut current = (value(&points, convex), points);
-        for _ in 0..hops {
+        for _ in 0..hops.min(left) {
+            left -= 1;
             let mut points = current.1.clone();
             for _ in 0..moved {
                 points[random.below(n)] = anywhere(convex, &mut random);

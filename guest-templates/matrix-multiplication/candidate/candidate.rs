@@ -75,8 +75,8 @@ fn plain(n: usize, m: usize, p: usize) -> Vec<Term> {
 
 /// Walks; the shortest sum that was met.
 fn search(n: usize, m: usize, p: usize, seed: u64) -> Vec<Term> {
-    let steps = knobs::integer("flips", 2_000_000, 100_000, 200_000_000, Logarithmic);
-    let patience = knobs::integer("patience", 200_000, 1_000, 20_000_000, Logarithmic);
+    let steps = knobs::integer("flips", 500_000, 100_000, 15_000_000, Logarithmic);
+    let patience = knobs::integer("patience", 100_000, 1_000, 3_000_000, Logarithmic);
     let spare = knobs::size("spare", 2, 0, 6, Linear) as usize;
     let mut random = Random(seed | 1);
     (0..8).for_each(|_| drop(random.next()));

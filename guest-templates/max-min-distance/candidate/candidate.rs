@@ -33,17 +33,20 @@ impl Random {
 /// The best of several starts, and of hops from the best of each. Coordinates
 /// lie one after the other.
 fn spread(n: usize, dimensions: usize, seed: u64) -> Vec<f64> {
-    let starts = knobs::integer("starts", 2, 1, 1000, Logarithmic);
-    let hops = knobs::integer("hops", 3, 0, 1000, Linear);
+    let climbs = knobs::integer("climbs", 8, 2, 200, Logarithmic);
+    let hops = knobs::integer("hops", 3, 0, 60, Linear);
     let moved = knobs::number("moved", 0.3, 0.02, 1.0, Logarithmic);
     let jump = knobs::number("jump", 0.5, 0.0, 1.0, Linear);
     let mut random = Random(seed);
     let mut best = (f64::INFINITY, Vec::new());
-    for _ in 0..starts {
+    let mut left = climbs;
+    while left > 0 {
         let mut x = start(n, dimensions, &mut random);
         climb(&mut x, dimensions, 1e-8);
+        left -= 1;
         let mut current = (ratio(&x, dimensions), x);
-        for _ in 0..hops {
+        for _ in 0..hops.min(left) {
+            left -= 1;
             let mut x = current.1.clone();
             let wide = distances(&x, dimensions).1.sqrt();
             if random.next() < jump {

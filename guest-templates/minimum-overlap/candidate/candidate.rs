@@ -29,8 +29,8 @@ impl Random {
 
 /// Heights of the whole function, an odd number of steps.
 fn search(most: usize, seed: u64) -> Vec<f64> {
-    let starts = knobs::integer("starts", 4, 1, 100, Logarithmic);
-    let coarse = knobs::size("coarse_half", 13, 4, 60, Logarithmic) as usize;
+    let starts = knobs::integer("starts", 4, 1, 40, Logarithmic);
+    let coarse = knobs::size("coarse_half", 13, 4, 30, Logarithmic) as usize;
     let fine = knobs::size("fine_half", 26, 4, 140, Logarithmic) as usize;
     let coarse = coarse.min(most.div_ceil(2)).max(1);
     let fine = fine.min(most.div_ceil(2)).max(coarse);
