@@ -126,14 +126,18 @@ fn climb(packing: Packing, rectangle: bool) -> Packing {
     let hasty = knobs::flag("hasty", true);
     let mut packing = packing;
     shrink(&mut packing, 0.4);
-    ascend(&mut packing, rectangle, Schedule { first, last: 1e-7, factor, steps, hasty });
+    // Of circles far apart nothing is asked; should they meet, they are cut.
+    let near = knobs::number("near", 2.2, 1.5, 6.0, Linear);
+    let spacing = 1.0 / (packing.circles.len() as f64).sqrt();
+    ascend(&mut packing, rectangle, near * spacing, Schedule { first, last: 1e-7, factor, steps, hasty });
+    shrink(&mut packing, 1.0);
     packing
 }
 
 /// Goes on to the last digits, then steps back far enough for rounding.
 fn polish(packing: &mut Packing, rectangle: bool) {
     shrink(packing, 0.999_99);
-    ascend(packing, rectangle, Schedule { first: 1e-7, last: 1e-16, factor: 0.3, steps: 120, hasty: false });
+    ascend(packing, rectangle, 2.0, Schedule { first: 1e-7, last: 1e-16, factor: 0.3, steps: 120, hasty: false });
     shrink(packing, 1.0);
     packing.circles.iter_mut().for_each(|c| c.r = (c.r - 4e-15).max(0.0));
 }
@@ -160,8 +164,8 @@ fn shrink(packing: &mut Packing, share: f64) {
 }
 
 /// The problem over x, y, r of each circle (and the width), from a strictly
-/// feasible packing.
-fn ascend(packing: &mut Packing, rectangle: bool, schedule: Schedule) {
+/// feasible packing; circles farther apart than `near` may overlap.
+fn ascend(packing: &mut Packing, rectangle: bool, near: f64, schedule: Schedule) {
     let n = packing.circles.len();
     let mut objective = [0.0, 0.0, 1.0].repeat(n);
     let mut x: Vec<f64> = packing.circles.iter().flat_map(|c| [c.x, c.y, c.r]).collect();
@@ -184,6 +188,10 @@ fn ascend(packing: &mut Packing, rectangle: bool, schedule: Schedule) {
             program.positive(1.0, &[(cy, -1.0), (r, -1.0)], &[]);
         }
         for j in 0..i {
+            let (a, b) = (packing.circles[i], packing.circles[j]);
+            if (a.x - b.x).hypot(a.y - b.y) > near {
+                continue;
+            }
             let (dx, dy, dr) = (3 * j, 3 * j + 1, 3 * j + 2);
             program.positive(
                 0.0,
