@@ -24,13 +24,14 @@ fn every_template_with_a_published_figure_is_scored_behind_glass() {
         let result = evaluator.evaluate(&built, &Knobs::new(), 1, Split::Selection).unwrap();
         assert_eq!(result.outcome, Outcome::Finished, "{name}");
         assert!(!result.knobs.is_empty(), "{name} has no knobs");
+        let fuel = result.usage.fuel;
         let score = result.normalised().score.unwrap();
         // A baseline is no record: it is worse than what was published, or
         // with luck about as good.
         let gain = loaded.task.header.metric.direction.gain(score, figure);
         assert!(gain <= 1e-3 * figure.abs(), "{name}: {score} beside {figure}");
         assert!(score > 0.0, "{name}: {score}");
-        println!("{name}: {score}, fuel {:?}", result.usage.fuel);
+        println!("{name}: {score}, fuel {fuel:?}");
     }
 }
 
