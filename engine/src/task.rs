@@ -6,8 +6,8 @@
 mod error;
 mod search;
 
-pub use error::{InvalidTask, TaskError};
 pub use crate::scoring::EvaluatorConfig;
+pub use error::{InvalidTask, TaskError};
 pub use search::SearchConfig;
 
 use serde::{Deserialize, Serialize};

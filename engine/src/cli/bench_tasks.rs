@@ -154,9 +154,8 @@ fn one(
         match evaluator_config.scoring().published_instances() {
             None => {
                 let baseline = summary.comparison.baseline.mean;
-                let (score, seed, candidate) =
-                    best_construction(folder.archive(), header.metric.direction)?
-                        .ok_or_else(|| missing("finished evaluation"))?;
+                let (score, seed, candidate) = best_construction(folder.archive(), header.metric.direction)?
+                    .ok_or_else(|| missing("finished evaluation"))?;
                 (baseline, Some(score), None, None, provenance(&folder, &candidate, Some(seed)))
             }
             Some(on_published) => {
@@ -275,4 +274,3 @@ fn table(lines: &[Line]) -> Table {
     }
     table
 }
-

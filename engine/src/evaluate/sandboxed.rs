@@ -6,8 +6,8 @@ use crate::run::DataSnapshot;
 use crate::seeds;
 use crate::task::Task;
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxError, Shards,
-    World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxError,
+    Shards, World,
 };
 
 /// The least fuel that the sandbox accepts as a limit.

@@ -127,8 +127,9 @@ impl BinPacking {
 
 impl Scoring for BinPacking {
     fn fault(&self) -> Option<Fault> {
-        for (name, value) in
-            [("size", self.size)].into_iter().chain(self.held_out_sizes.iter().map(|v| ("held_out_sizes", *v)))
+        for (name, value) in [("size", self.size)]
+            .into_iter()
+            .chain(self.held_out_sizes.iter().map(|v| ("held_out_sizes", *v)))
         {
             if !(1..=100_000).contains(&value) {
                 let what = format!("{name} = {value} is out of range: 1..=100000");
@@ -136,7 +137,8 @@ impl Scoring for BinPacking {
             }
         }
         if !(1..=64).contains(&self.instances) || self.held_out_sizes.len() > 8 {
-            let what = format!("{} instances of {} held-out sizes", self.instances, self.held_out_sizes.len());
+            let what =
+                format!("{} instances of {} held-out sizes", self.instances, self.held_out_sizes.len());
             return Some(("instances", what, "1 to 64 instances, at most 8 sizes"));
         }
         None
@@ -166,7 +168,8 @@ impl Scoring for BinPacking {
             let bins = pack(items, answers, self.items.capacity())
                 .map_err(|reason| invalid(format!("instance {at}: {reason}")))?;
             used += bins;
-            least += items.iter().map(|item| u64::from(*item)).sum::<u64>().div_ceil(self.items.capacity().into());
+            least +=
+                items.iter().map(|item| u64::from(*item)).sum::<u64>().div_ceil(self.items.capacity().into());
         }
         Ok((used as f64 - least as f64) / least as f64)
     }
@@ -190,7 +193,9 @@ fn pack(items: &[u32], answers: &[Vec<u8>], capacity: u32) -> Result<u64, String
             return Err(format!("item {at} was put into bin {bin}, but there are {}", room.len()));
         };
         let Some(rest) = left.checked_sub(*item) else {
-            return Err(format!("item {at} of size {item} was put into bin {bin}, which has room for {left}"));
+            return Err(format!(
+                "item {at} of size {item} was put into bin {bin}, which has room for {left}"
+            ));
         };
         *left = rest;
     }

@@ -82,9 +82,10 @@ mod tests {
             let points: Vec<[u8; 2]> =
                 (0..9).filter(|k| set >> k & 1 == 1).map(|k: u8| [k / 3, k % 3]).collect();
             let line = points.iter().enumerate().any(|(i, a)| {
-                points[..i].iter().enumerate().any(|(j, b)| {
-                    points[..j].iter().any(|c| (0..2).all(|d| (a[d] + b[d] + c[d]) % 3 == 0))
-                })
+                points[..i]
+                    .iter()
+                    .enumerate()
+                    .any(|(j, b)| points[..j].iter().any(|c| (0..2).all(|d| (a[d] + b[d] + c[d]) % 3 == 0)))
             });
             if set > 0 {
                 assert_eq!(value(2, &points.iter().map(|p| p.as_slice()).collect::<Vec<_>>()).is_ok(), !line);

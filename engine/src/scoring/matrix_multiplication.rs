@@ -57,8 +57,12 @@ impl Construction for MatrixMultiplication {
         // 2³², so nothing overflows.
         let mut tensor = vec![(0, 0); sizes.iter().product()];
         for bytes in output.chunks(term) {
-            let numbers: Vec<Gaussian> =
-                bytes.as_chunks::<2>().0.iter().map(|b| (i64::from(b[0] as i8), i64::from(b[1] as i8))).collect();
+            let numbers: Vec<Gaussian> = bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|b| (i64::from(b[0] as i8), i64::from(b[1] as i8)))
+                .collect();
             let (u, rest) = numbers.split_at(sizes[0]);
             let (v, w) = rest.split_at(sizes[1]);
             let mut at = tensor.iter_mut();
@@ -78,7 +82,10 @@ impl Construction for MatrixMultiplication {
             let wanted = if one { (8, 0) } else { (0, 0) };
             if *sum != wanted {
                 let (re, im) = (sum.0 as f64 / 8.0, sum.1 as f64 / 8.0);
-                return Err(format!("the tensor's entry ({a}, {b}, {c}) is {re} + {im}i, not {}", wanted.0 / 8));
+                return Err(format!(
+                    "the tensor's entry ({a}, {b}, {c}) is {re} + {im}i, not {}",
+                    wanted.0 / 8
+                ));
             }
         }
         Ok(rank as f64)

@@ -4,7 +4,10 @@
 pub fn doubles(output: &[u8], count: usize, what: &str) -> Result<Vec<f64>, String> {
     let wanted = count * 8;
     if output.len() != wanted {
-        return Err(format!("{} bytes, but {count} {what} as little-endian f64 are {wanted} bytes", output.len()));
+        return Err(format!(
+            "{} bytes, but {count} {what} as little-endian f64 are {wanted} bytes",
+            output.len()
+        ));
     }
     let values: Vec<f64> = output.as_chunks::<8>().0.iter().map(|raw| f64::from_le_bytes(*raw)).collect();
     match values.iter().position(|value| !value.is_finite()) {

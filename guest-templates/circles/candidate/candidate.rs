@@ -137,7 +137,12 @@ fn climb(packing: Packing, rectangle: bool) -> Packing {
 /// Goes on to the last digits, then steps back far enough for rounding.
 fn polish(packing: &mut Packing, rectangle: bool) {
     shrink(packing, 0.999_99);
-    ascend(packing, rectangle, 2.0, Schedule { first: 1e-7, last: 1e-16, factor: 0.3, steps: 120, hasty: false });
+    ascend(
+        packing,
+        rectangle,
+        2.0,
+        Schedule { first: 1e-7, last: 1e-16, factor: 0.3, steps: 120, hasty: false },
+    );
     shrink(packing, 1.0);
     packing.circles.iter_mut().for_each(|c| c.r = (c.r - 4e-15).max(0.0));
 }

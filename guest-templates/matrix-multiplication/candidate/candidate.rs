@@ -97,7 +97,7 @@ fn search(n: usize, m: usize, p: usize, seed: u64) -> Vec<Term> {
 /// Blocks of 2×2: a sum for the matrices of blocks, times one for the blocks.
 /// What is left over at the borders is multiplied plainly.
 fn in_blocks(n: usize, m: usize, p: usize, random: &mut Random) -> Vec<Term> {
-    let small = knobs::integer("small_flips", 20_000, 1_000, 300_000, Logarithmic);
+    let small = knobs::integer("small_flips", 100_000, 1_000, 300_000, Logarithmic);
     if n.min(m).min(p) < 2 {
         return plain(n, m, p);
     }
@@ -107,7 +107,11 @@ fn in_blocks(n: usize, m: usize, p: usize, random: &mut Random) -> Vec<Term> {
     let mut terms = Vec::new();
     for o in &outer {
         for b in &block {
-            terms.push([blown(o[0], inner, b[0], m), blown(o[1], columns, b[1], p), blown(o[2], columns, b[2], p)]);
+            terms.push([
+                blown(o[0], inner, b[0], m),
+                blown(o[1], columns, b[1], p),
+                blown(o[2], columns, b[2], p),
+            ]);
         }
     }
     let covered = |i: usize, j: usize, k: usize| i < 2 * rows && j < 2 * inner && k < 2 * columns;
@@ -170,7 +174,7 @@ fn walk(start: Vec<Term>, steps: i64, random: &mut Random) -> Vec<Term> {
 /// much denser: sparse ones share more factors.
 fn flip(terms: &mut Vec<Term>, heat: f64, random: &mut Random) -> Option<usize> {
     let count = terms.len();
-    for _ in 0..12 {
+    for _ in 0..60 {
         let (i, shared) = (random.below(count), random.below(3));
         let form = terms[i][shared];
         let negative = form.negative();
@@ -187,7 +191,8 @@ fn flip(terms: &mut Vec<Term>, heat: f64, random: &mut Random) -> Option<usize> 
             two[other] = two[other].negative();
         }
         let plus = random.next() & 1 << 40 == 0;
-        let (b, c) = if plus { (two[other], one[last].negative()) } else { (two[other].negative(), one[last]) };
+        let (b, c) =
+            if plus { (two[other], one[last].negative()) } else { (two[other].negative(), one[last]) };
         let (sum, difference) = (one[other].plus(b)?, two[last].plus(c)?);
         let weight = |a: Form, b: Form| a.weight() + b.weight();
         let heavier = weight(sum, difference) - weight(one[other], two[last]);

@@ -120,7 +120,7 @@ fn climb(x: &mut Vec<f64>, dimensions: usize, last: f64) {
     let factor = knobs::number("barrier_factor", 0.3, 0.05, 0.8, Linear);
     let hasty = knobs::flag("hasty", false);
     let (least, most) = distances(x, dimensions);
-    if !(least > 0.0) {
+    if least.is_nan() || least <= 0.0 {
         return;
     }
     let n = x.len() / dimensions;

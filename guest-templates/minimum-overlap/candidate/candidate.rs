@@ -61,7 +61,7 @@ fn start(half: usize, random: &mut Random) -> Vec<f64> {
         let size = height * (random.next() - 0.5) / (wave as f64).sqrt();
         let phase = 6.3 * random.next();
         for (i, v) in h.iter_mut().enumerate() {
-            *v += size * (phase + 3.1416 * wave as f64 * i as f64 / half as f64).cos();
+            *v += size * (phase + std::f64::consts::PI * wave as f64 * i as f64 / half as f64).cos();
         }
     }
     h.iter_mut().for_each(|v| *v = v.clamp(0.02, 0.9));

@@ -153,12 +153,12 @@ impl Program {
                 for (x, d) in x.iter_mut().zip(direction) {
                     *x += length * d;
                 }
-                for k in 0..count {
-                    let change = weight / slacks[k] - duals[k] - duals[k] / slacks[k] * slopes[k];
-                    let fresh = self.inequalities[k].value(x).max(f64::MIN_POSITIVE);
-                    let dual = (duals[k] + length * change).max(0.0);
-                    slacks[k] = fresh;
-                    duals[k] = dual.clamp(1e-3 * weight / fresh, 1e3 * weight / fresh);
+                let all = self.inequalities.iter().zip(&slopes).zip(&mut slacks).zip(&mut duals);
+                for (((c, slope), slack), dual) in all {
+                    let change = weight / *slack - *dual - *dual / *slack * slope;
+                    *slack = c.value(x).max(f64::MIN_POSITIVE);
+                    let centre = weight / *slack;
+                    *dual = (*dual + length * change).clamp(1e-3 * centre, 1e3 * centre);
                 }
             }
             // Near enough to the optimum for this weight. From the length alone
@@ -167,7 +167,10 @@ impl Program {
             if weight <= schedule.last && (gain < 0.1 * weight || !accepted) {
                 return step + 1;
             }
-            if settled || !accepted || (length > 0.9 && (schedule.hasty || newton.shift < 1e-6 * newton.scale)) {
+            if settled
+                || !accepted
+                || (length > 0.9 && (schedule.hasty || newton.shift < 1e-6 * newton.scale))
+            {
                 weight = (weight * schedule.factor).max(schedule.last);
             }
         }
@@ -236,7 +239,14 @@ impl Newton {
         }
     }
 
-    fn direction(&mut self, program: &Program, x: &[f64], slacks: &[f64], duals: &[f64], weight: f64) -> bool {
+    fn direction(
+        &mut self,
+        program: &Program,
+        x: &[f64],
+        slacks: &[f64],
+        duals: &[f64],
+        weight: f64,
+    ) -> bool {
         let n = self.n;
         self.matrix.fill(0.0);
         self.right.copy_from_slice(&program.objective);
@@ -325,8 +335,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a_fours, a_rest) = a.as_chunks::<4>();
     let (b_fours, b_rest) = b.as_chunks::<4>();
     for (a, b) in a_fours.iter().zip(b_fours) {
-        for lane in 0..4 {
-            sums[lane] += a[lane] * b[lane];
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
         }
     }
     let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();

@@ -151,9 +151,7 @@ impl Runner {
                 let start = Instant::now();
                 let mut left = store.data().evaluation.limits.output_bytes;
                 let result = match store.data().evaluation.job.clone() {
-                    Job::Call { input } => {
-                        self.call(&guest, store, &input, &mut left).map(Product::Output)
-                    }
+                    Job::Call { input } => self.call(&guest, store, &input, &mut left).map(Product::Output),
                     Job::Calls { inputs } => {
                         let calls = inputs.iter().map(|input| self.call(&guest, store, input, &mut left));
                         calls.collect::<Result<_, _>>().map(Product::Outputs)
