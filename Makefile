@@ -15,7 +15,7 @@ run: setup
 test: setup
 	$(CARGO) test --release --workspace
 
-# The problems with published figures, searched without a model: 18 of them,
+# The problems with published figures, searched without a model: 17 of them,
 # 100 s each on all cores.
 bench-tasks: setup
 	$(TERRARIUM) bench tasks --wall-per-task 100s
