@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test escape bench-meter bench-loop peers clean
+.PHONY: setup run test escape bench-meter bench-loop bench-tasks peers clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -30,6 +30,11 @@ escape: setup
 # What metering costs, beside wasmtime's fuel and epochs.
 bench-meter: setup
 	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
+
+# The problems with published figures, searched without a model: 17 of them,
+# 100 s each on all cores.
+bench-tasks: setup
+	$(TERRARIUM) bench tasks --wall-per-task 100s
 
 clean:
 	$(CARGO) clean

@@ -3,7 +3,7 @@
 mod command;
 mod sandboxed;
 
-pub use command::CommandEvaluator;
+pub use command::{CommandEvaluator, Program};
 pub use sandboxed::Sandboxed;
 
 use crate::ids::{BlobId, CandidateId};

@@ -7,6 +7,7 @@ mod agents;
 mod error;
 mod search;
 
+pub use crate::scoring::EvaluatorConfig;
 pub use agents::{ApiKind, CommandConfig, ModelConfig, Prices};
 pub use error::{InvalidTask, TaskError};
 pub use search::{FeatureConfig, FeatureKind, RungConfig, SearchConfig, StrategyKind};
@@ -85,28 +86,15 @@ impl From<&HeldOutConfig> for HeldOut {
     }
 }
 
-/// `[evaluator]`: how the bytes of a `call` are scored (world `function`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "builtin", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum EvaluatorConfig {
-    /// A program of the task's author, speaking JSON lines.
-    Command {
-        /// Program and arguments. One that names a file of the task's folder
-        /// means that file.
-        command: Vec<String>,
-        /// Longest time for one answer, in seconds.
-        #[serde(default = "thirty")]
-        deadline_s: u32,
-    },
-    /// `n` disjoint circles in the unit square; the score is the sum of radii.
-    Circles {
-        /// How many circles.
-        n: u32,
-    },
-}
-
-fn thirty() -> u32 {
-    30
+/// `[published]`: what is known of a problem, to compare with. It has no
+/// influence on any run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedFigure {
+    /// The best published value of the metric.
+    pub value: f64,
+    /// Where it was published.
+    pub source: String,
 }
 
 /// `[data]`: what a trainer learns from.
@@ -136,6 +124,9 @@ pub struct Task {
     /// `[data]`: present exactly for world `trainer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
+    /// `[published]`, for problems with a literature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<PublishedFigure>,
     /// `[search]`.
     #[serde(default)]
     pub search: SearchConfig,
@@ -248,17 +239,14 @@ impl Task {
                 }
             }
         }
-        if let Some(EvaluatorConfig::Command { command, deadline_s }) = &self.evaluator
-            && (command.is_empty() || !(1..=86_400).contains(deadline_s))
-        {
-            let what = "a command evaluator needs a program, and deadline_s of 1 to 86400".to_owned();
-            return fault(&["evaluator"], what, "such as command = [\"python3\", \"score.py\"]");
+        if let Some((field, what, hint)) = self.evaluator.as_ref().and_then(EvaluatorConfig::fault) {
+            return fault(&["evaluator", field], what, hint);
         }
-        if let Some(EvaluatorConfig::Circles { n }) = self.evaluator
-            && !(1..=crate::scoring::circles::MAX_CIRCLES).contains(&n)
+        if let Some(published) = &self.published
+            && !published.value.is_finite()
         {
-            let what = format!("n = {n} is out of range: 1..={}", crate::scoring::circles::MAX_CIRCLES);
-            return fault(&["evaluator", "n"], what, "26 and 32 have published records");
+            let what = format!("value = {} is no published figure", published.value);
+            return fault(&["published", "value"], what, "leave the section out where nothing is known");
         }
         None
     }
@@ -281,38 +269,58 @@ pub fn templates_root() -> PathBuf {
     }
 }
 
-/// Names of the templates under `root`, sorted.
+/// Names of the templates under `root`, sorted: of each folder with a
+/// `task.toml`, and of each further `NAME.toml` in such a folder, which states
+/// another problem for the same candidate.
 pub fn templates(root: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(root)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.path().join("task.toml").is_file())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> = template_files(root).into_iter().map(|(name, _)| name).collect();
     names.sort();
     names
 }
 
-/// Loads a task by a template's name or from a folder (or a `task.toml`).
+/// Names and files of the templates.
+fn template_files(root: &Path) -> Vec<(String, PathBuf)> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for folder in entries(root).filter(|entry| entry.path().join("task.toml").is_file()) {
+        for file in entries(&folder.path()).map(|entry| entry.path()) {
+            let named = file.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+            let name = match named {
+                Some(stem) if stem == "task" => folder.file_name().into_string().ok(),
+                named => named,
+            };
+            if let (Some(name), Some("toml"), true) =
+                (name, file.extension().and_then(|e| e.to_str()), file.is_file())
+            {
+                found.push((name, file));
+            }
+        }
+    }
+    found
+}
+
+/// The `task.toml` of a template, or the file that takes its place.
+pub fn template_file(root: &Path, name: &str) -> Option<PathBuf> {
+    template_files(root).into_iter().find(|(known, _)| known == name).map(|(_, file)| file)
+}
+
+/// Loads a task by a template's name or from a folder (or the file itself).
 /// Something that exists as a path wins only when it is spelled as one
 /// (with a `/` or a leading `.`), so that a folder `gpt` in the working
 /// directory does not shadow the template of that name.
 pub fn load(task: &str, templates_root: &Path) -> Result<LoadedTask, TaskError> {
     let spelled_as_path = task.contains(['/', '\\']) || task.starts_with('.');
-    let template = templates_root.join(task);
-    let folder =
-        if !spelled_as_path && template.join("task.toml").is_file() { template } else { PathBuf::from(task) };
-    let folder =
-        if folder.is_file() { folder.parent().map(Path::to_path_buf).unwrap_or_default() } else { folder };
-    let file = folder.join("task.toml");
-    if !file.is_file() {
+    let template = if spelled_as_path { None } else { template_file(templates_root, task) };
+    let path = template.unwrap_or_else(|| PathBuf::from(task));
+    let file = if path.is_dir() { path.join("task.toml") } else { path };
+    if !file.is_file() || file.extension().is_none_or(|e| e != "toml") {
         let known = templates(templates_root).join(", ");
         return Err(TaskError::NotFound { task: task.to_owned(), known });
     }
+    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let text = read_text(&file)?;
     let mut task = Task::parse(&text, &file.display().to_string())?;
-    if let Some(EvaluatorConfig::Command { command, .. }) = &mut task.evaluator {
+    if let Some(EvaluatorConfig::Command(crate::evaluate::Program { command, .. })) = &mut task.evaluator {
         // A run is continued from anywhere, so its files are named in full.
         for word in command.iter_mut() {
             let path = folder.join(&*word);

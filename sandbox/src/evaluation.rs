@@ -133,6 +133,12 @@ pub enum Job {
         #[serde(with = "serde_bytes")]
         input: Vec<u8>,
     },
+    /// Several `call`s of one instance, which gets each input only after it
+    /// answered the one before. Fuel and output are limited for all together.
+    Calls {
+        /// Their inputs, in order.
+        inputs: Vec<Vec<u8>>,
+    },
 }
 
 /// One evaluation: a candidate's component is run once in a fresh store.
@@ -179,7 +185,7 @@ impl Evaluation {
     pub(crate) fn first_phase(&self) -> crate::Phase {
         match self.job {
             Job::Train { .. } => crate::Phase::Init,
-            Job::Call { .. } => crate::Phase::Call,
+            Job::Call { .. } | Job::Calls { .. } => crate::Phase::Call,
         }
     }
 }
@@ -202,6 +208,8 @@ pub enum Product {
     HeldOut(HeldOutScore),
     /// Of [`Job::Call`]: the bytes that `call` returned, not yet scored.
     Output(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Of [`Job::Calls`]: what each `call` returned, in order.
+    Outputs(Vec<Vec<u8>>),
 }
 
 /// One `report.metric` of the candidate (its own claim; never a score).
@@ -287,10 +295,13 @@ impl Report {
             }
         };
         self.outcome.distrust();
-        if let Some(Product::Output(output)) = &self.product
-            && output.len() as u64 > limits.output_bytes
-        {
-            self.outcome = Outcome::OutputTooLarge { bytes: output.len() as u64, limit: limits.output_bytes };
+        let bytes = match &self.product {
+            Some(Product::Output(output)) => output.len() as u64,
+            Some(Product::Outputs(outputs)) => outputs.iter().map(|output| output.len() as u64).sum(),
+            Some(Product::HeldOut(_)) | None => 0,
+        };
+        if bytes > limits.output_bytes {
+            self.outcome = Outcome::OutputTooLarge { bytes, limit: limits.output_bytes };
         }
         if !self.outcome.is_finished() {
             self.product = None;

@@ -72,8 +72,8 @@ fn text_of(path: &Path) -> &str {
 fn a_wrong_task_file_is_told_by_line_and_column() {
     let cases: [(&str, &str, &[&str]); 6] = [
         ("[budget]", "[budget", &["task.toml:8:", "hint: "]),
-        ("fuel = 20_000_000_000", "fuel = \"lots\"", &["task.toml:9:8"]),
-        ("wall_ms = 30_000", "wall_ms = 1", &["task.toml:10:", "wall_ms"]),
+        ("fuel = 40_000_000_000", "fuel = \"lots\"", &["task.toml:9:8"]),
+        ("wall_ms = 90_000", "wall_ms = 1", &["task.toml:10:", "wall_ms"]),
         ("world = \"function\"", "world = \"moon\"", &["task.toml:4:9", "moon"]),
         ("n = 26", "n = 0", &["task.toml:16:", "1..="]),
         ("candidate/candidate.rs", "../../../etc/passwd", &["task.toml:6:", "does not stay inside"]),
@@ -223,16 +223,16 @@ fn circles_that_are_no_packing_are_invalid_output() {
     let source =
         fs::read_to_string(template("circles").join("candidate/candidate.rs")).expect("the template");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let line = source.lines().find(|l| l.contains("let circles = pack(")).expect("the frame");
+    let line = source.lines().find(|l| l.contains("let packing = pack(")).expect("the frame");
     for (name, change, reason) in [
-        ("short", "circles.pop();", "bytes"),
-        ("long", "circles.push(circles[0]);", "bytes"),
-        ("overlap", "circles[1] = circles[0];", "overlap"),
-        ("nan", "circles[3].r = f64::NAN;", "not finite"),
-        ("outside", "circles[3].x = 2.0;", "outside"),
+        ("short", "packing.circles.pop();", "bytes"),
+        ("long", "packing.circles.push(packing.circles[0]);", "bytes"),
+        ("overlap", "packing.circles[1] = packing.circles[0];", "overlap"),
+        ("nan", "packing.circles[3].r = f64::NAN;", "not finite"),
+        ("outside", "packing.circles[3].x = 3.0;", "outside"),
     ] {
         let file = folder.path().join(name).with_extension("rs");
-        let cheat = line.replace("let circles", "let mut circles") + change;
+        let cheat = line.replace("let packing", "let mut packing") + change;
         fs::write(&file, source.replace(line, &cheat)).expect("written");
         let output = run(&["eval", "circles", "--json", "--source", text_of(&file)]);
         assert_eq!(output.status.code(), Some(CANDIDATE_FAILED), "{}", stderr(&output));
@@ -259,9 +259,8 @@ fn damaged(damage: impl FnOnce(&Path)) -> TempDir {
         let out = folder.path().join("run");
         let task = circles_with(|toml| {
             toml.replace("generation_size = 8", "generation_size = 2")
-                .replace("noise_seeds = 5", "noise_seeds = 3")
-                .replace("race_seeds = 8", "race_seeds = 3")
-                .replace("final_seeds = 8", "final_seeds = 3")
+                .replace("proposers = {", "evals = 30\nproposers = {")
+                .replace("race_seeds = 6", "race_seeds = 3")
         });
         let args = [
             "run",

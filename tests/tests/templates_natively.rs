@@ -139,6 +139,7 @@ fn replaying_a_graph_gives_the_bits_of_running_its_operations() {
 fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let mut input = 26u32.to_le_bytes().to_vec();
+    input.extend(0u32.to_le_bytes());
     input.extend(7u64.to_le_bytes());
     let start = std::time::Instant::now();
     let output = circles::native_function(&input).unwrap();
@@ -152,11 +153,11 @@ fn circles_are_valid_with_no_tolerance_and_a_decent_start() {
         assert!(r >= 0.0 && x - r >= 0.0 && x + r <= 1.0 && y - r >= 0.0 && y + r <= 1.0);
         for b in &circles[..i] {
             let (dx, dy) = (x - b[0], y - b[1]);
-            assert!((dx * dx + dy * dy).sqrt() >= r + b[2] + 1e-13);
+            assert!((dx * dx + dy * dy).sqrt() >= r + b[2] + 2e-15);
         }
         sum += r;
     }
     println!("circles: sum {sum}");
-    assert!((2.3..2.636).contains(&sum), "sum {sum}");
+    assert!((2.55..2.636).contains(&sum), "sum {sum}");
     assert!(circles::native_function(&input[..11]).is_err());
 }

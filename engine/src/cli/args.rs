@@ -47,7 +47,7 @@ pub enum Command {
     Verify(Verify),
     /// Show a run as a table, and write its report
     Report(Report),
-    /// Measure the sandbox
+    /// Measure the sandbox, or search the problems with published figures
     Bench(Bench),
     /// Find or build the wasm compiler and the SDK, and prepare the corpus
     Setup(Setup),
@@ -286,17 +286,29 @@ pub struct Report {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_parser = ["sandbox", "loop"])]
+    #[arg(value_parser = ["sandbox", "loop", "tasks"])]
     pub name: String,
-    /// Candidates of `bench loop`
+    /// loop: how many candidates
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub candidates: u32,
-    /// Evaluations at a time of `bench loop`
+    /// loop: evaluations at a time
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub workers: usize,
-    /// Repetitions of the slow figures
+    /// sandbox: repetitions of the slow figures
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub repeat: usize,
+    /// tasks: how long each problem is searched, such as 90s
+    #[arg(long, value_name = "TIME", default_value = "100s", value_parser = super::values::duration)]
+    pub wall_per_task: std::time::Duration,
+    /// tasks: only these templates
+    #[arg(long, value_name = "TEMPLATE", num_args = 1.., value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// tasks: the seed of every search
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// tasks: keep the run folders here [default: they go when it ends]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,

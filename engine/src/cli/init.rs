@@ -10,12 +10,12 @@ use std::path::Path;
 /// Copies a template into a new folder and renames the task.
 pub fn init(args: &Init) -> Ended {
     let root = task::templates_root();
-    if !task::templates(&root).contains(&args.template) {
+    let Some(template) = task::template_file(&root, &args.template) else {
         return Err(Failure::usage(
             format!("there is no template `{}`", args.template),
             format!("the templates are: {}", task::templates(&root).join(", ")),
         ));
-    }
+    };
     let name = &args.name;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
@@ -31,8 +31,9 @@ pub fn init(args: &Init) -> Ended {
             "choose another name; nothing was changed",
         ));
     }
-    copy(&root.join(&args.template), folder)?;
+    copy(template.parent().unwrap_or(&root), folder)?;
     let file = folder.join("task.toml");
+    one_problem(&template, folder)?;
     let text = task::read_text(&file)?;
     let renamed = text.replacen(&format!("name = \"{}\"", args.template), &format!("name = \"{name}\""), 1);
     std::fs::write(&file, renamed).map_err(|e| EngineError::io("write", &file, e))?;
@@ -43,6 +44,22 @@ pub fn init(args: &Init) -> Ended {
     eprintln!("  score  terrarium eval ./{name}");
     eprintln!("  evolve terrarium run ./{name}");
     Ok(exit::OK)
+}
+
+/// Of the problems that share a template's folder, the one that was asked for
+/// becomes `task.toml`; the others go.
+fn one_problem(template: &Path, folder: &Path) -> Result<(), EngineError> {
+    let chosen = template.file_name().unwrap_or_default();
+    let entries = std::fs::read_dir(folder).map_err(|e| EngineError::io("read", folder, e))?;
+    for entry in entries {
+        let path = entry.map_err(|e| EngineError::io("read", folder, e))?.path();
+        let is_problem = path.extension().is_some_and(|e| e == "toml") && path.is_file();
+        if is_problem && path.file_name() != Some(chosen) {
+            std::fs::remove_file(&path).map_err(|e| EngineError::io("remove", &path, e))?;
+        }
+    }
+    let (from, to) = (folder.join(chosen), folder.join("task.toml"));
+    std::fs::rename(&from, &to).map_err(|e| EngineError::io("rename", &from, e))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), EngineError> {

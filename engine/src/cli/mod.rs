@@ -5,6 +5,7 @@ mod agents;
 mod args;
 mod bench;
 mod bench_loop;
+mod bench_tasks;
 mod check;
 mod compare;
 mod doctor;
@@ -48,6 +49,7 @@ pub fn main() -> i32 {
         Command::Proposals(args) => compare::proposals(args),
         Command::Verify(args) => verify::verify(args),
         Command::Report(args) => report::report(args),
+        Command::Bench(args) if args.name == "tasks" => bench_tasks::bench(args),
         Command::Bench(args) => bench::bench(args),
         Command::Setup(args) => setup::setup(args),
         Command::Doctor(args) => doctor::doctor(args),

@@ -13,7 +13,8 @@
 //! `HOME` and `LANG`.
 
 use super::HostError;
-use serde::Deserialize;
+use crate::scoring::Fault;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -27,6 +28,37 @@ use terrarium_sandbox::Outcome;
 const MAX_LINE: u64 = 64 << 20;
 /// Processes that are kept.
 const MOST_IDLE: usize = 64;
+
+/// `[evaluator]` with `builtin = "command"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Program and arguments. One that names a file of the task's folder means
+    /// that file.
+    pub command: Vec<String>,
+    /// Longest time for one answer, in seconds.
+    #[serde(default = "thirty")]
+    pub deadline_s: u32,
+}
+
+fn thirty() -> u32 {
+    30
+}
+
+impl Program {
+    /// The first field that is out of its range.
+    pub fn fault(&self) -> Option<Fault> {
+        if self.command.is_empty() {
+            let what = "a command evaluator needs a program".to_owned();
+            return Some(("command", what, "such as command = [\"python3\", \"score.py\"]"));
+        }
+        if !(1..=86_400).contains(&self.deadline_s) {
+            let what = format!("deadline_s = {} is out of range: 1..=86400", self.deadline_s);
+            return Some(("deadline_s", what, "30 is the default"));
+        }
+        None
+    }
+}
 
 /// An evaluator's processes.
 #[derive(Debug)]

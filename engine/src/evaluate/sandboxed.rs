@@ -3,13 +3,15 @@
 use super::{BuildFacts, BuildFailure, BuildTime, CommandEvaluator, Evaluate, Evaluated, HostError, Split};
 use crate::error::EngineError;
 use crate::run::DataSnapshot;
-use crate::scoring;
 use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxError, Shards,
-    Source, World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Product, Report, Sandbox, SandboxError,
+    Shards, Source, World,
 };
+
+/// The least fuel that the sandbox accepts as a limit.
+const LEAST_FUEL: u64 = 1_000;
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
 pub struct Sandboxed<'a> {
@@ -40,20 +42,22 @@ impl<'a> Sandboxed<'a> {
         }
         let identity = sandbox.identity().map_err(|e| EngineError::from(host(&e)))?;
         let command = match &task.evaluator {
-            Some(EvaluatorConfig::Command { command, deadline_s }) => {
-                Some(CommandEvaluator::new(command, *deadline_s))
+            Some(EvaluatorConfig::Command(program)) => {
+                Some(CommandEvaluator::new(&program.command, program.deadline_s))
             }
             _ => None,
         };
         Ok(Self { sandbox, task, data, probe_secret, identity, command })
     }
 
-    fn job(&self, seed: u64, split: Split) -> Result<Job, HostError> {
+    /// What the candidate is to do; each job in an instance of its own.
+    fn jobs(&self, seed: u64, split: Split) -> Result<Vec<Job>, HostError> {
         if let Some(command) = &self.command {
-            return Ok(Job::Call { input: command.input(seed)? });
+            return Ok(vec![Job::Call { input: command.input(seed)? }]);
         }
-        match (&self.task.evaluation, &self.task.evaluator, self.data) {
-            (Some(held_out), _, Some(data)) => Ok(Job::Train {
+        let scoring = self.task.evaluator.as_ref().and_then(EvaluatorConfig::scoring);
+        match (&self.task.evaluation, scoring, self.data) {
+            (Some(held_out), _, Some(data)) => Ok(vec![Job::Train {
                 shards: Shards {
                     train: data.train.clone(),
                     held_out: match split {
@@ -62,10 +66,8 @@ impl<'a> Sandboxed<'a> {
                     },
                 },
                 held_out: held_out.into(),
-            }),
-            (None, Some(EvaluatorConfig::Circles { n }), _) => {
-                Ok(Job::Call { input: scoring::circles::input(*n, seed) })
-            }
+            }]),
+            (None, Some(scoring), _) => Ok(scoring.jobs(seed, split)),
             // A validated task and the check in `new` leave nothing else.
             _ => Err(HostError {
                 message: "the task says neither how to train nor what to call".into(),
@@ -88,17 +90,51 @@ impl<'a> Sandboxed<'a> {
     }
 
     /// The score of what a finished evaluation produced.
-    fn score(&self, product: Option<&Product>) -> Result<f64, Outcome> {
-        match (product, &self.task.evaluator) {
-            (Some(Product::HeldOut(score)), None) => Ok(score.bits_per_byte),
-            (Some(Product::Output(bytes)), Some(EvaluatorConfig::Circles { n })) => {
-                scoring::circles::score(bytes, *n)
-            }
+    fn score(&self, products: &[Product], seed: u64, split: Split) -> Result<f64, Outcome> {
+        match (products, self.task.evaluator.as_ref().map(EvaluatorConfig::scoring)) {
+            ([Product::HeldOut(score)], None) => Ok(score.bits_per_byte),
+            (_, Some(Some(scoring))) => scoring.score(products, seed, split),
             _ => {
                 Err(Outcome::InvalidOutput { reason: "nothing was produced that this task can score".into() })
             }
         }
     }
+}
+
+/// Adds what a further job of the same evaluation used and said. Claims are
+/// kept of the first jobs only, as far as the limits go.
+fn add(total: &mut Report, next: Report, limits: &Limits) {
+    let (sum, more) = (&mut total.usage, next.usage);
+    sum.fuel = sum.fuel.zip(more.fuel).map(|(a, b)| a.saturating_add(b));
+    sum.device_fuel += more.device_fuel;
+    sum.forward_device_fuel += more.forward_device_fuel;
+    sum.device_ops += more.device_ops;
+    sum.peak_memory_bytes = sum.peak_memory_bytes.max(more.peak_memory_bytes);
+    sum.peak_device_bytes = sum.peak_device_bytes.max(more.peak_device_bytes);
+    sum.host_calls += more.host_calls;
+    for (name, cost) in more.device_profile {
+        match sum.device_profile.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, all)) => *all = all.saturating_add(cost),
+            None => sum.device_profile.push((name, cost)),
+        }
+    }
+    sum.device_profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    for (name, range) in next.knobs {
+        if !total.knobs.iter().any(|(known, _)| *known == name) {
+            total.knobs.push((name, range));
+        }
+    }
+    total.metrics.extend(next.metrics);
+    total.metrics.truncate(usize::try_from(limits.metrics).unwrap_or(usize::MAX));
+    let room = usize::try_from(limits.log_bytes).unwrap_or(usize::MAX).saturating_sub(total.log.len());
+    total.log.extend(next.log.chars().take(room / 4));
+    let (sum, more) = (&mut total.timing, next.timing);
+    sum.instantiate_us += more.instantiate_us;
+    sum.train_us += more.train_us;
+    sum.kernel_us += more.kernel_us;
+    sum.train_kernel_us += more.train_kernel_us;
+    sum.total_us += more.total_us;
+    total.outcome = next.outcome;
 }
 
 impl Evaluate for Sandboxed<'_> {
@@ -132,18 +168,44 @@ impl Evaluate for Sandboxed<'_> {
         seed: u64,
         split: Split,
     ) -> Result<Evaluated, HostError> {
-        let evaluation = Evaluation {
+        let jobs = self.jobs(seed, split)?;
+        let mut evaluation = Evaluation {
             seed,
             probe_key: seeds::derive(self.probe_secret, "probe", &[seed, split.number()]),
             knobs: knobs.clone(),
-            job: self.job(seed, split)?,
+            job: Job::Calls { inputs: Vec::new() },
             limits: self.limits(split),
         };
-        let report = self.sandbox.run(built, &evaluation).map_err(|e| host(&e))?;
+        let mut products = Vec::with_capacity(jobs.len());
+        let mut total: Option<Report> = None;
+        for job in jobs {
+            evaluation.job = job;
+            let mut next = self.sandbox.run(built, &evaluation).map_err(|e| host(&e))?;
+            // What is left of the budget is what the next job may use.
+            let fuel = next.usage.fuel.unwrap_or(evaluation.limits.fuel);
+            evaluation.limits.fuel = evaluation.limits.fuel.saturating_sub(fuel).max(LEAST_FUEL);
+            products.extend(next.product.take());
+            let report = match total.take() {
+                None => next,
+                Some(mut all) => {
+                    add(&mut all, next, &self.task.budget);
+                    all
+                }
+            };
+            let finished = report.outcome.is_finished();
+            total = Some(report);
+            if !finished {
+                break;
+            }
+        }
+        let report = total.ok_or_else(|| HostError {
+            message: "the task asks nothing of its candidates".into(),
+            hint: "its evaluator must make at least one call".into(),
+        })?;
         let (outcome, score) = if report.outcome.is_finished() {
-            let scored = match (&self.command, report.product.as_ref()) {
-                (Some(command), Some(Product::Output(bytes))) => command.score(seed, bytes)?,
-                (_, product) => self.score(product),
+            let scored = match (&self.command, products.as_slice()) {
+                (Some(command), [Product::Output(bytes)]) => command.score(seed, bytes)?,
+                (_, products) => self.score(products, seed, split),
             };
             match scored {
                 Ok(score) => (Outcome::Finished, Some(score)),

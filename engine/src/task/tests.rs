@@ -85,7 +85,8 @@ candidate = "candidate/lib.rs"
 builtin = "circles"
 n = 26
 "#;
-    assert_eq!(Task::parse(circles, "c").unwrap().evaluator, Some(EvaluatorConfig::Circles { n: 26 }));
+    let config = crate::scoring::circles::Circles { n: 26, container: Default::default() };
+    assert_eq!(Task::parse(circles, "c").unwrap().evaluator, Some(EvaluatorConfig::Circles(config)));
     let (what, _) = message(&circles.replace("n = 26", "n = 0"));
     assert!(what.contains("n = 0 is out of range"), "{what}");
     assert!(Task::parse(&circles.replace("n = 26", "m = 26"), "c").is_err());

@@ -1,12 +1,18 @@
-//! Packs n circles into the unit square so that the sum of their radii is
-//! large.
+//! Packs n circles so that the sum of their radii is large: into the unit
+//! square, or into a rectangle of perimeter 4 whose width is free.
 //!
-//! Input: n as u32, then a seed as u64, little-endian. Output: n times
-//! (x, y, r) as f64, little-endian. The score is exact: circles must be inside
-//! the square and disjoint with no tolerance at all.
+//! Input: n as u32, the container as u32 (0 square, 1 rectangle), a seed as
+//! u64, little-endian. Output: for a rectangle its width, then n times
+//! (x, y, r), as f64, little-endian. The score is exact: circles must be inside
+//! and disjoint with no tolerance at all.
+//!
+//! Centres and radii are found together: from a start with small circles, an
+//! interior-point method climbs to a local optimum; the best one is then
+//! disturbed and climbed from again (basin hopping).
 //!
 //! What lies inside the evolve block may be changed.
 
+use terrarium_sdk::interior_point::{Program, Schedule};
 use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::{Error, Function, Result, export_function};
 
@@ -18,6 +24,12 @@ struct Circle {
     r: f64,
 }
 
+#[derive(Clone, Default)]
+struct Packing {
+    width: f64,
+    circles: Vec<Circle>,
+}
+
 /// A linear congruential generator (Knuth's MMIX constants).
 struct Random(u64);
 
@@ -27,133 +39,189 @@ impl Random {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
+
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() * n as f64) as usize).min(n - 1)
+    }
 }
 
-/// The best packing of several starts.
-fn pack(n: usize, seed: u64) -> Vec<Circle> {
-    let starts = knobs::integer("starts", 6, 1, 60, Logarithmic);
-    let jitter = knobs::number("jitter", 0.5, 0.0, 1.5, Linear);
+/// The best packing of several starts, and of hops from the best of each.
+fn pack(n: usize, rectangle: bool, seed: u64) -> Packing {
+    let climbs = knobs::integer("climbs", 10, 2, 150, Logarithmic);
+    let hops = knobs::integer("hops", 4, 0, 60, Linear);
+    let moved = knobs::number("moved", 0.1, 0.02, 0.5, Logarithmic);
+    let jump = knobs::number("jump", 0.5, 0.0, 1.0, Linear);
     let mut random = Random(seed);
-    let mut best = Vec::new();
-    for _ in 0..starts {
-        let mut circles = start(n, jitter, &mut random);
-        relax(&mut circles);
-        repair(&mut circles);
-        if total(&circles) > total(&best) {
-            best = circles;
+    let mut best = Packing::default();
+    let mut left = climbs;
+    while left > 0 {
+        let mut current = climb(start(n, rectangle, &mut random), rectangle);
+        left -= 1;
+        for _ in 0..hops.min(left) {
+            left -= 1;
+            let tried = climb(disturb(&current, moved, jump, &mut random), rectangle);
+            if total(&tried) > total(&current) {
+                current = tried;
+            }
+        }
+        if total(&current) > total(&best) {
+            best = current;
         }
     }
+    polish(&mut best, rectangle);
     best
 }
 
-fn total(circles: &[Circle]) -> f64 {
-    circles.iter().map(|c| c.r).sum()
+fn total(packing: &Packing) -> f64 {
+    packing.circles.iter().map(|c| c.r).sum()
 }
 
-/// A jittered square grid.
-fn start(n: usize, jitter: f64, random: &mut Random) -> Vec<Circle> {
-    let side = (n as f64).sqrt().ceil() as usize;
-    let cell = 1.0 / side as f64;
-    (0..n)
-        .map(|i| {
-            let mut place = |k: usize| {
-                let shift = jitter * (random.next() - 0.5);
-                ((k as f64 + 0.5 + shift) * cell).clamp(0.02, 0.98)
-            };
-            Circle { x: place(i % side), y: place(i / side), r: 0.4 * cell }
-        })
-        .collect()
+/// Rows of centres, jittered, alternately shifted.
+fn start(n: usize, rectangle: bool, random: &mut Random) -> Packing {
+    let jitter = knobs::number("jitter", 0.8, 0.0, 3.0, Linear);
+    let shift = knobs::number("row_shift", 0.5, 0.0, 0.5, Linear);
+    let width = if rectangle { 0.7 + 0.6 * random.next() } else { 1.0 };
+    let height = if rectangle { 2.0 - width } else { 1.0 };
+    let rows = ((n as f64 * height / width).sqrt().ceil() as usize).max(1);
+    let columns = n.div_ceil(rows);
+    let centres = (0..n).map(|i| {
+        let (row, column) = (i / columns, i % columns);
+        let mut place = |k: f64, cells: usize, side: f64| {
+            let shifted = k + 0.5 + jitter * (random.next() - 0.5);
+            (shifted / cells as f64).clamp(0.02, 0.98) * side
+        };
+        let across = column as f64 + if row % 2 == 1 { shift } else { 0.0 };
+        Circle { x: place(across, columns, width), y: place(row as f64, rows, height), r: 0.0 }
+    });
+    Packing { width, circles: centres.collect() }
 }
 
-/// Ascends Σr − penalty·Σ overlap², with the penalty growing.
-fn relax(circles: &mut [Circle]) {
-    let steps = knobs::integer("steps", 400, 50, 4000, Logarithmic);
-    let rate = knobs::number("rate", 0.02, 0.001, 0.2, Logarithmic);
-    let first = knobs::number("penalty_first", 2.0, 0.5, 50.0, Logarithmic);
-    let last = knobs::number("penalty_last", 100.0, 20.0, 5000.0, Logarithmic);
-    let n = circles.len();
-    let mut slope = vec![(0.0, 0.0, 0.0); n];
-    for step in 0..steps {
-        let share = step as f64 / steps as f64;
-        let penalty = first * (last / first).powf(share);
-        let size = rate / penalty;
-        slope.iter_mut().for_each(|s| *s = (0.0, 0.0, 1.0));
-        for i in 0..n {
-            let a = circles[i];
-            for j in i + 1..n {
-                let b = circles[j];
-                let (dx, dy) = (a.x - b.x, a.y - b.y);
-                let reach = a.r + b.r;
-                let square = dx * dx + dy * dy;
-                if square >= reach * reach {
-                    continue;
-                }
-                let distance = square.sqrt().max(1e-9);
-                let push = 2.0 * penalty * (reach - distance);
-                let (ux, uy) = (dx / distance, dy / distance);
-                slope[i].0 += push * ux;
-                slope[i].1 += push * uy;
-                slope[i].2 -= push;
-                slope[j].0 -= push * ux;
-                slope[j].1 -= push * uy;
-                slope[j].2 -= push;
-            }
-            for (over, sx, sy) in [
-                (a.r - a.x, 1.0, 0.0),
-                (a.x + a.r - 1.0, -1.0, 0.0),
-                (a.r - a.y, 0.0, 1.0),
-                (a.y + a.r - 1.0, 0.0, -1.0),
-            ] {
-                if over > 0.0 {
-                    let push = 2.0 * penalty * over;
-                    slope[i].0 += push * sx;
-                    slope[i].1 += push * sy;
-                    slope[i].2 -= push;
-                }
+/// Some circles moved a little, or put anywhere.
+fn disturb(packing: &Packing, moved: f64, jump: f64, random: &mut Random) -> Packing {
+    let mut changed = packing.clone();
+    let count = changed.circles.len();
+    let (width, height) = sides(packing.width);
+    if random.next() < jump {
+        let which = random.below(count);
+        changed.circles[which].x = random.next() * width;
+        changed.circles[which].y = random.next() * height;
+    } else {
+        for circle in &mut changed.circles {
+            circle.x = (circle.x + moved * (random.next() - 0.5)).clamp(0.01 * width, 0.99 * width);
+            circle.y = (circle.y + moved * (random.next() - 0.5)).clamp(0.01 * height, 0.99 * height);
+        }
+    }
+    changed
+}
+
+fn sides(width: f64) -> (f64, f64) {
+    if width == 1.0 { (1.0, 1.0) } else { (width, 2.0 - width) }
+}
+
+/// Climbs to a local optimum from these centres.
+fn climb(packing: Packing, rectangle: bool) -> Packing {
+    let first = knobs::number("barrier_first", 0.01, 1e-4, 0.3, Logarithmic);
+    let factor = knobs::number("barrier_factor", 0.3, 0.05, 0.8, Linear);
+    let steps = knobs::size("newton_steps", 60, 20, 200, Logarithmic) as usize;
+    let hasty = knobs::flag("hasty", true);
+    let mut packing = packing;
+    shrink(&mut packing, 0.4);
+    // Of circles far apart nothing is asked; should they meet, they are cut.
+    let near = knobs::number("near", 2.2, 1.5, 6.0, Linear);
+    let spacing = 1.0 / (packing.circles.len() as f64).sqrt();
+    ascend(&mut packing, rectangle, near * spacing, Schedule { first, last: 1e-7, factor, steps, hasty });
+    shrink(&mut packing, 1.0);
+    packing
+}
+
+/// Goes on to the last digits, then steps back far enough for rounding.
+fn polish(packing: &mut Packing, rectangle: bool) {
+    shrink(packing, 0.999_99);
+    ascend(
+        packing,
+        rectangle,
+        2.0,
+        Schedule { first: 1e-7, last: 1e-16, factor: 0.3, steps: 120, hasty: false },
+    );
+    shrink(packing, 1.0);
+    packing.circles.iter_mut().for_each(|c| c.r = (c.r - 4e-15).max(0.0));
+}
+
+/// Radii that fit these centres, times `share`: those that a packing has, cut
+/// where they are too large, or if it has none, half the way to the nearest.
+fn shrink(packing: &mut Packing, share: f64) {
+    let (width, height) = sides(packing.width);
+    let circles = &mut packing.circles;
+    let fresh = share < 0.9;
+    let old = circles.clone();
+    for i in 0..old.len() {
+        let c = old[i];
+        let mut r = c.x.min(width - c.x).min(c.y).min(height - c.y);
+        for (j, other) in old.iter().enumerate() {
+            if j != i {
+                let distance = ((c.x - other.x).powi(2) + (c.y - other.y).powi(2)).sqrt();
+                let part = if fresh { 0.5 } else { c.r / (c.r + other.r) };
+                r = r.min(distance * part);
             }
         }
-        for (c, s) in circles.iter_mut().zip(&slope) {
-            c.x = (c.x + size * s.0).clamp(0.001, 0.999);
-            c.y = (c.y + size * s.1).clamp(0.001, 0.999);
-            c.r = (c.r + size * s.2).max(0.001);
-        }
+        circles[i].r = share * if fresh { r } else { r.min(c.r) };
     }
 }
 
-/// Shrinks radii until the packing is valid, then grows each as far as the
-/// others allow.
-fn repair(circles: &mut [Circle]) {
-    let n = circles.len();
+/// The problem over x, y, r of each circle (and the width), from a strictly
+/// feasible packing; circles farther apart than `near` may overlap.
+fn ascend(packing: &mut Packing, rectangle: bool, near: f64, schedule: Schedule) {
+    let n = packing.circles.len();
+    let mut objective = [0.0, 0.0, 1.0].repeat(n);
+    let mut x: Vec<f64> = packing.circles.iter().flat_map(|c| [c.x, c.y, c.r]).collect();
+    if rectangle {
+        objective.push(0.0);
+        x.push(packing.width);
+    }
+    let mut program = Program::maximize(objective);
+    let wide = 3 * n;
     for i in 0..n {
-        circles[i].r = circles[i].r.min(wall(circles[i]));
+        let (cx, cy, r) = (3 * i, 3 * i + 1, 3 * i + 2);
+        program.positive(0.0, &[(cx, 1.0), (r, -1.0)], &[]);
+        program.positive(0.0, &[(cy, 1.0), (r, -1.0)], &[]);
+        program.positive(0.0, &[(r, 1.0)], &[]);
+        if rectangle {
+            program.positive(0.0, &[(cx, -1.0), (r, -1.0), (wide, 1.0)], &[]);
+            program.positive(2.0, &[(cy, -1.0), (r, -1.0), (wide, -1.0)], &[]);
+        } else {
+            program.positive(1.0, &[(cx, -1.0), (r, -1.0)], &[]);
+            program.positive(1.0, &[(cy, -1.0), (r, -1.0)], &[]);
+        }
         for j in 0..i {
-            let distance = distance(circles[i], circles[j]);
-            let reach = circles[i].r + circles[j].r;
-            if reach > distance {
-                circles[i].r *= distance / reach;
-                circles[j].r *= distance / reach;
+            let (a, b) = (packing.circles[i], packing.circles[j]);
+            if (a.x - b.x).hypot(a.y - b.y) > near {
+                continue;
             }
+            let (dx, dy, dr) = (3 * j, 3 * j + 1, 3 * j + 2);
+            program.positive(
+                0.0,
+                &[],
+                &[
+                    (cx, cx, 1.0),
+                    (dx, dx, 1.0),
+                    (cx, dx, -2.0),
+                    (cy, cy, 1.0),
+                    (dy, dy, 1.0),
+                    (cy, dy, -2.0),
+                    (r, r, -1.0),
+                    (dr, dr, -1.0),
+                    (r, dr, -2.0),
+                ],
+            );
         }
     }
-    for _ in 0..4 {
-        for i in 0..n {
-            let others = (0..n).filter(|&j| j != i);
-            let room = others
-                .map(|j| distance(circles[i], circles[j]) - circles[j].r)
-                .fold(wall(circles[i]), f64::min);
-            circles[i].r = room.max(0.0);
-        }
+    program.ascend(&mut x, schedule);
+    for (circle, values) in packing.circles.iter_mut().zip(x.chunks(3)) {
+        *circle = Circle { x: values[0], y: values[1], r: values[2] };
     }
-    // The verifier allows no overlap, so stay clear of rounding.
-    circles.iter_mut().for_each(|c| c.r = (c.r - 1e-12).max(0.0));
-}
-
-fn wall(c: Circle) -> f64 {
-    c.x.min(1.0 - c.x).min(c.y).min(1.0 - c.y)
-}
-
-fn distance(a: Circle, b: Circle) -> f64 {
-    ((a.x - b.x).powi(2) + (a.y - b.y).powi(2)).sqrt()
+    if rectangle {
+        packing.width = x[wide];
+    }
 }
 // EVOLVE-BLOCK-END
 
@@ -163,13 +231,15 @@ struct Packer;
 
 impl Function for Packer {
     fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
-        let Some((n, seed)) = input.split_first_chunk::<4>() else {
-            return Err(Error::invalid("the input is 12 bytes: n as u32, then a seed as u64"));
+        let Ok(input) = <&[u8; 16]>::try_from(input) else {
+            return Err(Error::invalid("the input is 16 bytes: n and container as u32, a seed as u64"));
         };
-        let seed: [u8; 8] = seed.try_into().map_err(|_| Error::invalid("the seed is 8 bytes"))?;
-        let n = u32::from_le_bytes(*n).min(10_000) as usize;
-        let circles = pack(n, u64::from_le_bytes(seed));
-        let values = circles.iter().flat_map(|c| [c.x, c.y, c.r]);
+        let word = |at: usize| u32::from_le_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]]);
+        let seed = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let rectangle = word(4) == 1;
+        let packing = pack(word(0).clamp(1, 200) as usize, rectangle, seed);
+        let width = rectangle.then_some(packing.width);
+        let values = width.into_iter().chain(packing.circles.iter().flat_map(|c| [c.x, c.y, c.r]));
         Ok(values.flat_map(f64::to_le_bytes).collect())
     }
 }

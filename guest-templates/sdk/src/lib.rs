@@ -20,6 +20,7 @@ mod error;
 mod export;
 mod host;
 mod host_call;
+pub mod interior_point;
 pub mod knobs;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;

@@ -63,7 +63,7 @@ impl Purpose {
 fn shards(evaluation: &Evaluation) -> Option<&Shards> {
     match &evaluation.job {
         Job::Train { shards, .. } => Some(shards),
-        Job::Call { .. } => None,
+        Job::Call { .. } | Job::Calls { .. } => None,
     }
 }
 

@@ -298,17 +298,24 @@ impl Runner {
                 };
                 timing.instantiate_us = micros(start.elapsed());
                 store.data_mut().phase = Phase::Call;
-                let Job::Call { input } = &mut store.data_mut().evaluation.job else {
-                    return (Err(mismatch(World::Function)), None);
-                };
-                let input = std::mem::take(input);
+                let job = std::mem::replace(
+                    &mut store.data_mut().evaluation.job,
+                    Job::Calls { inputs: Vec::new() },
+                );
+                let mut left = store.data().evaluation.limits.output_bytes;
                 let start = Instant::now();
-                let result = guest.call(store, &input);
+                let result = match job {
+                    Job::Call { input } => {
+                        self.next_call(&guest, store, &input, &mut left).map(Product::Output)
+                    }
+                    Job::Calls { inputs } => {
+                        let calls =
+                            inputs.iter().map(|input| self.next_call(&guest, store, input, &mut left));
+                        calls.collect::<Result<_, _>>().map(Product::Outputs)
+                    }
+                    Job::Train { .. } => return (Err(mismatch(World::Function)), None),
+                };
                 timing.train_us = micros(start.elapsed());
-                let result = self
-                    .flatten(result, store, Phase::Call)
-                    .and_then(|output| within(store, output))
-                    .map(Product::Output);
                 let fuel = guest.fuel_left(store).map(|left| limit.saturating_sub(left));
                 (result, fuel)
             }
@@ -331,6 +338,25 @@ impl Runner {
                 (result.map(Product::HeldOut), fuel)
             }
         }
+    }
+
+    /// One `call`; its output is taken off the bytes that are `left`.
+    fn next_call(
+        &self,
+        guest: &Function,
+        store: &mut Store<State>,
+        input: &[u8],
+        left: &mut u64,
+    ) -> Result<Vec<u8>, Outcome> {
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        let result = guest.call(store, input);
+        let output = self.flatten(result, store, Phase::Call)?;
+        let limit = store.data().evaluation.limits.output_bytes;
+        *left = left.checked_sub(output.len() as u64).ok_or(Outcome::OutputTooLarge {
+            bytes: (limit - *left).saturating_add(output.len() as u64),
+            limit,
+        })?;
+        Ok(output)
     }
 
     /// A fresh instance of the world `function` that may use so much fuel.

@@ -349,7 +349,7 @@ impl data::Host for State {
         self.count_call()?;
         let context = match &self.evaluation.job {
             Job::Train { held_out, .. } => held_out.context,
-            Job::Call { .. } => 0,
+            Job::Call { .. } | Job::Calls { .. } => 0,
         };
         let train_tokens = self.shards.as_ref().map_or(0, |s| s.train.len() as u64);
         Ok(data::Info { vocabulary: 256, context, train_tokens })
