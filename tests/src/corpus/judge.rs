@@ -45,6 +45,15 @@ pub(super) fn report(attack: &Attack, report: &Report, secrets: &[String]) -> Ve
             }
             breaches.extend(secrets_in(&text, secrets));
         }
+        Some(Product::Outputs(outputs)) => {
+            let bytes: u64 = outputs.iter().map(|output| output.len() as u64).sum();
+            if bytes > limits.output_bytes {
+                breaches.push(format!("{bytes} bytes of output"));
+            }
+            for output in outputs {
+                breaches.extend(secrets_in(&String::from_utf8_lossy(output), secrets));
+            }
+        }
         Some(Product::HeldOut(score)) => {
             let bits = score.bits_per_byte;
             if !bits.is_finite() || bits < LEAST_BITS || score.window_nats.iter().any(|n| !n.is_finite()) {
