@@ -127,10 +127,10 @@ fn unknown_knobs_limits_and_values_are_told() {
     is_refused(&["eval", "circles", "--limit", "feul=1000"], USAGE, &["feul", "device_fuel"]);
     is_refused(&["eval", "circles", "--limit", "fuel=many"], USAGE, &["many"]);
     is_refused(&["eval", "circles", "--limit", "wall_ms=1"], USAGE, &["out of range", "ms"]);
-    is_refused(&["eval", "circles", "--knob", "starts=NaN"], USAGE, &["NaN"]);
-    is_refused(&["eval", "circles", "--knob", "no_such_knob=3"], USAGE, &["no_such_knob", "starts"]);
-    is_refused(&["eval", "circles", "--knob", "starts=1000"], USAGE, &["starts", "from 1 to 60"]);
-    is_refused(&["eval", "circles", "--knob", "starts=1.5"], USAGE, &["starts", "whole number"]);
+    is_refused(&["eval", "circles", "--knob", "hops=NaN"], USAGE, &["NaN"]);
+    is_refused(&["eval", "circles", "--knob", "no_such_knob=3"], USAGE, &["no_such_knob", "hops"]);
+    is_refused(&["eval", "circles", "--knob", "hops=1000"], USAGE, &["hops", "from 0 to 60"]);
+    is_refused(&["eval", "circles", "--knob", "hops=1.5"], USAGE, &["hops", "whole number"]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("run");
     is_refused(

@@ -352,7 +352,9 @@ impl Desk {
             (reply.prompt.as_ref() == Some(&mark)).then_some((place, reply))
         });
         let Some((place, reply)) = answer else {
-            let there = self.run.join(&name).is_file();
+            // It is moved away a moment before its answer is on disk.
+            let taken = self.run.join(INBOX).join("taken").join(format!("{ticket}.json"));
+            let there = self.run.join(&name).is_file() || taken.is_file();
             let state = match (there, now.is_over()) {
                 (true, false) => "waiting",
                 (true, true) => "finished-without-it",
