@@ -163,19 +163,19 @@ fn one_round(trial: &Trial, guests: &[(Attack, Component)], from: usize) -> Vec<
                     if n >= from + ROUND {
                         break;
                     }
-                    let which = if n % 100 == 0 { 0 } else { 1 + n % (guests.len() - 1) };
+                    let which = if n.is_multiple_of(100) { 0 } else { 1 + n % (guests.len() - 1) };
                     let (attack, component) = &guests[which];
                     let told = trial.once(attack, component);
                     note(
                         told.into_iter().map(|b| format!("{}/{}: {b}", attack.family, attack.name)).collect(),
                     );
-                    if n % KILL_EVERY == 0
+                    if n.is_multiple_of(KILL_EVERY)
                         && let Some(&pid) = trial.idle_workers().first()
                     {
                         processes::signal(pid, rustix::process::Signal::KILL);
                     }
-                    if n % GOOD_EVERY == 0 {
-                        let world = if n % 8 == 0 { World::Trainer } else { World::Function };
+                    if n.is_multiple_of(GOOD_EVERY) {
+                        let world = if n.is_multiple_of(8) { World::Trainer } else { World::Function };
                         note(trial.good(world).into_iter().map(|b| format!("a good one: {b}")).collect());
                     }
                 }
