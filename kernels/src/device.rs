@@ -7,7 +7,7 @@ use crate::error::fail;
 use crate::graph::Graph;
 use crate::table::{Span, Table, Tensor};
 use crate::validate;
-use crate::{DType, Error, Op, TensorId};
+use crate::{DType, Error, Op, TensorId, bf16};
 
 /// How to open the CPU device.
 #[derive(Clone, Debug)]
@@ -106,11 +106,18 @@ impl Device {
         Ok(self.table.get(id)?.dtype)
     }
 
-    /// Writes elements `offset..offset + values.len()`.
+    /// Writes elements `offset..offset + values.len()` of an `F32` tensor, or
+    /// of a `Bf16` one, rounded to the nearest, ties to even.
     ///
     /// # Errors
     /// `BadHandle`, `ShapeMismatch` (element type), `InvalidArgument` (range).
     pub fn upload_f32(&mut self, id: TensorId, offset: u64, values: &[f32]) -> Result<(), Error> {
+        if self.table.get(id)?.dtype == DType::Bf16 {
+            let span = self.window(id, DType::Bf16, offset, values.len())?;
+            // SAFETY: `&mut self`, so nothing else refers to tensor memory.
+            bf16::narrow(values, unsafe { self.table.bf16_mut(span) });
+            return Ok(());
+        }
         let span = self.window(id, DType::F32, offset, values.len())?;
         // SAFETY: `&mut self`, so nothing else refers to tensor memory.
         unsafe { self.table.f32_mut(span) }.copy_from_slice(values);
@@ -131,11 +138,18 @@ impl Device {
         Ok(())
     }
 
-    /// Reads elements `offset..offset + out.len()`.
+    /// Reads elements `offset..offset + out.len()` of an `F32` or `Bf16`
+    /// tensor.
     ///
     /// # Errors
     /// As [`Device::upload_f32`].
     pub fn download_f32(&self, id: TensorId, offset: u64, out: &mut [f32]) -> Result<(), Error> {
+        if self.table.get(id)?.dtype == DType::Bf16 {
+            let span = self.window(id, DType::Bf16, offset, out.len())?;
+            // SAFETY: `&self`, and tensor memory is only written under `&mut`.
+            bf16::widen(unsafe { self.table.bf16(span) }, out);
+            return Ok(());
+        }
         let span = self.window(id, DType::F32, offset, out.len())?;
         // SAFETY: `&self`, and tensor memory is only written under `&mut`.
         out.copy_from_slice(unsafe { self.table.f32(span) });

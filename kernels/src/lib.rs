@@ -15,6 +15,7 @@
 //! vector instructions found at run time, and the cache sizes by which the
 //! matrix products are blocked) and the system's mathematics library.
 
+mod bf16;
 pub mod cost;
 mod cpu;
 mod device;

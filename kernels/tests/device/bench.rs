@@ -64,6 +64,35 @@ impl Bench {
         (self.put(shape, &values), widen(&values))
     }
 
+    /// A tensor of zeros, bfloat16.
+    pub fn halves(&mut self, shape: &[usize]) -> TensorId {
+        let shape: Vec<u32> = shape.iter().map(|&d| d as u32).collect();
+        self.agreed(|d| d.alloc(DType::Bf16, &shape).unwrap())
+    }
+
+    /// As [`Bench::random`], in bfloat16 if `half`: the numbers are what is
+    /// stored.
+    pub fn random_of(&mut self, half: bool, shape: &[usize]) -> (TensorId, Vec<f64>) {
+        if !half {
+            return self.random(shape);
+        }
+        let id = self.halves(shape);
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| self.draw()).collect();
+        self.agreed(|d| d.upload_f32(id, 0, &values).unwrap());
+        let stored = self.get(id);
+        (id, widen(&stored))
+    }
+
+    pub fn get_ints(&mut self, id: TensorId) -> Vec<i32> {
+        self.agreed(|d| {
+            let count = d.shape(id).unwrap().iter().product::<u32>() as usize;
+            let mut out = vec![0; count];
+            d.download_i32(id, 0, &mut out).unwrap();
+            out
+        })
+    }
+
     pub fn run(&mut self, ops: Vec<Op>) {
         self.agreed(|d| {
             let graph = d.prepare(ops.clone()).unwrap_or_else(|e| panic!("{e}: {ops:?}"));

@@ -1,6 +1,8 @@
 //! The device against its reference, its contract and hostile arguments.
 
 mod bench;
+mod experts;
+mod fused;
 mod garbage;
 mod gradients;
 mod handles;
