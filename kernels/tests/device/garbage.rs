@@ -264,7 +264,7 @@ impl Monkey {
                 GroupedMatMulWeight { a, b, starts, out, accumulate: self.flag() }.into()
             }
             21 => {
-                let (x, values, indices) = (self.of(6), self.of(1), self.int());
+                let (x, values, indices) = (self.of(1), self.of(1), self.int());
                 TopK { x, values, indices }.into()
             }
             22 => {
