@@ -7,6 +7,7 @@
 
 mod compute;
 mod evaluate;
+mod operations;
 mod shards;
 mod state;
 mod train;
