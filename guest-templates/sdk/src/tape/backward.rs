@@ -100,6 +100,23 @@ impl Tape {
         }
     }
 
+    /// Makes `gradient` the gradient of a parameter, in place of what
+    /// [`Tape::backward`] found: for clipping, accumulation, or a rule of your
+    /// own. The buffer has as many elements as the parameter.
+    pub fn set_gradient(&mut self, param: &Tensor, gradient: Slot) -> Result<()> {
+        if self.slot_len(gradient) != param.len() {
+            return Err(Error::shape(format!(
+                "set_gradient of shape {:?} for a parameter of shape {:?}",
+                self.slot_shape(gradient),
+                param.shape()
+            )));
+        }
+        let var = self.param(param);
+        self.vars[var.0 as usize].gradient =
+            Some(Gradient { adjoint: Adjoint::Buffer(gradient), own: false });
+        Ok(())
+    }
+
     /// A differentiable operation of your own: `output` is what the
     /// operations that you emitted compute from values, and `rule` appends
     /// the gradient: given the adjoint of the output as a buffer of the same
