@@ -39,10 +39,19 @@ impl Tape {
     /// Appends the operations that compute the gradient of Σ `loss` with
     /// respect to every parameter.
     pub fn backward(&mut self, loss: Var) -> Result<()> {
+        self.backward_all(&[loss])
+    }
+
+    /// As [`Tape::backward`], of the sum of several losses. Each goes straight
+    /// to its own operations, so that a cross-entropy may stand beside losses
+    /// of your own.
+    pub fn backward_all(&mut self, losses: &[Var]) -> Result<()> {
         if !self.training {
             return Err(Error::invalid("backward on a tape for inference: use Tape::training"));
         }
-        self.give_uniform(loss, 1.0)?;
+        for &loss in losses {
+            self.give_uniform(loss, 1.0)?;
+        }
         while let Some((var, rule)) = self.rules.pop() {
             if let Some(gradient) = self.vars[var.0 as usize].gradient {
                 rule(self, gradient.adjoint)?;
