@@ -67,7 +67,10 @@ impl Bench {
             by_hand();
             theirs = theirs.min(start.elapsed().as_secs_f64() * 1e6);
         }
-        println!("{name:<10} row kernel {ours:>8.1} µs  by hand {theirs:>8.1} µs  ratio {:.2}", theirs / ours);
+        println!(
+            "{name:<10} row kernel {ours:>8.1} µs  by hand {theirs:>8.1} µs  ratio {:.2}",
+            theirs / ours
+        );
         Ok(())
     }
 }
@@ -169,7 +172,8 @@ fn main() -> Result<(), Error> {
     // As the SDK's `gelu` lowers it.
     let mut n = Nodes::default();
     let a = n.input(0);
-    let (c1, c2, half, one) = (n.constant(0.797_884_6), n.constant(0.044_715), n.constant(0.5), n.constant(1.0));
+    let (c1, c2, half, one) =
+        (n.constant(0.797_884_6), n.constant(0.044_715), n.constant(0.5), n.constant(1.0));
     let square = n.one(UnaryOp::Square, a);
     let scaled = n.two(BinaryOp::Multiply, c2, a);
     let cube = n.two(BinaryOp::Multiply, scaled, square);

@@ -7,6 +7,8 @@
 //! nodes are dropped. Registers are given out by a linear scan; a result
 //! never shares a register with an operand of its own instruction.
 
+mod fuse;
+
 use crate::Error;
 use crate::cost::{binary_weight, unary_weight};
 use crate::error::fail;
@@ -32,7 +34,7 @@ pub(crate) enum Register {
 }
 
 /// Where an instruction reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Source {
     Register(Register),
     /// Element input k, straight from its tensor.
@@ -41,6 +43,10 @@ pub(crate) enum Source {
     RowInput(usize),
     /// Per-column input k; only in tiles of a single row.
     ColInput(usize),
+    /// The same everywhere; only of element instructions that can take one.
+    Constant(f32),
+    /// Scalar input k, as [`Source::Constant`].
+    ScalarInput(usize),
 }
 
 /// What an instruction does. Operands are in [`Instruction::sources`].
@@ -59,6 +65,24 @@ pub(crate) enum Code {
     Binary(BinaryOp),
     Select,
     Reduce(Reduction),
+    /// a·b ± c·d; a and c may be uniform.
+    Products {
+        subtract: bool,
+    },
+    /// a·b ± c; a and c may be uniform.
+    ProductThen {
+        subtract: bool,
+    },
+    /// c ± a·b; a and c may be uniform.
+    ThenProduct {
+        subtract: bool,
+    },
+    /// 1, 0 or −1.
+    Sign,
+    /// Σ a·b of each row.
+    Dot,
+    /// As `Binary`, with an operand of row rate.
+    ByRow(BinaryOp),
 }
 
 /// One step of the interpreter.
@@ -66,7 +90,7 @@ pub(crate) enum Code {
 pub(crate) struct Instruction {
     pub code: Code,
     pub dst: Register,
-    pub sources: [Option<Source>; 3],
+    pub sources: [Option<Source>; 4],
 }
 
 /// A compiled row kernel over `rows` × `cols`, cut into tiles of `tile_rows`
@@ -188,6 +212,7 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
     }
     let shape = Shape::of(op, &rates, &live);
     let (mut prologue, mut body, mut stores) = Emitter::emit(op, &rates, &live, &shape);
+    fuse::fuse(&mut prologue, &mut body, &stores, shape.tile_cols);
     let files = allocate(&mut prologue, &mut body, &mut stores);
     if shape.reduces && files.0.saturating_mul(shape.tile_cols) > MAX_ROW_VALUES {
         return fail!(
@@ -307,14 +332,14 @@ impl<'a> Emitter<'a> {
             };
             let register = match source {
                 Source::Register(register) => register,
-                input => this.push(false, Code::Load, rate, [Some(input), None, None]),
+                input => this.push(false, Code::Load, rate, [Some(input), None, None, None]),
             };
             stores.push((register, store.layout));
         }
         (this.prologue, this.body, stores)
     }
 
-    fn push(&mut self, once: bool, code: Code, rate: Rate, sources: [Option<Source>; 3]) -> Register {
+    fn push(&mut self, once: bool, code: Code, rate: Rate, sources: [Option<Source>; 4]) -> Register {
         let dst = match rate {
             Rate::Element => {
                 self.elements += 1;
@@ -341,7 +366,7 @@ impl<'a> Emitter<'a> {
                     Layout::Element => Source::ElementInput(k),
                     Layout::PerCol if self.shape.tile_rows == 1 => Source::ColInput(k),
                     Layout::PerCol => {
-                        let none = [None; 3];
+                        let none = [None; 4];
                         Source::Register(self.push(true, Code::Spread(k), Rate::Element, none))
                     }
                     Layout::PerRow => {
@@ -355,7 +380,7 @@ impl<'a> Emitter<'a> {
             }
             Node::ColIndex => {
                 let whole_rows = self.shape.tile_cols == self.shape.cols;
-                let register = self.push(whole_rows, Code::ColIndex, Rate::Element, [None; 3]);
+                let register = self.push(whole_rows, Code::ColIndex, Rate::Element, [None; 4]);
                 self.as_element[index] = Some(Source::Register(register));
                 return;
             }
@@ -365,7 +390,7 @@ impl<'a> Emitter<'a> {
             Node::Reduce { op, .. } => Code::Reduce(op),
         };
         let wide = rates[index] == Rate::Element || matches!(code, Code::Reduce(_));
-        let mut sources = [None; 3];
+        let mut sources = [None; 4];
         for (source, a) in sources.iter_mut().zip(operands(node)) {
             let a = a as usize;
             *source = Some(if wide { self.element(op, a) } else { self.row(op, a) });
@@ -394,10 +419,10 @@ impl<'a> Emitter<'a> {
             return source;
         }
         let register = match Self::uniform(op, index) {
-            Some(code) => self.push(true, code, Rate::Element, [None; 3]),
+            Some(code) => self.push(true, code, Rate::Element, [None; 4]),
             None => {
                 let row = self.row(op, index);
-                self.push(false, Code::Broadcast, Rate::Element, [Some(row), None, None])
+                self.push(false, Code::Broadcast, Rate::Element, [Some(row), None, None, None])
             }
         };
         self.as_element[index] = Some(Source::Register(register));
@@ -411,7 +436,7 @@ impl<'a> Emitter<'a> {
         }
         // Nodes are emitted in order, so one that has no value yet is uniform.
         let code = Self::uniform(op, index).unwrap_or(Code::Constant(f32::NAN));
-        let source = Source::Register(self.push(true, code, Rate::Row, [None; 3]));
+        let source = Source::Register(self.push(true, code, Rate::Row, [None; 4]));
         self.as_row[index] = Some(source);
         source
     }
