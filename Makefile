@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test clean
+.PHONY: setup run test parity bench-cpu clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -14,6 +14,17 @@ run: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# The same model, weights and batches in PyTorch, which it installs once.
+parity:
+	$(CARGO) build --release --workspace --example parity
+	python3 tests/peers/parity.py
+
+# Matrix products beside PyTorch, and row kernels beside loops by hand.
+bench-cpu:
+	$(CARGO) build --release --workspace --example gemm --example rows
+	python3 tests/peers/bench_cpu.py
+	target/release/examples/rows
 
 clean:
 	$(CARGO) clean
