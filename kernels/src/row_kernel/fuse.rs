@@ -45,8 +45,8 @@ pub(super) fn fuse(
         };
         let mut gone = Vec::new();
         let fused = match body[at].code {
-            Code::Binary(BinaryOp::Subtract) if sign_of(&body, &place, x, y, &uses).is_some() => {
-                sign_of(&body, &place, x, y, &uses).map(|(source, registers)| {
+            Code::Binary(BinaryOp::Subtract) if sign_of(body, &place, x, y, &uses).is_some() => {
+                sign_of(body, &place, x, y, &uses).map(|(source, registers)| {
                     gone = registers;
                     (Code::Sign, [Some(source), None, None, None])
                 })
