@@ -5,7 +5,8 @@
 // block.
 //
 // Element e of a tile always belongs to thread e mod THREADS, so only values
-// per row need barriers.
+// per row need barriers: before one is written, since another thread may still
+// read what the register held, and after.
 #include "cuda.cuh"
 
 // What an instruction does; the numbers are shared with the Rust side.
@@ -128,6 +129,7 @@ __device__ __forceinline__ void execute(const Instruction* list, uint32_t count,
             __syncthreads();
             continue;
         }
+        if (it.dst_is_row) __syncthreads();
         for (uint64_t e = threadIdx.x; e < length; e += THREADS) {
             float value;
             switch (it.code) {

@@ -1,7 +1,7 @@
 //! The tensor table: handles, shapes, shared storage and the memory quota.
 
 use crate::error::fail;
-use crate::storage::Storage;
+use crate::storage::{Memory, Storage};
 use crate::{DType, Error, TensorId};
 
 /// Highest rank of a tensor.
@@ -70,10 +70,11 @@ pub(crate) struct Table {
     live: u32,
     max_bytes: u64,
     max_tensors: u32,
+    memory: Memory,
 }
 
 impl Table {
-    pub fn new(max_bytes: u64, max_tensors: u32) -> Table {
+    pub fn new(max_bytes: u64, max_tensors: u32, memory: Memory) -> Table {
         Table {
             slots: Vec::new(),
             free_slots: Vec::new(),
@@ -84,6 +85,7 @@ impl Table {
             live: 0,
             max_bytes,
             max_tensors,
+            memory,
         }
     }
 
@@ -126,8 +128,8 @@ impl Table {
                 self.max_bytes
             );
         };
-        let Some(storage) = Storage::zeroed(len) else {
-            return fail!(OutOfMemory, "the machine has no {bytes} bytes for shape {shape:?}");
+        let Some(storage) = Storage::zeroed(len, &self.memory) else {
+            return fail!(OutOfMemory, "the device has no {bytes} bytes for shape {shape:?}");
         };
         self.bytes += bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
@@ -229,7 +231,7 @@ impl Table {
 
     /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
-        *self = Self::new(self.max_bytes, self.max_tensors);
+        *self = Self::new(self.max_bytes, self.max_tensors, self.memory.clone());
     }
 
     /// Whether any storage is secret.

@@ -1,5 +1,6 @@
 #include "sim.h"
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -41,8 +42,28 @@ struct Meeting {
     alignas(16) unsigned char values[2][32 * MAX_EXCHANGE_BYTES];
 };
 
-struct Fiber {
+// A place to go on from. A fiber is entered the first time by swapcontext,
+// later by _longjmp, which makes no system call; under AddressSanitizer, which
+// objects to that, always by swapcontext.
+struct Switch {
     ucontext_t context;
+    jmp_buf jump;
+    bool started = false;
+};
+
+void go(Switch& from, Switch& to) {
+#ifdef __SANITIZE_ADDRESS__
+    swapcontext(&from.context, &to.context);
+#else
+    from.started = true;
+    if (_setjmp(from.jump)) return;
+    if (to.started) _longjmp(to.jump, 1);
+    setcontext(&to.context);
+#endif
+}
+
+struct Fiber {
+    Switch at;
     unsigned char* stack = nullptr;
     bool done = false;
     const char* waiting_for = nullptr;
@@ -50,7 +71,7 @@ struct Fiber {
 
 struct Machine {
     std::vector<Fiber> fibers;
-    ucontext_t scheduler;
+    Switch scheduler;
     unsigned current = 0;
     bool progressed = false;
     unsigned barrier_arrived = 0;
@@ -77,7 +98,7 @@ void set_thread_index(unsigned thread) {
 }
 
 void leave(Fiber& fiber) {
-    swapcontext(&fiber.context, &machine.scheduler);
+    go(fiber.at, machine.scheduler);
 }
 
 void fiber_main() {
@@ -101,11 +122,13 @@ void start(Fiber& fiber) {
     }
     fiber.done = false;
     fiber.waiting_for = nullptr;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = STACK_BYTES;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    fiber.at.started = false;
+    ucontext_t& context = fiber.at.context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack;
+    context.uc_stack.ss_size = STACK_BYTES;
+    context.uc_link = nullptr;
+    makecontext(&context, fiber_main, 0);
 }
 
 void run_block(unsigned threads) {
@@ -125,7 +148,7 @@ void run_block(unsigned threads) {
         machine.progressed = false;
         for (unsigned thread : live) {
             set_thread_index(thread);
-            swapcontext(&machine.scheduler, &machine.fibers[thread].context);
+            go(machine.scheduler, machine.fibers[thread].at);
             if (!machine.fault.empty()) return;
         }
         std::erase_if(live, [](unsigned thread) { return machine.fibers[thread].done; });

@@ -1,0 +1,11 @@
+// Every kernel, as one module.
+#include "adamw.cu"
+#include "attention.cu"
+#include "cross_entropy.cu"
+#include "indexing.cu"
+#include "matmul.cu"
+#include "moves.cu"
+#include "norm.cu"
+#include "reduce.cu"
+#include "rope.cu"
+#include "row_map.cu"
