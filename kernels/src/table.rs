@@ -1,7 +1,7 @@
 //! The tensor table: handles, shapes, shared storage and the memory quota.
 
 use crate::error::fail;
-use crate::storage::Storage;
+use crate::storage::{Memory, Storage};
 use crate::{DType, Error, TensorId};
 
 /// Highest rank of a tensor.
@@ -70,10 +70,11 @@ pub(crate) struct Table {
     live: u32,
     max_bytes: u64,
     max_tensors: u32,
+    memory: Memory,
 }
 
 impl Table {
-    pub fn new(max_bytes: u64, max_tensors: u32) -> Table {
+    pub fn new(max_bytes: u64, max_tensors: u32, memory: Memory) -> Table {
         Table {
             slots: Vec::new(),
             free_slots: Vec::new(),
@@ -84,6 +85,7 @@ impl Table {
             live: 0,
             max_bytes,
             max_tensors,
+            memory,
         }
     }
 
@@ -126,8 +128,8 @@ impl Table {
                 self.max_bytes
             );
         };
-        let Some(storage) = Storage::zeroed(len, dtype.bytes() as usize) else {
-            return fail!(OutOfMemory, "the machine has no {bytes} bytes for shape {shape:?}");
+        let Some(storage) = Storage::zeroed(len, dtype.bytes() as usize, &self.memory) else {
+            return fail!(OutOfMemory, "the device has no {bytes} bytes for shape {shape:?}");
         };
         self.bytes += bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
@@ -229,7 +231,7 @@ impl Table {
 
     /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
-        *self = Self::new(self.max_bytes, self.max_tensors);
+        *self = Self::new(self.max_bytes, self.max_tensors, self.memory.clone());
     }
 
     /// Whether any storage is secret.
@@ -261,14 +263,25 @@ impl Table {
             Some(Some(shared))
                 if span.offset + span.len <= shared.storage.len() && shared.storage.width() == width =>
             {
-                // SAFETY: the range lies inside the allocation (checked).
-                unsafe { shared.storage.base().add(span.offset * width) }
+                // Wrapping, since an address on a card has no provenance; the
+                // range lies inside the allocation (checked).
+                shared.storage.base().wrapping_add(span.offset * width)
             }
             // Spans are only made by this table and are dropped with their
             // handles, and the validator checks element types, so this is a
             // bug of this crate.
             _ => panic!("span {span:?} has no storage of {width}-byte elements"),
         }
+    }
+
+    /// Address of a span's first element, whatever its width: that of a card's
+    /// memory means nothing here.
+    pub fn address(&self, span: Span) -> usize {
+        let width = match self.storages.get(span.storage as usize) {
+            Some(Some(shared)) => shared.storage.width(),
+            _ => 0,
+        };
+        self.base(span, width).addr()
     }
 
     /// Address of a span's first element, for kernels that split one output

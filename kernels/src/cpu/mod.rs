@@ -31,6 +31,8 @@ mod scratch;
 mod simd;
 mod tasks;
 
+pub(crate) use self::rope::angles as rope_angles;
+
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
 use crate::error::fail;

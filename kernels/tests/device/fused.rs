@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use terrarium_kernels::*;
 
-use crate::bench::{Bench, close};
+use crate::bench::{Bench, cases, close};
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Identity, Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::Silu];
@@ -58,7 +58,7 @@ fn check_fused(seed: u64, [batch, m, n, k]: [usize; 4], act: Activation, ends: E
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
 
     #[test]
     fn fused_products(
@@ -155,22 +155,24 @@ fn check_rope_norm(seed: u64, shape: [usize; 4], before: usize, after: usize, ac
 /// Large enough to be split between threads.
 #[test]
 fn large_shapes_do_not_depend_on_threads() {
+    // The simulator has no threads, and is slow.
+    let (sides, rows) = if Bench::on_cuda() { ([1, 130, 140, 50], 40) } else { ([1, 300, 400, 200], 2000) };
     check_fused(
         1,
-        [1, 300, 400, 200],
+        sides,
         Activation::Gelu,
         Ends { bias: true, residual: true, pre: true },
         true,
     );
     check_rope_norm(2, [2, 150, 6, 64], 16, 32, true);
     let mut bench = Bench::new(3);
-    let (x, _) = bench.random(&[2000, 96]);
-    let (dout, _) = bench.random(&[2000, 96]);
-    let (out, dx) = (bench.zeros(&[2000, 96]), bench.zeros(&[2000, 96]));
-    let (mean, inv_std) = (bench.zeros(&[2000]), bench.zeros(&[2000]));
-    let (half, _) = bench.random_of(true, &[2000, 96]);
-    let (table, _) = bench.random_of(true, &[96, 2000]);
-    let (values, indices) = (bench.zeros(&[2000, 8]), bench.put_ints(&[2000, 8], &[]));
+    let (x, _) = bench.random(&[rows, 96]);
+    let (dout, _) = bench.random(&[rows, 96]);
+    let (out, dx) = (bench.zeros(&[rows, 96]), bench.zeros(&[rows, 96]));
+    let (mean, inv_std) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
+    let (half, _) = bench.random_of(true, &[rows, 96]);
+    let (table, _) = bench.random_of(true, &[96, rows]);
+    let (values, indices) = (bench.zeros(&[rows, 8]), bench.put_ints(&[rows, 8], &[]));
     bench.run(vec![
         LayerNorm { x, out, mean, inv_std, eps: 1e-5 }.into(),
         LayerNormBackward { x, mean, inv_std, dout, dx, accumulate: false }.into(),
@@ -227,7 +229,7 @@ fn moves_and_casts_of_bfloat16() {
 /// the stream with that number would.
 #[test]
 fn a_counter_moves_the_stream_of_a_random_fill() {
-    let mut d = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
+    let mut d = Bench::device();
     let dst = d.alloc(DType::F32, &[64]).unwrap();
     let [counter, one] = [(); 2].map(|()| d.alloc(DType::I32, &[1]).unwrap());
     d.upload_i32(one, 0, &[1]).unwrap();

@@ -304,7 +304,7 @@ impl Monkey {
 }
 
 fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
-    let mut device = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
+    let mut device = Bench::device();
     let mut monkey = Monkey::new(seed, &mut device);
     let places: Vec<i32> = (0..4).map(|_| (monkey.small() as i32).wrapping_sub(2)).collect();
     device.upload_i32(monkey.ints[0], 0, &places).unwrap();
@@ -330,11 +330,12 @@ fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50))]
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(50)))]
 
     #[test]
     fn nothing_panics(seed: u64) {
-        rampage(seed, 400);
+        // The simulator is slow.
+        rampage(seed, if Bench::on_cuda() { 100 } else { 400 });
     }
 }
 

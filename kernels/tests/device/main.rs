@@ -1,6 +1,7 @@
 //! The device against its reference, its contract and hostile arguments.
 
 mod bench;
+mod cuda;
 mod experts;
 mod fused;
 mod garbage;

@@ -36,7 +36,7 @@ fn check_attention(seed: u64, dims: reference::Attention) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(30)))]
 
     #[test]
     fn attention(

@@ -41,6 +41,8 @@ pub(super) fn error(e: kernels::Error) -> wit::Error {
         From::OutOfMemory => To::OutOfMemory,
         From::Quota => To::Quota,
         From::IndexRange => To::IndexRange,
+        // Ends the evaluation where it happens; whoever asks later is refused.
+        From::DeviceLost => To::Denied,
     };
     wit::Error { code, op: e.op(), detail: e.to_string() }
 }
@@ -108,6 +110,9 @@ impl State {
                     call: call.into(),
                     reason: "an index was out of range while held-out data is in play".into(),
                 })
+            }
+            Err(e) if e.code() == kernels::ErrorCode::DeviceLost => {
+                self.end(Outcome::DeviceLost { reason: e.to_string() })
             }
             done => Ok(done.map_err(error)),
         }
