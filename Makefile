@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test parity bench-cpu clean
+.PHONY: setup run test parity bench-cpu cubins clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -25,6 +25,10 @@ bench-cpu:
 	$(CARGO) build --release --workspace --example gemm --example rows
 	python3 tests/peers/bench_cpu.py
 	target/release/examples/rows
+
+# The CUDA kernels, compiled without a GPU; needs a network once.
+cubins:
+	sh kernels/cuda/build.sh
 
 clean:
 	$(CARGO) clean

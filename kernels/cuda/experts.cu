@@ -75,7 +75,7 @@ KERNEL(sort_counts, SortArguments, THREADS) {
         uint32_t key = blockIdx.x == 0 ? clamp_index(a.keys[n], a.groups, a.faults, a.step) : nearest(a.keys[n], a.groups);
         mine += key == blockIdx.x;
     }
-    // Whole numbers below 2²⁴ · 2⁷ would lose bits as floats: by bits instead.
+    // Not warp_sum: a float would lose the low bits of a large count.
     uint32_t total = 0;
     for (unsigned lane = 0; lane < 32; lane++) total += uint32_t(__shfl_sync(ALL_LANES, int(mine), int(lane)));
     if (threadIdx.x % 32 == 0) s.counts[threadIdx.x / 32] = total;

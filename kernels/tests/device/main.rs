@@ -7,6 +7,7 @@ mod fused;
 mod garbage;
 mod gradients;
 mod handles;
+mod image;
 mod matrices;
 mod models;
 mod refusals;
