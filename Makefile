@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test parity bench-cpu cubins clean
+.PHONY: setup run test escape parity bench-cpu bench-meter cubins clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -29,6 +29,14 @@ bench-cpu:
 # The CUDA kernels, compiled without a GPU; needs a network once.
 cubins:
 	sh kernels/cuda/build.sh
+
+# The hostile corpus alone (it is part of `make test`).
+escape: setup
+	$(CARGO) test --release --workspace --test escape
+
+# What metering costs, beside wasmtime's fuel and epochs.
+bench-meter: setup
+	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
 
 clean:
 	$(CARGO) clean

@@ -200,7 +200,7 @@ impl Task {
         let world = self.header.world.name();
         let (trainer, sections) = match self.header.world {
             World::Trainer => (true, "[evaluation] and [data]"),
-            World::Function => (false, "[evaluator]"),
+            World::Function | World::Command => (false, "[evaluator]"),
         };
         for (name, present, wanted) in [
             ("evaluation", self.evaluation.is_some(), trainer),

@@ -9,7 +9,7 @@
 use std::error::Error;
 use terrarium_sandbox::toolchain::{self, Dirs};
 use terrarium_sandbox::{
-    BuildError, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, SandboxConfig, World,
+    BuildError, Evaluation, Job, Knobs, Limits, Outcome, Product, Sandbox, Source, World,
 };
 
 const REVERSE: &str = "\
@@ -34,9 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let dirs = Dirs::from_env()?;
     toolchain::install(&dirs, &mut |step| eprintln!("{step}"))?;
-    let sandbox = Sandbox::open(SandboxConfig::new(dirs))?;
+    let sandbox = Sandbox::builder().dirs(dirs).build()?;
 
-    let component = match sandbox.build(&source, World::Function) {
+    let component = match sandbox.compile(Source::Rust(&source), World::Function) {
         Ok(component) => component,
         Err(BuildError::Candidate(outcome)) => return refused(&outcome),
         Err(BuildError::Host(error)) => return Err(error.into()),
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         job: Job::Call { input: b"terrarium".to_vec() },
         limits: Limits { fuel: 100_000_000, wall_ms: 1_000, ..Limits::default() },
     };
-    let report = sandbox.evaluate(&component, &evaluation)?;
+    let report = sandbox.run(&component, &evaluation)?;
     match report.product {
         Some(Product::Output(bytes)) => println!("{}", String::from_utf8_lossy(&bytes).escape_debug()),
         _ => return refused(&report.outcome),

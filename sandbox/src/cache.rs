@@ -79,7 +79,11 @@ mod tests {
             world: World::Function,
             fuel_traps: vec![3, 4],
             depth_traps: vec![5],
+            metering: crate::machine::Metering::Module,
+            wasi: false,
             wasm_bytes: 9,
+            memory_bytes: 65_536,
+            table_elements: 1,
             code: vec![200; 1000],
         };
         cache.store("k", &artifact).unwrap();

@@ -1,37 +1,98 @@
 //! Child processes: the same executable again, in another role.
 //!
-//! A parent starts `exe __terrarium-child ROLE`. The child talks to it over
-//! one socket, its standard input; it inherits nothing else: no environment,
-//! no other descriptor, no directory but `/`.
+//! A parent starts `exe __terrarium-child ROLE ISOLATION`. The child talks to
+//! it over one socket, its standard input; it inherits nothing else: no
+//! environment, no other descriptor, no directory but `/`.
 
-use crate::{codegen, jail, wire, worker};
+use crate::cgroup::Group;
+use crate::isolation::Isolation;
+use crate::namespaces::Access;
+use crate::{bubblewrap, codegen, jail, probe, wire, worker};
 use serde::{Serialize, de::DeserializeOwned};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+use terrarium_kernels as kernels;
 
 /// First argument of a child.
 pub const MARK: &str = "__terrarium-child";
 
+/// What a device is opened with.
+#[derive(Clone, Debug)]
+pub struct DeviceRequest {
+    /// Threads that it may use. Results must not depend on them.
+    pub threads: usize,
+    /// Most bytes of tensor storage.
+    pub max_bytes: u64,
+    /// Most tensors.
+    pub max_tensors: u32,
+}
+
+/// A device that workers of this executable can use, under the name that
+/// [`SandboxBuilder::device`](crate::SandboxBuilder::device) selects.
+///
+/// A device is not handed over as a value, because it lives in the worker,
+/// which is another process: it starts from `main` again, with an empty
+/// environment, and holds nothing of the embedder's memory. What it shares
+/// with the embedder is the executable. So a device is a plain function in it,
+/// found by name.
+///
+/// It is called before the worker sees anything of an evaluation, when files
+/// are out of reach already but threads can still be started. Afterwards the
+/// worker's filter of system calls (see [`crate::lockdown`]) holds for the
+/// device as well.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedDevice {
+    /// Its name.
+    pub name: &'static str,
+    /// Opens it, once per worker, and again if it was lost.
+    pub open: fn(&DeviceRequest) -> Result<kernels::Device, kernels::Error>,
+}
+
+/// Name of the device that is always there.
+pub const CPU: &str = "cpu";
+
+const BUILT_IN: NamedDevice = NamedDevice { name: CPU, open: open_cpu };
+
+fn open_cpu(request: &DeviceRequest) -> Result<kernels::Device, kernels::Error> {
+    kernels::Device::cpu(kernels::CpuConfig {
+        threads: request.threads,
+        max_bytes: request.max_bytes,
+        max_tensors: request.max_tensors,
+    })
+}
+
 /// Runs the child's role and never returns, if this process was started as
 /// one. Call it first in every `main` whose executable a sandbox re-executes.
 pub fn run_if_child() {
+    run_if_child_with(&[]);
+}
+
+/// The same, with devices besides the CPU. A name that is registered twice
+/// means the first; `cpu` can be replaced too.
+pub fn run_if_child_with(devices: &[NamedDevice]) {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|a| a != MARK) {
         return;
     }
     let role = args.next().unwrap_or_default();
-    let result = match role.to_str() {
-        Some("jail") => jail::child_main(),
-        Some("codegen") => codegen::child_main(channel()),
-        Some("worker") => worker::child_main(channel()),
+    let isolation = args.next().unwrap_or_default().to_string_lossy().parse::<Isolation>();
+    let result = isolation.map_err(|e| e.to_string()).and_then(|isolation| match role.to_str() {
+        Some("jail") => jail::child_main(isolation, args.next()),
+        Some("probe") => probe::child_main(isolation, args.next()),
+        Some("codegen") => codegen::child_main(channel(), isolation),
+        Some("worker") => {
+            let all: Vec<NamedDevice> = devices.iter().copied().chain([BUILT_IN]).collect();
+            worker::child_main(channel(), &all, isolation)
+        }
         _ => Err(format!("unknown role {role:?}")),
-    };
+    });
     match result {
         Ok(()) => std::process::exit(0),
         Err(reason) => {
@@ -73,22 +134,43 @@ pub(crate) enum ChildError {
 pub(crate) struct Child {
     process: std::process::Child,
     channel: BufReader<Timed>,
+    /// Set when the channel was closed by us: there is nothing to wait for.
+    hung_up: Arc<AtomicBool>,
+    /// Started by bubblewrap, which puts a signal into its exit status.
+    wrapped: bool,
+    /// Dropped last, with everything that is in it.
+    _group: Option<Group>,
+}
+
+/// What is started.
+#[derive(Clone)]
+pub(crate) struct Start {
+    /// The executable.
+    pub exe: PathBuf,
+    /// What part it plays.
+    pub role: &'static str,
+    /// What it must put in place.
+    pub isolation: Isolation,
+    /// Files that it opens before it locks itself down.
+    pub files: Vec<PathBuf>,
+    /// Memory of its control group, in bytes, where there is one.
+    pub memory: u64,
 }
 
 impl Child {
-    /// Starts `exe` in `role`. All children are started by one thread that
+    /// Starts a child. All children are started by one thread that
     /// lives as long as this process: a child dies with the *thread* that
     /// started it (that is what `PR_SET_PDEATHSIG` means), and callers' threads
     /// come and go.
-    pub(crate) fn spawn(exe: &Path, role: &'static str) -> io::Result<Self> {
-        type Order = (PathBuf, &'static str, mpsc::Sender<io::Result<Child>>);
+    pub(crate) fn spawn(start: Start) -> io::Result<Self> {
+        type Order = (Start, mpsc::Sender<io::Result<Child>>);
         static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
         let spawner = SPAWNER.get_or_init(|| {
             let (orders, inbox) = mpsc::channel::<Order>();
             std::thread::spawn(move || {
-                for (exe, role, answer) in inbox {
+                for (start, answer) in inbox {
                     // The caller may have gone; the child then dies by its drop.
-                    let _ = answer.send(Self::start(&exe, role));
+                    let _ = answer.send(Self::start(&start));
                 }
             });
             Mutex::new(orders)
@@ -96,11 +178,12 @@ impl Child {
         let (answer, child) = mpsc::channel();
         let gone = || io::Error::other("the spawning thread is gone");
         let orders = spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        orders.send((exe.to_owned(), role, answer)).map_err(|_| gone())?;
+        orders.send((start, answer)).map_err(|_| gone())?;
         child.recv().map_err(|_| gone())?
     }
 
-    fn start(exe: &Path, role: &str) -> io::Result<Self> {
+    fn start(start: &Start) -> io::Result<Self> {
+        let Start { exe, role, isolation, files, memory } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -108,8 +191,14 @@ impl Child {
         } else {
             Stdio::null()
         };
-        let process = Command::new(exe)
+        let show: Vec<_> = files.iter().map(|path| (path.clone(), Access::Read)).collect();
+        let wrapped = bubblewrap::command(exe, *isolation, &show)?;
+        let is_wrapped = wrapped.is_some();
+        let mut command = wrapped.unwrap_or_else(|| Command::new(exe));
+        let group = Group::hold(&mut command, *isolation, *memory)?;
+        let process = command
             .args([MARK, role])
+            .arg(isolation.to_string())
             .env_clear()
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
@@ -118,11 +207,23 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
-        Ok(Self { process, channel })
+        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped, _group: group })
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// A function for other threads that ends the conversation: whoever waits
+    /// in [`Child::receive`] finds the child dead. Only the owner kills, so no
+    /// process number can be used after it was given to another.
+    pub(crate) fn hang_up(&self) -> io::Result<impl Fn() + Send + 'static> {
+        let socket = self.channel.get_ref().socket.try_clone()?;
+        let hung_up = Arc::clone(&self.hung_up);
+        Ok(move || {
+            hung_up.store(true, Ordering::SeqCst);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        })
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
@@ -130,9 +231,17 @@ impl Child {
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), ChildError> {
-        match wire::send(&mut self.channel.get_mut().socket, message) {
+        let frame = wire::frame(message)?;
+        self.send_frame(&frame)
+    }
+
+    /// Sends what [`wire::frame`] made.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> Result<(), ChildError> {
+        match self.channel.get_mut().socket.write_all(frame) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(self.post_mortem()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(self.post_mortem())
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -165,8 +274,10 @@ impl Child {
         let end = Instant::now() + Duration::from_millis(500);
         loop {
             match self.process.try_wait() {
-                Ok(Some(status)) => return ChildError::Died { signal: status.signal().unwrap_or(0) },
-                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(status)) => return ChildError::Died { signal: self.signal_of(status) },
+                Ok(None) if Instant::now() < end && !self.hung_up.load(Ordering::SeqCst) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 // It closed its channel but lives: that is not in its role.
                 _ => {
                     self.kill();
@@ -176,7 +287,12 @@ impl Child {
         }
     }
 
-    fn kill(&mut self) {
+    fn signal_of(&self, status: std::process::ExitStatus) -> i32 {
+        let passed_on = || status.code().and_then(|code| bubblewrap::signal(self.wrapped, code));
+        status.signal().or_else(passed_on).unwrap_or(0)
+    }
+
+    pub(crate) fn kill(&mut self) {
         if let Ok(id) = i32::try_from(self.process.id())
             && let Some(group) = rustix::process::Pid::from_raw(id)
         {

@@ -4,23 +4,44 @@
 //! it: gate, metering, encoding, Cranelift. It answers with an [`Artifact`] or
 //! with the reason why not. Compilers are attack surface, so nothing of this
 //! path ever runs in the caller's process.
+//!
+//! A module of our own worlds is metered by the pass in [`crate::meter`]. A
+//! component that somebody else put together, or a module that imports WASI
+//! (where it is on), is counted by wasmtime's fuel instead.
 
-use crate::child::{Child, ChildError};
-use crate::gate::{self, ModuleLimits};
-use crate::lockdown::{self, Role};
-use crate::{Outcome, Phase, World, encode, machine, meter, text, wire};
+use crate::child::{Child, ChildError, Start};
+use crate::gate::{self, ComponentLimits, ModuleLimits, Rejection};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
+use crate::machine::Metering;
+use crate::{Limits, Outcome, Phase, World, encode, machine, meter, text, wire};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-/// What the child is asked to compile.
-#[derive(Serialize, Deserialize)]
-struct Request {
-    world: World,
-    limits: ModuleLimits,
+/// What is to be compiled, and by which rules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub world: World,
+    pub form: Form,
+    /// Whether it may import WASI.
+    pub wasi: bool,
+    pub module: ModuleLimits,
+    pub component: ComponentLimits,
     #[serde(with = "serde_bytes")]
-    module: Vec<u8>,
+    pub bytes: Vec<u8>,
+}
+
+/// What the bytes of a [`Request`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Form {
+    /// A core module.
+    Module,
+    /// A core module in text format.
+    Text,
+    /// A component.
+    Component,
 }
 
 /// Machine code for one component, with what is needed to run and explain it.
@@ -33,11 +54,30 @@ pub struct Artifact {
     pub fuel_traps: Vec<u32>,
     /// The same for "call depth used up".
     pub depth_traps: Vec<u32>,
-    /// Size of the core module as the compiler made it.
+    /// Who counts its instructions.
+    pub metering: Metering,
+    /// Whether it may import WASI.
+    pub wasi: bool,
+    /// Size of the core module or component as it was given.
     pub wasm_bytes: u64,
+    /// Bytes of linear memory that it starts with.
+    pub memory_bytes: u64,
+    /// Elements that its tables start with.
+    pub table_elements: u64,
     /// wasmtime's serialised component.
     #[serde(with = "serde_bytes")]
     pub code: Vec<u8>,
+}
+
+impl Artifact {
+    /// The outcome where it cannot even start within these limits.
+    pub fn too_large_for(&self, limits: &Limits) -> Option<Outcome> {
+        if self.memory_bytes > limits.memory_bytes {
+            return Some(Outcome::MemoryLimit { limit: limits.memory_bytes });
+        }
+        (self.table_elements > limits.table_elements)
+            .then_some(Outcome::TableLimit { limit: limits.table_elements })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,26 +101,30 @@ pub enum CodegenError {
     Killed,
 }
 
+/// Memory that the child may have where it has a control group, in bytes.
+const CODEGEN_BYTES: u64 = 4 << 30;
+
 /// Largest answer that is accepted from the child.
 const MAX_ARTIFACT: usize = 256 << 20;
 
-/// Compiles `module` in a child process started from `exe`.
-pub fn compile(
+/// Compiles in a child process started from `exe`.
+pub(crate) fn compile(
     exe: &Path,
-    module: &[u8],
-    world: World,
-    limits: &ModuleLimits,
+    request: &Request,
     deadline: Duration,
+    isolation: Isolation,
 ) -> Result<Artifact, CodegenError> {
-    if module.len() as u64 > limits.bytes {
+    let (size, allowed) = (request.bytes.len() as u64, request.most_bytes());
+    if size > allowed {
         return Err(CodegenError::Candidate(Outcome::Rejected {
-            reason: format!("the module has {} bytes; at most {} are accepted", module.len(), limits.bytes),
+            reason: format!("the module has {size} bytes; at most {allowed} are accepted"),
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let mut child = Child::spawn(exe, "codegen").map_err(|e| host(&e))?;
-    let request = Request { world, limits: limits.clone(), module: module.to_vec() };
-    let answer = child.send(&request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
+    let start =
+        Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
+    let mut child = Child::spawn(start).map_err(|e| host(&e))?;
+    let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),
         Ok(Answer::Rejected(reason)) => {
@@ -100,19 +144,47 @@ pub fn compile(
         Err(ChildError::Died { signal }) => {
             Err(CodegenError::Candidate(Outcome::WorkerDied { signal, phase: Phase::Codegen }))
         }
+        // An answer that is too large, or none: the module's doing too.
+        Err(ChildError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(CodegenError::Candidate(Outcome::Rejected { reason: format!("its machine code: {e}") }))
+        }
         Err(ChildError::Io(e)) => Err(host(&e)),
     }
 }
 
 /// The child's side. Reads one request from standard input, answers there.
-pub(crate) fn child_main(mut channel: impl std::io::Read + Write) -> Result<(), String> {
-    lockdown::process(Role::Codegen).map_err(|e| e.to_string())?;
-    lockdown::files().map_err(|e| e.to_string())?;
-    let engine = machine::compiler().map_err(|e| format!("{e:#}"))?;
-    compiler_threads()?;
-    lockdown::calls(Role::Codegen).map_err(|e| e.to_string())?;
+pub(crate) fn child_main(
+    mut channel: impl std::io::Read + Write,
+    isolation: Isolation,
+) -> Result<(), String> {
+    let engines = match prepare(isolation) {
+        Ok(engines) => engines,
+        Err(reason) => {
+            let _ = wire::send(&mut channel, &Answer::Failed(reason.clone()));
+            return Err(reason);
+        }
+    };
     let request: Request = wire::receive(&mut channel, MAX_ARTIFACT).map_err(|e| e.to_string())?;
-    wire::send(&mut channel, &work(&engine, &request)).map_err(|e| e.to_string())
+    // A panic of a compiler or an encoder is about this module, not about the host.
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&engines, &request)))
+        .unwrap_or_else(|panic| Answer::Rejected(format!("the compiler gave up on it: {}", said(&*panic))));
+    wire::send(&mut channel, &answer).map_err(|e| e.to_string())
+}
+
+/// What a panic said.
+fn said(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
+fn prepare(isolation: Isolation) -> Result<Engines, String> {
+    let mut lockdown = Lockdown::begin(Role::Codegen, isolation).map_err(|e| e.to_string())?;
+    lockdown.files().map_err(|e| e.to_string())?;
+    let engine = |metering| machine::compiler(metering).map_err(|e| format!("{e:#}"));
+    let engines = Engines { module: engine(Metering::Module)?, engine: engine(Metering::Engine)? };
+    compiler_threads()?;
+    lockdown.calls().map_err(|e| e.to_string())?;
+    Ok(engines)
 }
 
 /// Starts the threads that Cranelift compiles functions on, all of them: after
@@ -132,33 +204,106 @@ fn compiler_threads() -> Result<(), String> {
 /// More threads than this do not pay for one candidate.
 const MAX_THREADS: usize = 8;
 
-fn work(engine: &wasmtime::Engine, request: &Request) -> Answer {
-    let Request { world, limits, module } = request;
-    if let Err(reason) = gate::check(module, limits, &encode::allowed_imports(*world)) {
-        return Answer::Rejected(reason.to_string());
+impl Request {
+    fn most_bytes(&self) -> u64 {
+        match self.form {
+            Form::Module | Form::Text => self.module.bytes,
+            Form::Component => self.component.bytes,
+        }
     }
-    let metered = match meter::instrument(module, &meter::MeterConfig::default()) {
-        Ok(metered) => metered,
-        Err(reason) => return Answer::Rejected(reason.to_string()),
+}
+
+/// One for each way of metering.
+struct Engines {
+    module: wasmtime::Engine,
+    engine: wasmtime::Engine,
+}
+
+fn work(engines: &Engines, request: &Request) -> Answer {
+    let module = |bytes: &[u8]| match encode::imports_wasi(bytes) {
+        true => adapted(&engines.engine, request, bytes),
+        false => own(&engines.module, request, bytes),
     };
-    let component = match encode::encode(&metered.module, *world) {
-        Ok(component) => component,
-        Err(reason) => return Answer::Rejected(reason.to_string()),
+    let result = match request.form {
+        Form::Component => foreign(&engines.engine, request, &request.bytes),
+        Form::Module => module(&request.bytes),
+        Form::Text => binary(&request.bytes).map_err(refused).and_then(|bytes| module(&bytes)),
     };
+    result.unwrap_or_else(|answer| answer)
+}
+
+/// A module in text format as a binary one. Parsed here, in the locked-down
+/// process: a parser that recurses too deep takes only this process with it.
+fn binary(text: &[u8]) -> Result<Vec<u8>, String> {
+    let text = std::str::from_utf8(text).map_err(|e| format!("the text is not UTF-8: {e}"))?;
+    wat::parse_str(text).map_err(|e| e.to_string())
+}
+
+fn refused(reason: impl std::fmt::Display) -> Answer {
+    Answer::Rejected(reason.to_string())
+}
+
+/// A module of one of our worlds.
+fn own(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Answer, Answer> {
+    let Request { world, module, .. } = request;
+    if *world == World::Command {
+        return Err(refused("a command imports WASI and exports `_start`; this module does not"));
+    }
+    let counted = gate::check(bytes, module, &encode::allowed_imports(*world)).map_err(refused)?;
+    let metered = meter::instrument(bytes, &meter::MeterConfig::default()).map_err(refused)?;
+    let component = encode::encode(&metered.module, *world).map_err(refused)?;
     let Some(shift) = code_shift(&metered.module, &component) else {
-        return Answer::Failed("the encoder changed the code section".into());
+        return Err(Answer::Failed("the encoder changed the code section".into()));
     };
     let moved = |offsets: &[u32]| offsets.iter().map(|o| o.wrapping_add(shift)).collect();
-    match engine.precompile_component(&component) {
-        Ok(code) => Answer::Done(Artifact {
-            world: *world,
-            fuel_traps: moved(&metered.out_of_fuel_offsets),
-            depth_traps: moved(&metered.stack_depth_offsets),
-            wasm_bytes: module.len() as u64,
-            code,
-        }),
-        Err(e) => Answer::Rejected(format!("Cranelift: {e:#}")),
+    let code = machine_code(engine, &component)?;
+    Ok(Answer::Done(Artifact {
+        world: *world,
+        fuel_traps: moved(&metered.out_of_fuel_offsets),
+        depth_traps: moved(&metered.stack_depth_offsets),
+        metering: Metering::Module,
+        wasi: false,
+        wasm_bytes: bytes.len() as u64,
+        memory_bytes: counted.memory_pages << 16,
+        table_elements: counted.table_elements,
+        code,
+    }))
+}
+
+/// A module that imports the older WASI.
+fn adapted(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Answer, Answer> {
+    let Request { world, module, wasi, .. } = request;
+    if !wasi || *world == World::Trainer {
+        return Err(refused(Rejection::WasiIsOff { interface: "wasi_snapshot_preview1".into() }));
     }
+    gate::check(bytes, module, &encode::allowed_with_wasi(*world, bytes)).map_err(refused)?;
+    let component = encode::adapt(bytes, *world).map_err(refused)?;
+    foreign(engine, request, &component)
+}
+
+/// A component that we did not encode ourselves, or not alone.
+fn foreign(engine: &wasmtime::Engine, request: &Request, component: &[u8]) -> Result<Answer, Answer> {
+    let Request { world, module, bytes, wasi, .. } = request;
+    if *world == World::Trainer {
+        return Err(refused("a component can implement the worlds `function` and `command` only"));
+    }
+    gate::check_component(component, &request.component, module, *wasi).map_err(refused)?;
+    Ok(Answer::Done(Artifact {
+        world: *world,
+        fuel_traps: Vec::new(),
+        depth_traps: Vec::new(),
+        metering: Metering::Engine,
+        wasi: *wasi,
+        wasm_bytes: bytes.len() as u64,
+        // What it starts with is counted when it is loaded.
+        memory_bytes: 0,
+        table_elements: 0,
+        code: machine_code(engine, component)?,
+    }))
+}
+
+fn machine_code(engine: &wasmtime::Engine, component: &[u8]) -> Result<Vec<u8>, Answer> {
+    engine.precompile_component(component).map_err(|e| Answer::Rejected(format!("Cranelift: {e:#}")))
 }
 
 /// How far the code section moved when the module became part of a component.

@@ -92,6 +92,81 @@ pub fn encode(metered: &[u8], world: World) -> Result<Vec<u8>, EncodeError> {
         .map_err(|e| refuse(format!("{e:#}")))
 }
 
+/// The module name under which programs import the older WASI.
+const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+/// The functions of the older WASI that a core module imports.
+fn wasi_imports(module: &[u8]) -> impl Iterator<Item = &str> {
+    wasmparser::Parser::new(0)
+        .parse_all(module)
+        .map_while(Result::ok)
+        .filter_map(|payload| match payload {
+            wasmparser::Payload::ImportSection(section) => Some(section),
+            _ => None,
+        })
+        .flat_map(|section| section.into_imports().map_while(Result::ok))
+        .filter(|import| import.module == PREVIEW1)
+        .map(|import| import.name)
+}
+
+/// Whether a core module imports WASI.
+pub fn imports_wasi(module: &[u8]) -> bool {
+    wasi_imports(module).next().is_some()
+}
+
+/// What a core module of `world` may import where WASI is on. The names and
+/// signatures of WASI's functions are checked when the adapter is linked.
+pub fn allowed_with_wasi(world: World, module: &[u8]) -> ImportAllowList {
+    let mut allowed = match world {
+        World::Command => ImportAllowList::new(),
+        world => allowed_imports(world),
+    };
+    for name in wasi_imports(module) {
+        allowed.allow(PREVIEW1, name, None);
+    }
+    allowed
+}
+
+/// Encodes a core module that imports WASI as a component: an adapter (a small
+/// core module of the WASI project) stands between the two versions of WASI.
+/// Nothing is metered here.
+pub fn adapt(module: &[u8], world: World) -> Result<Vec<u8>, EncodeError> {
+    use wasi_preview1_component_adapter_provider as adapters;
+    let refuse =
+        |reason: String| EncodeError { world: world.name(), reason: crate::text::clean(&reason, 2_000) };
+    let mut module = without_custom_sections(module).map_err(|e| refuse(e.to_string()))?;
+    let adapter = match world {
+        World::Command => adapters::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+        _ => {
+            let (resolve, _) = resolve();
+            embed_component_metadata(&mut module, resolve, world_id(world.name()), StringEncoding::UTF8)
+                .map_err(|e| refuse(format!("{e:#}")))?;
+            adapters::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER
+        }
+    };
+    ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .and_then(|encoder| encoder.adapter(adapters::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|e| refuse(format!("{e:#}")))
+}
+
+/// The module without what its author says about its own types.
+fn without_custom_sections(module: &[u8]) -> Result<Vec<u8>, wasmparser::BinaryReaderError> {
+    let mut plain = wasm_encoder::Module::new();
+    for payload in wasmparser::Parser::new(0).parse_all(module) {
+        let payload = payload?;
+        if !matches!(payload, wasmparser::Payload::CustomSection(_))
+            && let Some((id, range)) = payload.as_section()
+            && let Some(data) = module.get(range)
+        {
+            plain.section(&wasm_encoder::RawSection { id, data });
+        }
+    }
+    Ok(plain.finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +190,20 @@ mod tests {
         let trainer = allowed_imports(World::Trainer);
         assert!(trainer.get(compute, "submit").is_some());
         assert!(trainer.get(compute, "exec").is_none());
+    }
+
+    #[test]
+    fn a_program_with_a_start_becomes_a_command_and_its_custom_sections_are_gone() {
+        let text = "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $x (param i32)))
+            (memory (export \"memory\") 1) (func (export \"_start\") (call $x (i32.const 0)))
+            (@custom \"component-type\" \"lies\"))";
+        let module = wat::parse_str(text).unwrap();
+        assert!(imports_wasi(&module));
+        assert!(!without_custom_sections(&module).unwrap().windows(4).any(|w| w == b"lies"));
+        let component = adapt(&module, World::Command).unwrap();
+        let shown = String::from_utf8_lossy(&component).into_owned();
+        assert!(shown.contains("wasi:cli/run@0.2"), "the adapter exports it");
+        assert!(adapt(&module, World::Function).unwrap_err().to_string().contains("function"));
     }
 
     #[test]

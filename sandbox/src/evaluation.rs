@@ -1,6 +1,6 @@
 //! What is asked of the sandbox, and what it answers.
 
-use crate::{Limits, Outcome};
+use crate::{Limits, Outcome, text};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +13,9 @@ pub enum World {
     Trainer,
     /// Bytes in, bytes out: `call`.
     Function,
+    /// A program with a `main`, bytes in and out through its standard streams.
+    /// It imports WASI by its nature: choosing this world turns WASI on.
+    Command,
 }
 
 impl World {
@@ -21,6 +24,7 @@ impl World {
         match self {
             Self::Trainer => "trainer",
             Self::Function => "function",
+            Self::Command => "command",
         }
     }
 }
@@ -82,6 +86,12 @@ pub enum KnobRange {
     },
 }
 
+/// At most this many knobs, each with a name of at most so many bytes and, of
+/// a choice, at most so many options.
+pub(crate) const MAX_KNOBS: usize = 128;
+pub(crate) const MAX_NAME: usize = 64;
+pub(crate) const MAX_OPTIONS: usize = 64;
+
 /// Knob values by name. Missing ones take their defaults.
 pub type Knobs = BTreeMap<String, KnobValue>;
 
@@ -139,6 +149,39 @@ pub struct Evaluation {
     pub job: Job,
     /// Hard limits.
     pub limits: Limits,
+}
+
+impl Evaluation {
+    /// One `call` with this input: seed 0, default knobs, default limits.
+    pub fn call(input: impl Into<Vec<u8>>) -> Self {
+        Self {
+            seed: 0,
+            probe_key: 0,
+            knobs: Knobs::new(),
+            job: Job::Call { input: input.into() },
+            limits: Limits::default(),
+        }
+    }
+
+    /// The same under other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The same with other knob values.
+    #[must_use]
+    pub fn with_knobs(self, knobs: Knobs) -> Self {
+        Self { knobs, ..self }
+    }
+
+    /// Where it begins, once there is an instance.
+    pub(crate) fn first_phase(&self) -> crate::Phase {
+        match self.job {
+            Job::Train { .. } => crate::Phase::Init,
+            Job::Call { .. } => crate::Phase::Call,
+        }
+    }
 }
 
 /// What a trained model scored on held-out windows.
@@ -230,4 +273,55 @@ pub struct Report {
     pub usage: Usage,
     /// Wall-clock time.
     pub timing: Timing,
+}
+
+impl Report {
+    /// Bounds and cleans what a worker says, as an honest one has done before:
+    /// a candidate may have taken it over.
+    pub(crate) fn distrust(&mut self, limits: &Limits) {
+        let most = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+        let tidy = |text: &mut String, bytes: usize| {
+            let clean = text::clean(text, bytes);
+            if clean != *text {
+                *text = clean;
+            }
+        };
+        self.outcome.distrust();
+        if let Some(Product::Output(output)) = &self.product
+            && output.len() as u64 > limits.output_bytes
+        {
+            self.outcome = Outcome::OutputTooLarge { bytes: output.len() as u64, limit: limits.output_bytes };
+        }
+        if !self.outcome.is_finished() {
+            self.product = None;
+        }
+        tidy(&mut self.log, most(limits.log_bytes));
+        self.metrics.truncate(most(limits.metrics));
+        for metric in &mut self.metrics {
+            tidy(&mut metric.name, MAX_NAME);
+        }
+        self.knobs.truncate(MAX_KNOBS);
+        for (name, range) in &mut self.knobs {
+            tidy(name, MAX_NAME);
+            if let KnobRange::Choice { options, .. } = range {
+                options.truncate(MAX_OPTIONS);
+                options.iter_mut().for_each(|option| tidy(option, MAX_NAME));
+            }
+        }
+        self.usage.device_profile.truncate(MAX_KNOBS);
+        self.usage.device_profile.iter_mut().for_each(|(name, _)| tidy(name, MAX_NAME));
+    }
+
+    /// Of an evaluation that ended so, with nothing else known.
+    pub(crate) fn ended(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            product: None,
+            knobs: Vec::new(),
+            metrics: Vec::new(),
+            log: String::new(),
+            usage: Usage::default(),
+            timing: Timing::default(),
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! Compiling is executing: a source can make the compiler read any file
 //! (`include_str!`), run for ever (constant evaluation), allocate without end
 //! or crash. So [`compile`] starts a launcher (this same program, see
-//! [`crate::child`]), which locks itself down and becomes `rustc`:
+//! [`crate::child`]), which locks itself down and becomes `rustc` or `clang`:
 //!
 //! | layer | what it holds |
 //! | --- | --- |
@@ -12,20 +12,20 @@
 //! | Landlock | reads the compiler, its libraries, the sysroot, the SDK and the source; executes the compiler and the linker; writes its own job folder |
 //! | seccomp | an allow-list of calls: no sockets, no namespaces, no tracing; the rest fail with `EPERM` |
 //! | rlimits | address space, data, processor time, file size, descriptors, no core |
-//! | namespaces | no network, no IPC, no rights of root (where the kernel allows) |
+//! | namespaces | no network, no IPC, no capability, no process but its own, and a root folder with nothing in it but what the call needs (where the kernel allows) |
 //! | environment | none; stdin and stdout are null; stderr is drained and capped |
 //! | deadline | the whole process group is killed; it dies with its parent too |
 //!
-//! The first two are required: without them [`compile`] refuses, unless
-//! [`CompileLimits::allow_unjailed`] is set. The others are set wherever they
-//! exist. [`probe`] says which are on.
+//! [`CompileLimits::isolation`] says which of them must be there: without, the
+//! compiler does not start. [`crate::probe`] says which are on.
 //!
 //! Not held here: whether the module that comes out is harmless. That is the
 //! gate's to say.
 
+mod clang;
 mod confine;
 mod diagnostics;
-mod probe;
+mod filter;
 mod supervise;
 
 use std::fs;
@@ -35,10 +35,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::isolation::Isolation;
 pub use crate::outcome::Diagnostic;
 use crate::outcome::{Outcome, Phase};
-pub use confine::child_main;
-pub use probe::{LayerState, LayerStatus, probe};
+pub(crate) use clang::HEADER;
+pub use clang::{CProgram, compile_c};
+pub(crate) use confine::{child_main, probe_main};
 
 use crate::toolchain::{Toolchain, guest_rustc_args};
 use diagnostics::Reader;
@@ -61,9 +63,10 @@ pub struct CompileLimits {
     pub stderr_bytes: usize,
     /// Longest source, in bytes.
     pub source_bytes: usize,
-    /// **Dangerous.** Compile even where Landlock or seccomp is missing: the
-    /// source can then read every file that this user can read.
-    pub allow_unjailed: bool,
+    /// How strongly the compiler must be held. **Below
+    /// [`Level::Namespaces`](crate::Level::Namespaces) a source can read every
+    /// file that this user can read.**
+    pub isolation: Isolation,
 }
 
 impl Default for CompileLimits {
@@ -76,7 +79,7 @@ impl Default for CompileLimits {
             file_size: 64 << 20,
             stderr_bytes: 1 << 20,
             source_bytes: 256 << 10,
-            allow_unjailed: false,
+            isolation: Isolation::default(),
         }
     }
 }
@@ -195,7 +198,7 @@ impl CompileFailure {
             Self::Unavailable { .. } => Err((
                 text,
                 "`terrarium doctor` shows which layers this machine has; \
-                 `--allow-unjailed` compiles without them, at your own risk"
+                 `--require-isolation LEVEL` takes less, at your own risk"
                     .into(),
             )),
             Self::Io { .. } => {
@@ -216,7 +219,7 @@ impl CompileFailure {
 struct Plan {
     parent: u32,
     job: PathBuf,
-    rustc: PathBuf,
+    compiler: PathBuf,
     args: Vec<std::ffi::OsString>,
     environment: Vec<(String, String)>,
     read: Vec<PathBuf>,
@@ -226,7 +229,21 @@ struct Plan {
     address_space: u64,
     data: u64,
     file_size: u64,
-    allow_unjailed: bool,
+}
+
+/// What of a job depends on the language: its files, its one compiler call and
+/// how that compiler talks.
+struct Call<'a> {
+    /// The source's name in the job's folder.
+    source: &'static str,
+    /// The module's.
+    module: &'static str,
+    /// More files beside the source, written by us.
+    files: &'a [(&'static str, &'static str)],
+    /// Paths that say something about this machine, and what stands for them.
+    hidden: Vec<(PathBuf, &'static str)>,
+    /// Reads what the compiler said.
+    read: fn(&Reader, &[u8]) -> diagnostics::Read,
 }
 
 const SOURCE: &str = "in/candidate.rs";
@@ -244,6 +261,29 @@ pub fn compile(
     limits: &CompileLimits,
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
+    let compiler = &toolchain.compiler;
+    let call = Call {
+        source: SOURCE,
+        module: MODULE,
+        files: &[],
+        hidden: vec![
+            (compiler.sysroot.clone(), "<sysroot>"),
+            (toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib).to_owned(), "<sdk>"),
+            (compiler.linker.clone(), "<linker>"),
+        ],
+        read: Reader::read,
+    };
+    run(source, &call, |root| plan(root, toolchain, limits), limits, launcher)
+}
+
+/// One job: its folder, its process, its verdict.
+fn run(
+    source: &str,
+    call: &Call<'_>,
+    plan: impl FnOnce(&Path) -> Plan,
+    limits: &CompileLimits,
+    launcher: &Path,
+) -> Result<Compiled, CompileFailure> {
     if source.len() > limits.source_bytes {
         return Err(CompileFailure::SourceTooLarge { bytes: source.len(), limit: limits.source_bytes });
     }
@@ -255,19 +295,27 @@ pub fn compile(
         let path = root.join(folder);
         fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
     }
-    fs::write(root.join(SOURCE), source).map_err(|e| CompileFailure::io("write the source", e))?;
+    for (name, text) in call.files.iter().copied().chain([(call.source, source)]) {
+        fs::write(root.join(name), text).map_err(|e| CompileFailure::io("write the source", e))?;
+    }
     let plan_path = job.path().join("plan.json");
-    let plan = serde_json::to_vec(&plan(&root, toolchain, limits))
+    let plan = plan(&root);
+    let text = serde_json::to_vec(&plan)
         .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, plan).map_err(|e| CompileFailure::io("write the plan", e))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
 
-    let supervisor =
-        Supervisor { launcher, plan: &plan_path, deadline: started + limits.wall, keep: limits.stderr_bytes };
-    let ended = supervisor.run()?;
-    let reader = Reader::new(&root, toolchain);
-    let read = reader.read(&ended.stderr);
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline: started + limits.wall,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
+    let reader = Reader::new(&root, call.source, &call.hidden);
+    let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
-    let module = root.join(MODULE);
+    let module = root.join(call.module);
     let size = fs::metadata(&module).map_err(|e| CompileFailure::io("find the module", e))?.len();
     if size > limits.file_size {
         return Err(CompileFailure::OutputTooLarge { limit: limits.file_size });
@@ -277,48 +325,146 @@ pub fn compile(
     Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
 }
 
-fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
-    let compiler = &toolchain.compiler;
-    let mut environment = vec![
-        // Relative, so that no random path can find its way into the module.
-        ("TMPDIR".to_owned(), "tmp".to_owned()),
-        // No report files of internal compiler errors.
-        ("RUSTC_ICE".to_owned(), "0".to_owned()),
-        ("RUST_BACKTRACE".to_owned(), "0".to_owned()),
-        ("LC_ALL".to_owned(), "C".to_owned()),
-    ];
-    if let Ok(joined) = std::env::join_paths(&compiler.library_path)
-        && let Ok(joined) = joined.into_string()
-        && !joined.is_empty()
-    {
-        environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
+/// How a program in the jail ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramEnd {
+    /// Its exit code, if it ended by itself.
+    pub exit: Option<i32>,
+    /// The signal that ended it otherwise.
+    pub signal: Option<i32>,
+    /// What it, or the launcher, wrote to standard error.
+    pub said: String,
+}
+
+/// Runs any program in the jail instead of the compiler: for tests that attack
+/// the jail from inside. `read` holds the program's libraries. It starts in a
+/// folder of its own, in which it may write to `out` and `tmp`.
+///
+/// # Errors
+/// This machine does not reach `limits.isolation`, or a file or a process of
+/// our own is in trouble.
+pub fn run_program(
+    program: &Path,
+    args: &[std::ffi::OsString],
+    read: &[PathBuf],
+    limits: &CompileLimits,
+    launcher: &Path,
+) -> Result<ProgramEnd, CompileFailure> {
+    let deadline = Instant::now() + limits.wall;
+    let job = new_job()?;
+    let root = job.path().join("job");
+    for folder in ["out", "tmp"] {
+        let path = root.join(folder);
+        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
     }
-    let mut read = compiler.libraries.clone();
-    read.extend([
-        PathBuf::from("/etc/ld.so.cache"),
-        compiler.rustc.clone(),
-        compiler.linker.clone(),
-        compiler.target_library(),
-        toolchain.sdk_rlib.clone(),
-        toolchain.deps_dir.clone(),
-        root.to_owned(),
-    ]);
-    let mut execute = compiler.interpreter.clone();
-    execute.extend([compiler.rustc.clone(), compiler.linker.clone()]);
-    Plan {
+    let mut readable = read.to_vec();
+    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
+    // The loader is a library that is executed.
+    let loader = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-"));
+    let mut execute: Vec<PathBuf> = read.iter().filter(loader).cloned().collect();
+    execute.push(program.to_owned());
+    let plan = Plan {
         parent: std::process::id(),
-        job: root.to_owned(),
-        rustc: compiler.rustc.clone(),
-        args: guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE)),
-        environment,
-        read,
+        job: root.clone(),
+        compiler: program.to_owned(),
+        args: args.to_vec(),
+        environment: Vec::new(),
+        read: readable,
         execute,
         write: vec![root.join("out"), root.join("tmp")],
         cpu_seconds: limits.cpu_seconds,
         address_space: limits.address_space,
         data: limits.data,
         file_size: limits.file_size,
-        allow_unjailed: limits.allow_unjailed,
+    };
+    let plan_path = job.path().join("plan.json");
+    let text = serde_json::to_vec(&plan)
+        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
+    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
+    let supervisor = Supervisor {
+        launcher,
+        plan: &plan_path,
+        isolation: limits.isolation,
+        deadline,
+        keep: limits.stderr_bytes,
+    };
+    let ended = supervisor.run(&plan)?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    if ended.exit == Some(crate::child::EXIT_FAILED) {
+        let text = reason_of(&said);
+        return Err(match text.strip_prefix(confine::UNAVAILABLE) {
+            Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
+            None => CompileFailure::io("start the jail", std::io::Error::other(text)),
+        });
+    }
+    Ok(ProgramEnd { exit: ended.exit, signal: ended.signal, said })
+}
+
+fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
+    let compiler = &toolchain.compiler;
+    let mut read = compiler.libraries.clone();
+    read.extend([
+        compiler.rustc.clone(),
+        compiler.linker.clone(),
+        compiler.target_library(),
+        toolchain.sdk_rlib.clone(),
+        toolchain.deps_dir.clone(),
+    ]);
+    let mut execute = compiler.interpreter.clone();
+    execute.extend([compiler.rustc.clone(), compiler.linker.clone()]);
+    let mut plan = Plan::new(root, &compiler.rustc, &compiler.library_path, read, execute, limits);
+    plan.args = guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE));
+    plan.environment.extend([
+        // No report files of internal compiler errors.
+        ("RUSTC_ICE".to_owned(), "0".to_owned()),
+        ("RUST_BACKTRACE".to_owned(), "0".to_owned()),
+    ]);
+    plan
+}
+
+impl Plan {
+    /// What every compiler gets: its own files, the job's, and no more.
+    fn new(
+        root: &Path,
+        compiler: &Path,
+        library_path: &[PathBuf],
+        mut read: Vec<PathBuf>,
+        execute: Vec<PathBuf>,
+        limits: &CompileLimits,
+    ) -> Self {
+        let mut environment = vec![
+            // Relative, so that no random path can find its way into the module.
+            ("TMPDIR".to_owned(), "tmp".to_owned()),
+            ("LC_ALL".to_owned(), "C".to_owned()),
+        ];
+        if let Ok(joined) = std::env::join_paths(library_path)
+            && let Ok(joined) = joined.into_string()
+            && !joined.is_empty()
+        {
+            environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
+        }
+        read.extend([
+            PathBuf::from("/etc/ld.so.cache"),
+            // One number and one word about the kernel, for the compiler's
+            // allocator: without them it gives memory back page by page.
+            PathBuf::from("/proc/sys/vm/overcommit_memory"),
+            PathBuf::from("/sys/kernel/mm/transparent_hugepage/enabled"),
+            root.to_owned(),
+        ]);
+        Self {
+            parent: std::process::id(),
+            job: root.to_owned(),
+            compiler: compiler.to_owned(),
+            args: Vec::new(),
+            environment,
+            read,
+            execute,
+            write: vec![root.join("out"), root.join("tmp")],
+            cpu_seconds: limits.cpu_seconds,
+            address_space: limits.address_space,
+            data: limits.data,
+            file_size: limits.file_size,
+        }
     }
 }
 
@@ -330,7 +476,8 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
     if ended.killed_by_us {
         return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
-    if ended.exit == Some(crate::child::EXIT_FAILED) {
+    // A compiler's own exit status may be the same.
+    if ended.exit == Some(crate::child::EXIT_FAILED) && read.other.starts_with(LAUNCHER_SAYS) {
         let text = reason_of(&read.other);
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
@@ -345,7 +492,13 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
         (_, Some(libc::SIGKILL)) if ended.cpu >= Duration::from_secs(limits.cpu_seconds) => Err(cpu),
         (_, Some(libc::SIGKILL)) => Err(CompileFailure::Killed),
         _ if linker_died_of(libc::SIGXCPU) => Err(cpu),
-        _ if linker_died_of(libc::SIGXFSZ) || read.file_too_large => Err(too_large),
+        // The first process of a namespace is spared the signal, not the error.
+        _ if linker_died_of(libc::SIGXFSZ)
+            || read.file_too_large
+            || read.other.contains("File too large") =>
+        {
+            Err(too_large)
+        }
         _ if linker_died_of(libc::SIGKILL) => Err(CompileFailure::Killed),
         _ if read.out_of_memory => Err(memory),
         (Some(1), _) if !read.diagnostics.is_empty() => {
@@ -358,8 +511,10 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
 /// What a launcher said that could not become the compiler, without the words
 /// that [`crate::child::run_if_child`] puts before it.
 fn reason_of(stderr: &str) -> String {
-    stderr.trim().trim_start_matches("terrarium child \"jail\": ").to_owned()
+    stderr.trim().trim_start_matches(LAUNCHER_SAYS).to_owned()
 }
+
+const LAUNCHER_SAYS: &str = "terrarium child \"jail\": ";
 
 const JOB_PREFIX: &str = "terrarium-job-";
 

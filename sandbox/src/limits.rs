@@ -111,10 +111,13 @@ limits! {
     device_bytes: 1024 * MIB, 4096, 1 << 46, "bytes", "Device memory.";
     tensors: 65_536, 1, 1 << 24, "handles", "Live tensors.";
     graphs: 1_024, 1, 1 << 20, "handles", "Live recorded graphs.";
+    graph_ops: 1 << 18, 1, 1 << 26, "operations", "Operations of all live recorded graphs together, with the nodes of their row kernels.";
     ops_per_list: 65_536, 1, 1 << 22, "operations", "Operations in one submitted or recorded list.";
     launch_device_fuel: 100_000_000_000, 1, 1 << 60, "device fuel", "The largest single operation.";
     transfer_bytes: 1024 * MIB, 0, 1 << 46, "bytes", "Uploads and downloads together.";
     host_calls: 10_000_000, 1, 1 << 50, "calls", "Calls into the host.";
+    host_function_calls: 100_000, 0, 1 << 40, "calls", "Calls of functions that the embedder registered.";
+    host_function_bytes: 64 * MIB, 0, 1 << 46, "bytes", "Inputs and results of the embedder's functions together.";
     log_bytes: 65_536, 0, 16 * MIB, "bytes", "Log text that is kept; the rest is dropped.";
     metrics: 10_000, 0, 1_000_000, "records", "Metric records that are kept; the rest is dropped.";
     output_bytes: MIB, 0, 256 * MIB, "bytes", "Result of `call`.";

@@ -1,6 +1,10 @@
 //! How an evaluation ended: exactly one typed value, whatever the guest did.
 
+use crate::text;
 use serde::{Deserialize, Serialize};
+
+/// Longest text in an outcome, in bytes.
+const MAX_TEXT: usize = 4_000;
 
 /// Where in its life an evaluation was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,6 +148,11 @@ pub enum Outcome {
         /// In which phase.
         phase: Phase,
     },
+    /// The caller cancelled it.
+    Cancelled {
+        /// In which phase.
+        phase: Phase,
+    },
     /// The module gate or the evolve-block check refused it before it ran.
     Rejected {
         /// Why.
@@ -177,6 +186,7 @@ impl Outcome {
             Self::InvalidOutput { .. } => "invalid-output",
             Self::DeviceLost { .. } => "device-lost",
             Self::WorkerDied { .. } => "worker-died",
+            Self::Cancelled { .. } => "cancelled",
             Self::Rejected { .. } => "rejected",
             Self::CompileError { .. } => "compile-error",
         }
@@ -191,6 +201,45 @@ impl Outcome {
     /// candidate: the engine retries such an evaluation.
     pub fn is_infrastructure(&self) -> bool {
         matches!(self, Self::WorkerDied { signal: 9 | 15, .. } | Self::DeviceLost { .. })
+    }
+
+    /// Cleans and bounds every text in it: it came from a worker, which a
+    /// candidate may have taken over.
+    pub(crate) fn distrust(&mut self) {
+        let clean = |text: &mut String| {
+            if text.len() > MAX_TEXT || text::clean(text, MAX_TEXT) != *text {
+                *text = text::clean(text, MAX_TEXT);
+            }
+        };
+        match self {
+            Self::GuestError { message: text, .. }
+            | Self::Quota { which: text, .. }
+            | Self::NotFinite { what: text }
+            | Self::InvalidOutput { reason: text }
+            | Self::DeviceLost { reason: text }
+            | Self::Rejected { reason: text } => clean(text),
+            Self::HostDenied { call: one, reason: two } | Self::ProbeFailed { probe: one, detail: two } => {
+                clean(one);
+                clean(two);
+            }
+            Self::Trap { trap, backtrace, .. } => {
+                clean(trap);
+                backtrace.truncate(16);
+                backtrace.iter_mut().for_each(clean);
+            }
+            // No worker compiles anything.
+            Self::CompileError { diagnostics } => diagnostics.clear(),
+            Self::Finished
+            | Self::OutOfFuel { .. }
+            | Self::DeviceFuel { .. }
+            | Self::Deadline { .. }
+            | Self::MemoryLimit { .. }
+            | Self::TableLimit { .. }
+            | Self::StackOverflow { .. }
+            | Self::OutputTooLarge { .. }
+            | Self::WorkerDied { .. }
+            | Self::Cancelled { .. } => {}
+        }
     }
 
     /// One thing to try, for the proposer and for people.
@@ -217,6 +266,7 @@ impl Outcome {
             Self::InvalidOutput { .. } => "return exactly what TASK.md describes",
             Self::DeviceLost { .. } => "the device was restarted; the evaluation can be repeated",
             Self::WorkerDied { .. } => "the process was killed from outside, or ran out of memory",
+            Self::Cancelled { .. } => "it was stopped by whoever started it; it can be repeated",
             Self::Rejected { .. } => "edit only inside the evolve blocks, and keep the module small",
             Self::CompileError { .. } => {
                 "fix the first error; only the SDK and the standard library are available"
@@ -230,7 +280,9 @@ impl std::fmt::Display for Outcome {
         f.write_str(self.code())?;
         match self {
             Self::GuestError { message, .. } => write!(f, ": {message}"),
-            Self::Deadline { phase } | Self::OutOfFuel { phase } => write!(f, " in {phase:?}"),
+            Self::Deadline { phase } | Self::OutOfFuel { phase } | Self::Cancelled { phase } => {
+                write!(f, " in {phase:?}")
+            }
             Self::Trap { trap, phase, .. } => write!(f, " in {phase:?}: {trap}"),
             Self::HostDenied { call, reason } => write!(f, ": {call}: {reason}"),
             Self::Quota { which, limit } => write!(f, ": {which} = {limit}"),
@@ -247,5 +299,27 @@ impl std::fmt::Display for Outcome {
             },
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_a_worker_are_cleaned_and_bounded() {
+        let hostile = "\x1b[2J".repeat(5_000);
+        let trap =
+            Outcome::Trap { phase: Phase::Call, trap: hostile.clone(), backtrace: vec![hostile.clone(); 99] };
+        let denied = Outcome::HostDenied { call: hostile.clone(), reason: hostile };
+        for mut outcome in [trap, denied] {
+            outcome.distrust();
+            let text = serde_json::to_string(&outcome).unwrap();
+            assert!(text.len() < 18 * 5_000 && !text.contains("\\u001b"), "{} bytes", text.len());
+        }
+        let mut honest = Outcome::GuestError { phase: Phase::Call, message: "no\troom".into() };
+        let before = honest.clone();
+        honest.distrust();
+        assert_eq!(honest, before);
     }
 }

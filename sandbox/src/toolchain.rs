@@ -13,12 +13,16 @@
 //! toolchain/compiler.json the compiler that was found (a `Compiler`)
 //! toolchain/std-<key>/    a private sysroot, where rustup's was not to be had
 //! toolchain/debian/       unpacked packages, where apt could not install them
+//! toolchain/clang.json    the C compiler, where one was asked for (a `Clang`)
+//! toolchain/clang/        its packages, where the path has none
+//! toolchain/bin/wasm-ld   the linker under the name by which it knows its role
 //! sdk/<key>/              the SDK and its dependencies as rlibs
 //! work/                   build folders; may be deleted at any time
 //! ```
 //!
 //! A key is the BLAKE3 of everything that the thing was made from.
 
+mod clang;
 mod compiler;
 mod debian;
 mod sdk;
@@ -29,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use clang::{Clang, install_c};
 pub use compiler::Compiler;
 
 /// The Rust name of the target that candidates are compiled for.
@@ -116,6 +121,12 @@ pub enum ToolchainError {
         /// What is missing or has changed.
         what: String,
     },
+    /// No C compiler was set up; it is never fetched unasked.
+    #[error("there is no C compiler for WebAssembly: {what}")]
+    NoClang {
+        /// What is missing, or what was tried.
+        what: String,
+    },
     /// The compiler is there, the SDK was not built from these sources.
     #[error("the SDK is not built for these sources (key {key})")]
     SdkStale {
@@ -161,6 +172,11 @@ impl ToolchainError {
         match self {
             Self::NoCacheFolder => "set TERRARIUM_CACHE to a folder that can be written".into(),
             Self::NotInstalled { .. } | Self::SdkStale { .. } => "run `terrarium setup`".into(),
+            Self::NoClang { .. } => {
+                "run `terrarium setup --c`, or name a clang with a WebAssembly target in CLANG (and its \
+                 wasi-libc in WASI_SYSROOT)"
+                    .into()
+            }
             Self::NoRoute { .. } => format!(
                 "run `rustup target add {TARGET}` where rustup can reach its server, then `terrarium setup`"
             ),

@@ -9,6 +9,11 @@ use std::io::{self, Read, Write};
 
 /// Sends one message with a single `write`.
 pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    to.write_all(&frame(message)?)
+}
+
+/// One message as the bytes that [`receive`] reads.
+pub fn frame<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut frame = vec![0u8; 4];
     message
         .serialize(&mut rmp_serde::Serializer::new(&mut frame).with_struct_map())
@@ -16,7 +21,7 @@ pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     let length = u32::try_from(frame.len() - 4)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "message over 4 GiB"))?;
     frame[..4].copy_from_slice(&length.to_le_bytes());
-    to.write_all(&frame)
+    Ok(frame)
 }
 
 /// Receives one message of at most `limit` bytes. `UnexpectedEof` with an

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrarium_sandbox::jail::{self, Clock, CompileFailure, CompileLimits, Compiled, LayerState};
+use terrarium_sandbox::jail::{self, Clock, CompileFailure, CompileLimits, Compiled};
 use terrarium_sandbox::toolchain::{self, Dirs, Toolchain};
 
 const HELLO: &str = "#[unsafe(no_mangle)] pub extern \"C\" fn answer(n: u32) -> u32 {\n    let v: Vec<u32> = (0..n).collect();\n    v.iter().sum()\n}\n";
@@ -50,6 +50,11 @@ fn compile_with(source: &str, limits: &CompileLimits) -> Result<Compiled, Compil
         limits.wall
     );
     assert_eq!(leftovers(), Vec::<PathBuf>::new(), "job folders were left behind");
+    // One that has been killed is listed until the kernel has taken it apart.
+    let patience = Instant::now() + Duration::from_millis(500);
+    while !processes().is_empty() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert_eq!(processes(), Vec::<String>::new(), "processes were left behind");
     result
 }
@@ -158,7 +163,9 @@ fn files_of_the_host_cannot_be_read() {
     ] {
         let texts = refused(&source);
         assert!(!texts.contains("root:") && !texts.contains("STOLEN"), "{texts}");
-        assert!(texts.contains("ermission denied"), "refused for another reason: {texts}");
+        // Not even whether it exists, where there is a root folder of its own.
+        let hidden = texts.contains("o such file") || texts.contains("ermission denied");
+        assert!(hidden, "refused for another reason: {texts}");
     }
 }
 
@@ -315,20 +322,6 @@ fn a_launcher_that_is_none_is_an_error_that_says_so() {
         jail::compile(HELLO, toolchain(), &CompileLimits::default(), Path::new("/nonexistent/launcher"))
             .expect_err("cannot start");
     assert!(error.to_string().contains("/nonexistent/launcher"), "{error}");
-}
-
-#[test]
-fn the_layers_of_this_machine_are_on() {
-    let _alone = alone();
-    toolchain();
-    let layers = jail::probe(&Dirs::from_env().expect("folders"), launcher());
-    for layer in &layers {
-        println!("{layer:?}");
-        assert!(!layer.required || layer.state == LayerState::On, "{layer:?}");
-    }
-    for name in ["Landlock", "seccomp", "namespaces", "compiler", "wasm target", "linker", "SDK"] {
-        assert!(layers.iter().any(|layer| layer.name == name), "{name} is not probed");
-    }
 }
 
 #[test]

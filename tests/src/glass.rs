@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use terrarium_sandbox::toolchain::{self, Dirs};
 use terrarium_sandbox::{
     BuildError, Component, Evaluation, HeldOut, HeldOutScore, Job, Knobs, Limits, Outcome, Product, Report,
-    Sandbox, SandboxConfig, Shards, World,
+    Sandbox, Shards, Source, World,
 };
 
 use crate::command::terrarium;
@@ -21,9 +21,11 @@ pub fn sandbox() -> &'static Sandbox {
         let dirs = Dirs::from_env().expect("folders");
         toolchain::install(&dirs, &mut |line| eprintln!("{line}"))
             .unwrap_or_else(|e| panic!("{e}; {}", e.hint()));
-        let mut config = SandboxConfig::new(dirs);
-        config.exe = terrarium();
-        Sandbox::open(config).unwrap_or_else(|e| panic!("{e}; {}", e.hint()))
+        Sandbox::builder()
+            .dirs(dirs)
+            .child_executable(terrarium())
+            .build()
+            .unwrap_or_else(|e| panic!("{e}; {}", e.hint()))
     })
 }
 
@@ -55,12 +57,12 @@ pub fn build(source: &str, world: World) -> Result<Component, Outcome> {
     // Held while compiling: two tests that want one guest compile it once.
     let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let key = (source.to_owned(), world);
-    built.entry(key).or_insert_with(|| outcome_of(sandbox().build(source, world))).clone()
+    built.entry(key).or_insert_with(|| outcome_of(sandbox().compile(Source::Rust(source), world))).clone()
 }
 
 /// A core module, built; or the outcome that it has instead.
 pub fn build_wasm(wasm: &[u8], world: World) -> Result<Component, Outcome> {
-    outcome_of(sandbox().build_wasm(wasm, world))
+    outcome_of(sandbox().compile(Source::Wasm(wasm), world))
 }
 
 fn outcome_of(result: Result<Component, BuildError>) -> Result<Component, Outcome> {
@@ -91,7 +93,7 @@ pub fn call_with(component: &Component, input: &[u8], limits: Limits) -> Report 
         job: Job::Call { input: input.to_vec() },
         limits,
     };
-    sandbox().evaluate(component, &evaluation).unwrap_or_else(|e| panic!("the host is in trouble: {e}"))
+    sandbox().run(component, &evaluation).unwrap_or_else(|e| panic!("the host is in trouble: {e}"))
 }
 
 /// One `call` with [`small_limits`].
@@ -154,7 +156,7 @@ pub fn training(probe_key: u64, limits: Limits) -> Evaluation {
 /// Runs a trainer with this key for the probes.
 pub fn train_with(component: &Component, probe_key: u64, limits: Limits) -> Report {
     let evaluation = training(probe_key, limits);
-    sandbox().evaluate(component, &evaluation).unwrap_or_else(|e| panic!("the host is in trouble: {e}"))
+    sandbox().run(component, &evaluation).unwrap_or_else(|e| panic!("the host is in trouble: {e}"))
 }
 
 /// Runs a trainer with [`small_limits`].

@@ -4,7 +4,9 @@
 //! tests and benches only.
 
 pub mod command;
+pub mod corpus;
 pub mod glass;
 pub mod json_schema;
+pub mod machine;
 pub mod native;
 pub mod processes;

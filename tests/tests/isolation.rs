@@ -34,15 +34,6 @@ fn device_memory_of_an_earlier_evaluation_is_gone() {
 }
 
 #[test]
-fn hostile_handles_shapes_and_ranges_get_typed_errors() {
-    let report = train(&guest("hostile_handles", World::Trainer));
-    assert_eq!(report.log, "");
-    assert_eq!(held_out(&report).bits_per_byte, 8.0);
-    assert!(report.metrics.iter().any(|m| m.name == "done"));
-    assert!(report.metrics.len() > 3000, "{} refusals", report.metrics.len());
-}
-
-#[test]
 fn hostile_text_is_cleaned_and_bounded() {
     let limits = Limits { log_bytes: 10_000, metrics: 3, wall_ms: 20_000, ..small_limits() };
     let report = call_with(&guest("hostile_text", World::Function), &[10], limits);

@@ -1,28 +1,11 @@
-//! Honest scores: what looks at the future, at other rows or at earlier calls
-//! is caught or gains nothing; what is honest is never accused.
+//! Honest scores: what is honest is never accused, and gets the same bits
+//! wherever the probes are. What is not is tried in `tests/escape/scores`.
 
 use terrarium_sandbox::{Outcome, World};
 use terrarium_tests::glass::{self, guest, held_out, small_limits, train, train_with};
 
 /// Keys that a cheat is tried with: where the probes go depends on them.
 const KEYS: std::ops::Range<u64> = 0..12;
-
-/// The probes that caught this guest, one for each key that caught it.
-fn caught(name: &str) -> Vec<String> {
-    let component = guest(name, World::Trainer);
-    KEYS.filter_map(|key| match train_with(&component, key, small_limits()).outcome {
-        Outcome::ProbeFailed { probe, .. } => Some(probe),
-        Outcome::Finished => None,
-        other => panic!("{name}: {other}"),
-    })
-    .collect()
-}
-
-fn always_caught_by(name: &str, probe: &str) {
-    let by = caught(name);
-    assert_eq!(by.len(), KEYS.count(), "{name} got away: {by:?}");
-    assert!(by.iter().any(|p| p == probe), "{name}: {by:?}");
-}
 
 #[test]
 fn a_uniform_prediction_scores_exactly_eight_bits_per_byte() {
@@ -61,37 +44,6 @@ fn the_gpt_template_is_never_accused_and_scores_the_same_bits() {
 }
 
 #[test]
-fn looking_ahead_is_caught() {
-    always_caught_by("looks_ahead", "causality");
-}
-
-#[test]
-fn looking_ahead_behind_a_huge_constant_is_caught() {
-    always_caught_by("looks_ahead_behind_an_offset", "causality");
-}
-
-#[test]
-fn treating_the_first_row_in_another_way_is_caught() {
-    always_caught_by("numbers_its_rows", "rows");
-}
-
-#[test]
-fn predicting_a_row_from_its_neighbour_is_caught() {
-    always_caught_by("copies_its_neighbour", "rows");
-}
-
-#[test]
-fn pooling_over_the_rows_of_a_batch_is_caught() {
-    always_caught_by("pools_the_batch", "rows");
-}
-
-#[test]
-fn looking_ahead_in_every_second_call_is_caught_more_often_than_not() {
-    let by = caught("counts_its_calls");
-    assert!(2 * by.len() > KEYS.count(), "caught by {by:?} only");
-}
-
-#[test]
 fn what_is_learnt_from_held_out_batches_is_gone_at_the_next() {
     // Either a probe sees it, or the weights that were touched are gone and
     // every batch is predicted without what the batches before it held.
@@ -109,28 +61,4 @@ fn what_is_learnt_from_held_out_batches_is_gone_at_the_next() {
         }
     }
     assert!(caught > 0, "never caught");
-}
-
-#[test]
-fn a_memory_of_earlier_batches_hides_no_look_ahead() {
-    always_caught_by("remembers", "causality");
-}
-
-#[test]
-fn held_out_tokens_cannot_be_spelled_out_by_index_errors() {
-    let component = guest("spells_a_token", World::Trainer);
-    let report = train(&component);
-    let Outcome::HostDenied { call, .. } = &report.outcome else { panic!("{:?}", report.outcome) };
-    assert_eq!(call, "submit");
-    let token = glass::text(2, 1).bytes().next().expect("a byte");
-    let said = serde_json::to_string(&report).expect("JSON");
-    assert!(!said.contains("the first token is"), "{token} was spelled: {said}");
-}
-
-#[test]
-fn what_is_said_while_predicting_is_heard_by_nobody() {
-    let report = train(&guest("speaks_while_predicting", World::Trainer));
-    held_out(&report);
-    assert!(report.log.is_empty() && report.metrics.is_empty(), "{:?} {:?}", report.log, report.metrics);
-    assert!(!serde_json::to_string(&report).expect("JSON").contains("secret"));
 }

@@ -3,6 +3,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use terrarium_sandbox::Level;
 
 /// Evolve untrusted code behind glass.
 #[derive(Debug, Parser)]
@@ -57,8 +58,19 @@ pub struct Common {
     /// The device: `cpu`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
-    /// DANGEROUS: compile candidates even where Landlock or seccomp is missing; they could then read your files
-    #[arg(long)]
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
+}
+
+/// How strongly the processes that meet untrusted code must be held.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct IsolationArgs {
+    /// Refuse to work below this level: none, minimal, namespaces, strong, full [default: $TERRARIUM_REQUIRE_ISOLATION or namespaces]
+    #[arg(long, value_name = "LEVEL")]
+    pub require_isolation: Option<Level>,
+    /// DANGEROUS: the same as --require-isolation none; candidates may then read your files
+    #[arg(long, conflicts_with = "require_isolation")]
     pub allow_unjailed: bool,
 }
 
@@ -118,9 +130,9 @@ pub struct Resume {
     #[command(flatten)]
     /// Shared options.
     pub workers: Workers,
-    /// DANGEROUS: compile candidates even where Landlock or seccomp is missing
-    #[arg(long)]
-    pub allow_unjailed: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
 }
 
 /// `terrarium eval`
@@ -165,9 +177,9 @@ pub struct Check {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
-    /// DANGEROUS: compile even where Landlock or seccomp is missing
-    #[arg(long)]
-    pub allow_unjailed: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
 }
 
 /// `terrarium init`
@@ -194,6 +206,9 @@ pub struct Verify {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
 }
 
 /// `terrarium report`
@@ -218,6 +233,9 @@ pub struct Bench {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
 }
 
 /// `terrarium setup`
@@ -226,6 +244,10 @@ pub struct Setup {
     /// Only compiler and SDK, no corpus
     #[arg(long)]
     pub no_corpus: bool,
+    /// Also a C compiler (clang and wasi-libc; about 50 MB are fetched where
+    /// there is none)
+    #[arg(long)]
+    pub c: bool,
 }
 
 /// `terrarium doctor`
@@ -234,4 +256,7 @@ pub struct Doctor {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    /// Shared options.
+    pub isolation: IsolationArgs,
 }

@@ -11,8 +11,14 @@ use crate::evaluate::{Evaluate, Sandboxed, Split};
 use crate::run::fresh_probe_secret;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
-use terrarium_sandbox::{BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, World};
+use terrarium_sandbox::jail::{self, CompileLimits};
+use terrarium_sandbox::toolchain::{self, Dirs, guest_rustc_args};
+use terrarium_sandbox::{
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, Source, World,
+};
 
 /// Name and version of the object.
 pub const SCHEMA: &str = "terrarium-bench/1";
@@ -79,11 +85,13 @@ pub fn bench(args: &Bench) -> Ended {
     if args.repeat == 0 || args.repeat > 10_000 {
         return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 10000"));
     }
-    let sandbox = workshop::sandbox(false, workshop::cores())?;
+    let sandbox = workshop::sandbox(args.isolation, workshop::cores())?;
     let identity = sandbox.identity()?;
     let mut figures = Vec::new();
     from_source(&sandbox, args.repeat, &mut figures)?;
+    jail_overhead(args.repeat * 2, &mut figures)?;
     warm_and_cold(&sandbox, args.repeat, &mut figures)?;
+    batch(&sandbox, args.repeat, &mut figures)?;
     host_calls(&sandbox, args.repeat, &mut figures)?;
     training(&sandbox, args.repeat.min(5), &mut figures)?;
     if args.json {
@@ -121,7 +129,7 @@ fn table(figures: &[Figure]) -> Table {
 }
 
 fn build(sandbox: &Sandbox, source: &str) -> Result<Component, Failure> {
-    sandbox.build(source, World::Function).map_err(|e| match e {
+    sandbox.compile(Source::Rust(source), World::Function).map_err(|e| match e {
         BuildError::Host(e) => e.into(),
         BuildError::Candidate(outcome) => {
             Failure::new(format!("the benchmark's own candidate: {outcome}"), "run `terrarium setup` again")
@@ -138,7 +146,7 @@ fn call(sandbox: &Sandbox, component: &Component, input: &[u8]) -> Result<(Repor
         limits: Limits { host_calls: 1 << 40, fuel: 1 << 50, ..Limits::default() },
     };
     let start = Instant::now();
-    let report = sandbox.evaluate(component, &evaluation)?;
+    let report = sandbox.run(component, &evaluation)?;
     let took = start.elapsed().as_secs_f64();
     if !report.outcome.is_finished() {
         return Err(Failure::new(format!("the benchmark's own candidate: {}", report.outcome), ""));
@@ -173,6 +181,76 @@ fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> R
     Ok(())
 }
 
+/// The same compiler call in the jail and without it, taken in turns.
+fn jail_overhead(repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    let host = |e: &dyn std::fmt::Display| {
+        Failure::new(format!("the jail's benchmark: {e}"), "run `terrarium doctor`")
+    };
+    let toolchain = toolchain::find(&Dirs::from_env().map_err(|e| host(&e))?).map_err(|e| host(&e))?;
+    let limits = CompileLimits::default();
+    let launcher = Path::new("/proc/self/exe");
+    let folder = tempfile::tempdir().map_err(|e| host(&e))?;
+    for name in ["in", "out", "tmp"] {
+        std::fs::create_dir(folder.path().join(name)).map_err(|e| host(&e))?;
+    }
+    let source = folder.path().join("in/candidate.rs");
+    std::fs::write(&source, ECHO).map_err(|e| host(&e))?;
+    let arguments =
+        guest_rustc_args(&toolchain, Path::new("in/candidate.rs"), Path::new("out/candidate.wasm"));
+    let plain = || -> Result<f64, Failure> {
+        let start = Instant::now();
+        let mut command = Command::new(&toolchain.compiler.rustc);
+        command
+            .args(&arguments)
+            .current_dir(folder.path())
+            .env_clear()
+            .env("TMPDIR", "tmp")
+            .env("LC_ALL", "C");
+        if let Ok(path) = std::env::join_paths(&toolchain.compiler.library_path)
+            && !path.is_empty()
+        {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        let output = command.output().map_err(|e| host(&e))?;
+        if !output.status.success() {
+            return Err(host(&String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let jailed = || -> Result<f64, Failure> {
+        let start = Instant::now();
+        jail::compile(ECHO, &toolchain, &limits, launcher).map_err(|e| host(&e))?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let (mut inside, mut outside, mut more) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=repeat {
+        let (with, without) = if round % 2 == 0 {
+            let with = jailed()?;
+            (with, plain()?)
+        } else {
+            let without = plain()?;
+            (jailed()?, without)
+        };
+        if round > 0 {
+            inside.push(with);
+            outside.push(without);
+            more.push(with / without - 1.0);
+        }
+    }
+    let outside =
+        Figure::new("unjailed_rustc", "ms", "the same call of the compiler without a jail", outside);
+    let inside = Figure::new("jailed_call", "ms", "the same call with it", inside)
+        .against("unjailed_rustc", outside.median);
+    figures.push(Figure::new(
+        "jail_overhead",
+        "fraction",
+        "what the jail adds, of the compiler's time",
+        more,
+    ));
+    figures.extend([inside, outside]);
+    Ok(())
+}
+
 /// A worker's cold start, a warm request, and an instantiation.
 fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
     let echo = build(sandbox, ECHO)?;
@@ -195,6 +273,30 @@ fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) ->
     ));
     figures.push(Figure::new("cold_worker", "ms", "process start, load, lock-down, first answer", cold));
     figures.push(Figure::new("warm_request", "us", "request to answer of a waiting worker", warm));
+    Ok(())
+}
+
+/// Evaluations of the smallest candidate a second, sent ahead to one worker.
+/// Two processes share the work: by the time that the worker itself reports,
+/// and by the clock.
+fn batch(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    const COUNT: usize = 2_000;
+    let echo = build(sandbox, ECHO)?;
+    let all = vec![Evaluation::call("echo"); COUNT];
+    let (mut by_clock, mut by_worker) = (Vec::new(), Vec::new());
+    for _ in 0..repeat {
+        let start = Instant::now();
+        let reports = sandbox.run_many(&echo, &all)?;
+        by_clock.push(COUNT as f64 / start.elapsed().as_secs_f64());
+        let inside: u64 = reports.iter().map(|r| r.timing.instantiate_us + r.timing.train_us).sum();
+        by_worker.push(COUNT as f64 * 1e6 / inside.max(1) as f64);
+    }
+    let by_worker =
+        Figure::new("evaluations_in_worker", "1/s", "of it, instantiation and call alone", by_worker);
+    let peer = by_worker.median;
+    let meaning = "smallest candidate, sent ahead through one worker, by the clock";
+    figures.push(Figure::new("evaluations", "1/s", meaning, by_clock).against("evaluations_in_worker", peer));
+    figures.push(by_worker);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::args::Check;
 use super::{Ended, exit, say, workshop};
 use crate::evolve_block;
 use serde_json::json;
-use terrarium_sandbox::{BuildError, Outcome};
+use terrarium_sandbox::{BuildError, Outcome, Source};
 
 /// Checks evolve blocks, compiles, and passes the module through the gate.
 pub fn check(args: &Check) -> Ended {
@@ -18,12 +18,13 @@ pub fn check(args: &Check) -> Ended {
             evolve_block::check_edit(&original.source, &loaded.source).map_err(|e| refused(e.to_string()))
         }
     };
-    let sandbox = workshop::sandbox(args.allow_unjailed, 1)?;
-    let built = edit.and_then(|()| match sandbox.build(&loaded.source, loaded.task.header.world) {
-        Ok(component) => Ok(Ok(component)),
-        Err(BuildError::Candidate(outcome)) => Err(outcome),
-        Err(BuildError::Host(error)) => Ok(Err(error)),
-    });
+    let sandbox = workshop::sandbox(args.isolation, 1)?;
+    let built =
+        edit.and_then(|()| match sandbox.compile(Source::Rust(&loaded.source), loaded.task.header.world) {
+            Ok(component) => Ok(Ok(component)),
+            Err(BuildError::Candidate(outcome)) => Err(outcome),
+            Err(BuildError::Host(error)) => Ok(Err(error)),
+        });
     let (outcome, component) = match built {
         Ok(Ok(component)) => (None, Some(component)),
         Ok(Err(error)) => return Err(error.into()),

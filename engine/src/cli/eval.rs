@@ -8,7 +8,7 @@ use crate::run::fresh_probe_secret;
 use crate::task::Task;
 use serde_json::{Value, json};
 use std::time::Instant;
-use terrarium_sandbox::{BuildError, Knobs, Outcome};
+use terrarium_sandbox::{BuildError, Knobs, Outcome, Source};
 
 /// Name and version of the object.
 pub const SCHEMA: &str = "terrarium-eval/1";
@@ -20,7 +20,7 @@ pub fn eval(args: &Eval) -> Ended {
     values::limits(&mut loaded.task.budget, &args.limits)?;
     loaded.task.check()?;
     let knobs = values::knobs(&args.knobs)?;
-    let sandbox = workshop::sandbox(args.common.allow_unjailed, 1)?;
+    let sandbox = workshop::sandbox(args.common.isolation, 1)?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let evaluator = Sandboxed::new(&sandbox, &loaded.task, data.as_ref(), fresh_probe_secret()?)?;
@@ -29,7 +29,7 @@ pub fn eval(args: &Eval) -> Ended {
     let (built, content) = match &args.wasm {
         Some(path) => {
             let wasm = std::fs::read(path).map_err(|e| crate::EngineError::io("read", path, e))?;
-            let built = sandbox.build_wasm(&wasm, loaded.task.header.world).map_err(|e| match e {
+            let built = sandbox.compile(Source::Wasm(&wasm), loaded.task.header.world).map_err(|e| match e {
                 BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
                 BuildError::Host(e) => {
                     BuildFailure::Host(crate::evaluate::HostError { message: e.to_string(), hint: e.hint() })

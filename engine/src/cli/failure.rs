@@ -29,6 +29,11 @@ impl Failure {
         Self { exit: exit::USAGE, ..Self::new(message, hint) }
     }
 
+    /// This machine cannot do it.
+    pub fn unavailable(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit: exit::UNAVAILABLE, ..Self::new(message, hint) }
+    }
+
     fn of(error: &(dyn Error + 'static), hint: String, exit: i32) -> Self {
         let message = error.to_string();
         let mut causes: Vec<String> = Vec::new();

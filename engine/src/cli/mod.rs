@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod check;
+mod doctor;
 mod eval;
 pub mod exit;
 mod failure;
@@ -42,7 +43,7 @@ pub fn main() -> i32 {
         Command::Report(args) => report::report(args),
         Command::Bench(args) => bench::bench(args),
         Command::Setup(args) => setup::setup(args),
-        Command::Doctor(args) => setup::doctor(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     result.unwrap_or_else(|failure| {
         failure.print();

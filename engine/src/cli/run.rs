@@ -44,7 +44,7 @@ pub fn run(args: &Run) -> Ended {
             "put the part that may change between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END",
         )
     })?;
-    let sandbox = workshop::sandbox(args.common.allow_unjailed, wanted(&args.workers)?)?;
+    let sandbox = workshop::sandbox(args.common.isolation, wanted(&args.workers)?)?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let identity = sandbox.identity()?;
@@ -64,7 +64,7 @@ pub fn resume(args: &Resume) -> Ended {
     if let Some(data) = &folder.config().data {
         data.verify()?;
     }
-    let sandbox = workshop::sandbox(args.allow_unjailed, wanted(&args.workers)?)?;
+    let sandbox = workshop::sandbox(args.isolation, wanted(&args.workers)?)?;
     go_on(&folder, &sandbox, &args.workers, args.wall)
 }
 

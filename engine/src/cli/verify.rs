@@ -27,7 +27,7 @@ pub fn verify(args: &Verify) -> Ended {
     if let Some(data) = &folder.config().data {
         data.verify()?;
     }
-    let sandbox = workshop::sandbox(false, 1)?;
+    let sandbox = workshop::sandbox(args.isolation, 1)?;
     let evaluator =
         Sandboxed::new(&sandbox, folder.task(), folder.config().data.as_ref(), folder.probe_secret()?)?;
     folder.check_identity(&evaluator.identity())?;

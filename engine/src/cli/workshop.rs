@@ -1,13 +1,13 @@
 //! What most commands need: folders, the sandbox, the task, the data.
 
-use super::args::Common;
+use super::args::{Common, IsolationArgs};
 use super::failure::Failure;
 use crate::corpus::{self, Corpus};
 use crate::run::DataSnapshot;
 use crate::task::{self, LoadedTask, Task};
 use std::path::Path;
 use terrarium_sandbox::toolchain::Dirs;
-use terrarium_sandbox::{Sandbox, SandboxConfig};
+use terrarium_sandbox::{Isolation, Level, Sandbox, SandboxConfig, probe};
 
 /// Cores of this machine that this process may use.
 pub fn cores() -> usize {
@@ -16,18 +16,52 @@ pub fn cores() -> usize {
 
 /// Opens the sandbox for `workers` evaluations at a time, which share the
 /// cores; `RAYON_NUM_THREADS` overrides the threads of each. Results depend on
-/// neither. A stale SDK is built again on the way.
-pub fn sandbox(allow_unjailed: bool, workers: usize) -> Result<Sandbox, Failure> {
+/// neither. A stale SDK is built again on the way. A machine below the required
+/// isolation is refused before anything is made on disk.
+pub fn sandbox(args: IsolationArgs, workers: usize) -> Result<Sandbox, Failure> {
     let dirs = Dirs::from_env()?;
     terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
     let mut config = SandboxConfig::new(dirs);
-    config.compile.allow_unjailed = allow_unjailed;
+    config.isolation = isolation(args)?;
+    check_isolation(&config)?;
+    config.workers = config.workers.max(workers);
     config.threads_per_worker = std::env::var("RAYON_NUM_THREADS")
         .ok()
         .and_then(|n| n.parse().ok())
         .filter(|n| (1..=1024).contains(n))
         .unwrap_or_else(|| (cores() / workers.max(1)).clamp(1, 64));
     Ok(Sandbox::open(config)?)
+}
+
+/// What the command line and the environment ask for.
+pub fn isolation(args: IsolationArgs) -> Result<Isolation, Failure> {
+    let mut isolation = Isolation::from_env().map_err(|e| {
+        Failure::usage(
+            e.to_string(),
+            "see TERRARIUM_REQUIRE_ISOLATION and TERRARIUM_MASK in docs/isolation.md",
+        )
+    })?;
+    if let Some(level) = args.require_isolation {
+        isolation.require = level;
+    }
+    if args.allow_unjailed {
+        isolation.require = Level::None;
+    }
+    Ok(isolation)
+}
+
+fn check_isolation(config: &SandboxConfig) -> Result<(), Failure> {
+    match probe::require(&config.exe, config.isolation) {
+        Ok(level) if level >= Level::DEFAULT => Ok(()),
+        Ok(level) => {
+            eprintln!("warning: isolation is only `{level}`: candidates can read the files of this user");
+            Ok(())
+        }
+        Err(why) => Err(Failure::unavailable(
+            why,
+            "`terrarium doctor` shows each layer and what to try; --require-isolation LEVEL takes less",
+        )),
+    }
 }
 
 /// Shows one step of something slow.

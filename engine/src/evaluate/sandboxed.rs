@@ -7,7 +7,8 @@ use crate::scoring;
 use crate::seeds;
 use crate::task::{EvaluatorConfig, Task};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, World,
+    BuildError, Component, Evaluation, Job, Knobs, Outcome, Product, Sandbox, SandboxError, Shards, Source,
+    World,
 };
 
 /// Builds and evaluates the candidates of one task in a [`Sandbox`].
@@ -81,7 +82,7 @@ impl Evaluate for Sandboxed<'_> {
     type Built = Component;
 
     fn build(&self, source: &str) -> Result<Component, BuildFailure> {
-        self.sandbox.build(source, self.task.header.world).map_err(|error| match error {
+        self.sandbox.compile(Source::Rust(source), self.task.header.world).map_err(|error| match error {
             BuildError::Candidate(outcome) => BuildFailure::Candidate(outcome),
             BuildError::Host(error) => BuildFailure::Host(host(&error)),
         })
@@ -115,7 +116,7 @@ impl Evaluate for Sandboxed<'_> {
             job: self.job(seed, split)?,
             limits: self.task.budget.clone(),
         };
-        let report = self.sandbox.evaluate(built, &evaluation).map_err(|e| host(&e))?;
+        let report = self.sandbox.run(built, &evaluation).map_err(|e| host(&e))?;
         let (outcome, score) = if report.outcome.is_finished() {
             match self.score(report.product.as_ref()) {
                 Ok(score) => (Outcome::Finished, Some(score)),

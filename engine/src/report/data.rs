@@ -318,7 +318,7 @@ fn spent(evaluations: &[EvaluationRecord], world: World) -> Spent {
                 ("everything else", rest),
             ]
         }
-        World::Function => {
+        World::Function | World::Command => {
             vec![
                 ("building", build),
                 ("starting", start),

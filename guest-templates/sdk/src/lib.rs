@@ -86,6 +86,7 @@ pub mod data;
 mod error;
 mod export;
 mod host;
+mod host_call;
 pub mod init;
 pub mod knobs;
 pub mod layers;
@@ -103,5 +104,6 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(target_arch = "wasm32")]
 pub use export::log_panics;
 pub use export::{Function, Trainer};
+pub use host_call::{HostCallError, host_call};
 pub use tape::{Graph, Slot, Tape, Var};
 pub use tensor::{Distribution, Dtype, Tensor, elements};

@@ -16,6 +16,7 @@
 //! references, relaxed SIMD (its results differ between machines), extended
 //! constants, custom page sizes, wide arithmetic.
 
+mod component;
 mod limits;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ use wasmparser::{
     ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources,
 };
 
+pub use self::component::{ComponentLimits, ComponentReport, check_component};
 pub use self::limits::{CoreType, GateReport, ImportAllowList, Limit, ModuleLimits, Signature};
 use crate::meter::RESERVED;
 
@@ -91,6 +93,31 @@ pub enum Rejection {
         /// What it is.
         kind: String,
     },
+    /// A count or size of a component is above its limit.
+    #[error("{limit} is {found}, at most {allowed} are allowed in a component; make it smaller or simpler")]
+    ComponentTooMuch {
+        /// Name of the field of [`ComponentLimits`].
+        limit: String,
+        /// What the component has, or had when counting stopped.
+        found: u64,
+        /// What is allowed.
+        allowed: u64,
+    },
+    /// It imports WASI, which is off unless it is asked for.
+    #[error("imports {interface:?}, and WASI is off; do without it, or turn WASI on for this task")]
+    WasiIsOff {
+        /// The first interface or module of WASI that it imports.
+        interface: String,
+    },
+    /// A component imports something that the host does not offer.
+    #[error(
+        "unknown import {interface:?}; a component may import terrarium:guest/knobs, /report and /host, \
+             and the interfaces of WASI 0.2 where it is on"
+    )]
+    UnknownInterface {
+        /// Its name.
+        interface: String,
+    },
     /// It uses a proposal that is not accepted.
     #[error(
         "the module uses {feature}, which is not accepted (offset {offset}): {message}; compile without it"
@@ -139,32 +166,38 @@ impl From<BinaryReaderError> for Rejection {
 ///
 /// The first [`Rejection`] that applies, for any bytes.
 pub fn check(wasm: &[u8], limits: &ModuleLimits, imports: &ImportAllowList) -> Result<GateReport, Rejection> {
-    let mut gate = Gate { limits, imports, report: GateReport::default() };
-    gate.add(Limit::Bytes, wasm.len() as u64, None, None)?;
-    let mut validator = Validator::new_with_features(accepted_features());
-    let mut allocations = FuncValidatorAllocations::default();
-    let mut parser = Parser::new(0);
-    parser.set_features(accepted_features());
-    for payload in parser.parse_all(wasm) {
-        let payload = payload?;
-        gate.section(&payload)?;
-        let valid = validator.payload(&payload)?;
-        if let Payload::ImportSection(section) = payload {
-            gate.import_types(section, &validator)?;
-        } else if let ValidPayload::Func(function, body) = valid {
-            allocations = gate.function(function, &body, allocations)?;
-        }
-    }
-    Ok(gate.report)
+    Gate { limits, imports, inner: false, report: GateReport::default() }.module(wasm)
 }
 
 struct Gate<'a> {
     limits: &'a ModuleLimits,
     imports: &'a ImportAllowList,
+    /// A module inside of a component, which says where its imports come from.
+    inner: bool,
     report: GateReport,
 }
 
 impl Gate<'_> {
+    fn module(mut self, wasm: &[u8]) -> Result<GateReport, Rejection> {
+        self.add(Limit::Bytes, wasm.len() as u64, None, None)?;
+        let features = if self.inner { component::features() } else { accepted_features() };
+        let mut validator = Validator::new_with_features(features);
+        let mut allocations = FuncValidatorAllocations::default();
+        let mut parser = Parser::new(0);
+        parser.set_features(features);
+        for payload in parser.parse_all(wasm) {
+            let payload = payload?;
+            self.section(&payload)?;
+            let valid = validator.payload(&payload)?;
+            if let Payload::ImportSection(section) = payload {
+                self.import_types(section, &validator)?;
+            } else if let ValidPayload::Func(function, body) = valid {
+                allocations = self.function(function, &body, allocations)?;
+            }
+        }
+        Ok(self.report)
+    }
+
     /// Counts towards a total.
     fn add(
         &mut self,
@@ -306,6 +339,9 @@ impl Gate<'_> {
 
     /// Only functions on the list come in.
     fn import(&self, import: &wasmparser::Import<'_>) -> Result<(), Rejection> {
+        if self.inner {
+            return Ok(());
+        }
         let (module, name) = (shown(import.module), shown(import.name));
         let kind = match import.ty {
             TypeRef::Func(_) | TypeRef::FuncExact(_) => {

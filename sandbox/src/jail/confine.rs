@@ -1,103 +1,301 @@
 //! The child's side: give everything up, then become the compiler.
+//!
+//! Two processes. The *launcher*, which the engine started, stays outside and
+//! watches: when the engine dies, by whatever signal, it kills the group and
+//! itself with it. Its child gives everything up and becomes the compiler.
+//! Where there are namespaces the child is the first process of its own
+//! process-number namespace, so that nothing that it started can outlive it.
 
-use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
-};
-use rustix::process::{Resource, Rlimit, Signal};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 use super::Plan;
+use super::filter;
+use crate::cgroup;
+use crate::isolation::{Isolation, Layer, LayerState, Standing};
+use crate::landlock_rules::Right;
+use crate::lockdown;
+use crate::namespaces::{self, Access, Show, Wanted};
 
 /// Begins the message of a child that a missing kernel feature stopped.
 pub(super) const UNAVAILABLE: &str = "unavailable: ";
 
-/// Instead of a plan: try the namespaces and end.
-pub(super) const PROBE: &str = "--probe";
-
-/// The rights that must be enforced. With the first version a compiler could
-/// not move its own files between folders.
-const REQUIRED: ABI = ABI::V2;
-/// The newest rights that are enforced where the kernel knows them.
-const WANTED: ABI = ABI::V6;
-
-/// The role of a child: locks this process down as its plan (a file, named by
-/// the argument after the role) says, and becomes the compiler; or, with
-/// `--probe`, only tries the namespaces. Called by
+/// The role of a child: locks itself down as its plan (a file, named by
+/// `argument`) says, and becomes the compiler. Called by
 /// [`crate::child::run_if_child`] alone, while there is one thread.
-pub fn child_main() -> Result<(), String> {
-    let argument = std::env::args_os().nth(3).ok_or("the jail takes one argument, its plan")?;
-    if argument == PROBE {
-        return leave_namespaces().map_err(|e| e.to_string());
-    }
+pub(crate) fn child_main(isolation: Isolation, argument: Option<std::ffi::OsString>) -> Result<(), String> {
+    let argument = argument.ok_or("the jail takes one argument, its plan")?;
     let bytes = std::fs::read(argument).map_err(|e| format!("cannot read the plan: {e}"))?;
     let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
-    match become_compiler(&plan)? {}
+    launch(&plan, isolation, become_program)
 }
 
-fn become_compiler(plan: &Plan) -> Result<std::convert::Infallible, String> {
+/// For `doctor`: the same with an empty plan; what is in place goes to standard
+/// output instead of starting a program.
+pub(crate) fn probe_main(isolation: Isolation) -> Result<(), String> {
+    let plan = Plan {
+        parent: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+        job: PathBuf::from("/"),
+        compiler: PathBuf::new(),
+        args: Vec::new(),
+        environment: Vec::new(),
+        read: Vec::new(),
+        execute: Vec::new(),
+        write: Vec::new(),
+        cpu_seconds: 10,
+        address_space: 3 << 30,
+        data: 1 << 30,
+        file_size: 1 << 20,
+    };
+    launch(&plan, isolation, |_, standing| {
+        let text = serde_json::to_vec(&standing).map_err(|e| e.to_string())?;
+        std::io::stdout().write_all(&text).map_err(|e| e.to_string())
+    })
+}
+
+type Then = fn(&Plan, Standing) -> Result<(), String>;
+
+fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
     let context = |doing: &'static str| move |error: rustix::io::Errno| format!("{doing}: {error}");
-    rustix::process::setsid().map_err(context("setsid"))?;
-    // Optional: without it the other layers hold.
-    let _ = leave_namespaces();
+    // bubblewrap's child leads a session already.
+    let _ = rustix::process::setsid();
+    let mut standing = Standing::default();
+    standing.set(Layer::Cgroup, cgroup::standing(isolation));
+    leave_namespaces(isolation, &mut standing);
+    let watched = Watched::block()?;
     // After the namespaces: a change of credentials clears it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(context("prctl"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(context("prctl"))?;
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    if parent as u32 != plan.parent {
+    // Inside bubblewrap the parent is bubblewrap's own first process.
+    if parent as u32 != plan.parent && !namespaces::root_is_small() {
         return Err("the parent is gone".into());
     }
-    close_inherited()?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    rustix::process::chdir(&plan.job).map_err(context("chdir"))?;
-    for (resource, limit) in [
-        (Resource::As, plan.address_space),
-        (Resource::Data, plan.data),
-        (Resource::Fsize, plan.file_size),
-        (Resource::Nofile, 256),
-        (Resource::Core, 0),
-    ] {
-        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
-        rustix::process::setrlimit(resource, limit).map_err(context("setrlimit"))?;
-    }
-    // First a signal that names the cause, a second later the one that nothing survives.
-    let cpu = Rlimit { current: Some(plan.cpu_seconds), maximum: Some(plan.cpu_seconds.saturating_add(1)) };
-    rustix::process::setrlimit(Resource::Cpu, cpu).map_err(context("setrlimit"))?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(context("prctl"))?;
     rustix::thread::set_no_new_privs(true).map_err(context("no_new_privs"))?;
-    require(plan, "Landlock", restrict_files(plan))?;
-    require(plan, "seccomp", restrict_calls())?;
+    limit(Resource::Core, 0)?;
+    // Closed by the system when the launcher ends, however it ends.
+    let (alive, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(context("pipe"))?;
+    // SAFETY: there is one thread, so the child may do whatever this could.
+    // Exercised by every compile of the tests.
+    match unsafe { libc::fork() } {
+        -1 => Err(format!("fork: {}", std::io::Error::last_os_error())),
+        0 => {
+            drop(held);
+            watched.unblock()?;
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(context("prctl"))?;
+            // Whoever died before that line is seen here.
+            let mut ends = [rustix::event::PollFd::new(&alive, rustix::event::PollFlags::empty())];
+            let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            if rustix::event::poll(&mut ends, Some(&none)).map_err(context("poll"))? > 0 {
+                return Err("the launcher is gone".into());
+            }
+            confine(plan, isolation, &mut standing)?;
+            then(plan, standing)
+        }
+        child => {
+            drop(alive);
+            if standing.has(Layer::UserNamespace) {
+                namespaces::drop_capabilities()?;
+            }
+            let ended = watched.until_ended(child);
+            drop(held);
+            ended
+        }
+    }
+}
 
-    let error = Command::new(&plan.rustc)
+fn become_program(plan: &Plan, _: Standing) -> Result<(), String> {
+    let error = Command::new(&plan.compiler)
         .args(&plan.args)
         .env_clear()
         .envs(plan.environment.iter().map(|(name, value)| (name, value)))
         .exec();
-    Err(format!("cannot start {}: {error}", plan.rustc.display()))
+    Err(format!("cannot start {}: {error}", plan.compiler.display()))
 }
 
-fn require(plan: &Plan, layer: &str, result: Result<(), String>) -> Result<(), String> {
-    match result {
-        Err(error) if !plan.allow_unjailed => Err(format!("{UNAVAILABLE}{layer} ({error})")),
-        _ => Ok(()),
+/// The two signals that the launcher waits for.
+struct Watched(libc::sigset_t);
+
+impl Watched {
+    fn block() -> Result<Self, String> {
+        // SAFETY: `sigset_t` is plain numbers; each call gets a pointer to a
+        // live one. Exercised by every compile of the tests.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+            Self(set).change(libc::SIG_BLOCK)
+        }
+    }
+
+    fn change(self, how: libc::c_int) -> Result<Self, String> {
+        // SAFETY: the pointer is to a live set; a null one asks for nothing.
+        let result = unsafe { libc::sigprocmask(how, &raw const self.0, std::ptr::null_mut()) };
+        if result == 0 { Ok(self) } else { Err(format!("sigprocmask: {}", std::io::Error::last_os_error())) }
+    }
+
+    fn unblock(self) -> Result<(), String> {
+        self.change(libc::SIG_UNBLOCK).map(drop)
+    }
+
+    /// Ends as the child ends; or, when the engine is gone, with the whole group.
+    fn until_ended(self, child: libc::pid_t) -> Result<(), String> {
+        let now_and_then = libc::timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        loop {
+            // SAFETY: the set and the time live; no further word of the signal
+            // is asked for.
+            let signal = unsafe {
+                libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const now_and_then)
+            };
+            if signal == libc::SIGTERM || nobody_listens() {
+                // SAFETY: 0 names our own group, which no process of the jail
+                // can leave: its filter knows neither setsid nor setpgid.
+                unsafe { libc::kill(0, libc::SIGKILL) };
+            }
+            let mut status = 0;
+            // SAFETY: the pointer is to a live number.
+            let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
+            if ended == child {
+                end_as(status);
+            }
+            if ended < 0 {
+                return Err(format!("waitpid: {}", std::io::Error::last_os_error()));
+            }
+        }
     }
 }
 
-/// Where the kernel allows it: no network, no IPC, and no rights of root, for
-/// a user namespace of one's own has none over what lies outside of it.
-fn leave_namespaces() -> std::io::Result<()> {
-    let all = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    // SAFETY: `unshare` takes flags and touches no memory of ours. A user
-    // namespace needs a process of one thread, which this still is; if it
-    // fails, nothing has changed. Exercised by every compile in the tests.
-    let result = unsafe { libc::unshare(all) };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+/// Whether the engine has gone without a signal for us, for the one that we
+/// are told of is bubblewrap: it alone held the other end of standard error.
+fn nobody_listens() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stderr = std::io::stderr();
+    let mut ends = [PollFd::new(&stderr, PollFlags::empty())];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&none)).is_ok_and(|ready| ready > 0)
+        && ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
+/// Ends this process as another one has ended.
+fn end_as(status: libc::c_int) -> ! {
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        // SAFETY: plain numbers and a live set; the default action of a signal
+        // that has ended a process ends this one, without a core dump.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, signal);
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+            libc::raise(signal);
+        }
+        std::process::exit(128 + signal);
+    }
+    std::process::exit(libc::WEXITSTATUS(status))
+}
+
+/// No network, no IPC, no process but its own, and no capability.
+fn leave_namespaces(isolation: Isolation, standing: &mut Standing) {
+    let all = [Layer::UserNamespace, Layer::Root, Layer::Network, Layer::Ipc, Layer::Processes];
+    if isolation.mask.namespaces {
+        all.into_iter().for_each(|layer| standing.masked(layer));
+        return;
+    }
+    let wanted = Wanted { network: true, processes: true };
+    let entered = namespaces::enter(wanted).map(|()| (wanted, "")).or_else(|why| {
+        // A machine may allow some of them only.
+        let fewer = Wanted::default();
+        namespaces::enter(fewer).map(|()| (fewer, "not allowed")).map_err(|_| why)
+    });
+    match entered {
+        Ok((wanted, why)) => {
+            let on = |how: &str| LayerState::On(how.into());
+            let some = |is: bool, how| if is { on(how) } else { LayerState::Unavailable(why.into()) };
+            standing.set(Layer::UserNamespace, on("no capabilities"));
+            standing.set(Layer::Ipc, on("empty"));
+            standing.set(Layer::Network, some(wanted.network, "no interface"));
+            standing.set(Layer::Processes, some(wanted.processes, "nothing outlives the compiler"));
+        }
+        Err(why) => all.into_iter().for_each(|layer| {
+            standing.set(layer, LayerState::Unavailable(why.clone()));
+        }),
+    }
+}
+
+fn limit(resource: Resource, value: u64) -> Result<(), String> {
+    let limit = Rlimit { current: Some(value), maximum: Some(value) };
+    rustix::process::setrlimit(resource, limit).map_err(|e| format!("setrlimit {resource:?}: {e}"))
+}
+
+/// Processes and threads that a compiler and its linker may have at a time.
+const PROCESSES: u64 = 512;
+
+/// Everything that binds the process that becomes the compiler.
+fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result<(), String> {
+    close_inherited()?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    if standing.has(Layer::UserNamespace) {
+        let root = namespaces::own_root(&shown(plan)).map(|()| "only what the compiler needs".to_owned());
+        standing.tried(Layer::Root, root);
+        // Below a user namespace of one's own the number counts from zero;
+        // elsewhere all processes of the user count, which is not ours to bound.
+        limit(Resource::Nproc, PROCESSES)?;
+    } else if namespaces::root_is_small() {
+        for layer in [Layer::Root, Layer::Network, Layer::Ipc, Layer::Processes] {
+            standing.set(layer, LayerState::On("made by bubblewrap".into()));
+        }
+    }
+    rustix::process::chdir(&plan.job).map_err(|e| format!("chdir: {e}"))?;
+    for (resource, value) in [
+        (Resource::As, plan.address_space),
+        (Resource::Data, plan.data),
+        (Resource::Fsize, plan.file_size),
+        (Resource::Nofile, 256),
+    ] {
+        limit(resource, value)?;
+    }
+    // First a signal that names the cause, a second later the one that nothing survives.
+    let cpu = Rlimit { current: Some(plan.cpu_seconds), maximum: Some(plan.cpu_seconds.saturating_add(1)) };
+    rustix::process::setrlimit(Resource::Cpu, cpu).map_err(|e| format!("setrlimit: {e}"))?;
+    standing
+        .set(Layer::Limits, LayerState::On("memory, processor time, file size, descriptors, no core".into()));
+    standing.set(
+        Layer::Process,
+        LayerState::On("own session, dies with its parent, no descriptors, fixed environment".into()),
+    );
+    lockdown::landlock(isolation, standing, &rules(plan)).map_err(|e| e.to_string())?;
+    if standing.has(Layer::UserNamespace) {
+        namespaces::drop_capabilities()?;
+    }
+    if isolation.mask.seccomp {
+        standing.masked(Layer::Seccomp);
+    } else {
+        let applied = filter::apply().map(|()| format!("{} calls, others fail", filter::count()));
+        standing.tried(Layer::Seccomp, applied);
+    }
+    standing.require(isolation.require).map_err(|why| format!("{UNAVAILABLE}{why}"))
+}
+
+/// What lies in the compiler's root folder.
+fn shown(plan: &Plan) -> Vec<Show> {
+    let mut all = namespaces::other_names(&plan.read);
+    all.extend(plan.read.iter().chain(&plan.execute).map(|path| Show::same(path, Access::Read)));
+    all.extend(plan.write.iter().map(|path| Show::same(path, Access::Write)));
+    all.sort();
+    all.dedup_by(|a, b| a.at == b.at);
+    all
+}
+
+fn rules(plan: &Plan) -> Vec<(PathBuf, Right)> {
+    let each = |paths: &[PathBuf], right| paths.iter().map(|path| (path.clone(), right)).collect::<Vec<_>>();
+    [each(&plan.read, Right::Read), each(&plan.execute, Right::Execute), each(&plan.write, Right::Write)]
+        .concat()
 }
 
 /// Every descriptor but the standard three closes when the compiler starts.
@@ -105,212 +303,16 @@ fn close_inherited() -> Result<(), String> {
     // SAFETY: marks descriptors, touches no memory; with CLOEXEC nothing that
     // this process still uses is closed under it. Exercised by every compile.
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
-    if result == 0 { Ok(()) } else { Err(format!("close_range: {}", std::io::Error::last_os_error())) }
-}
-
-/// Landlock: after this, the only files are those of the plan.
-fn restrict_files(plan: &Plan) -> Result<(), String> {
-    let text = |error: landlock::RulesetError| error.to_string();
-    let ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(REQUIRED))
-        .map_err(text)?
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(WANTED))
-        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(WANTED)))
-        .and_then(|ruleset| ruleset.scope(Scope::from_all(WANTED)))
-        .map_err(text)?;
-    let mut created = ruleset.create().map_err(text)?;
-    let file_rights = AccessFs::from_file(WANTED);
-    let write: BitFlags<AccessFs> = AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::MakeDir
-        | AccessFs::RemoveFile
-        | AccessFs::RemoveDir
-        | AccessFs::Refer;
-    let mut allow = |path: &Path, rights: BitFlags<AccessFs>| -> Result<(), String> {
-        // What is not there cannot be read: `/etc/ld.so.cache` is optional.
-        let Ok(data) = std::fs::metadata(path) else {
-            return Ok(());
-        };
-        let rights = if data.is_dir() { rights } else { rights & file_rights };
-        let file = PathFd::new(path).map_err(|e| e.to_string())?;
-        (&mut created).add_rule(PathBeneath::new(file, rights)).map(drop).map_err(text)
-    };
-    for path in &plan.read {
-        allow(path, AccessFs::ReadFile | AccessFs::ReadDir)?;
+    if result == 0 {
+        return Ok(());
     }
-    for path in &plan.execute {
-        allow(path, AccessFs::Execute | AccessFs::ReadFile)?;
-    }
-    for path in &plan.write {
-        allow(path, write | AccessFs::ReadFile | AccessFs::ReadDir)?;
-    }
-    created.restrict_self().map(drop).map_err(text)
-}
-
-/// Two filters: the C library falls back from `clone3`, whose flags a filter
-/// cannot see, to `clone`, whose flags it can; then the allow-list.
-fn restrict_calls() -> Result<(), String> {
-    for program in [without_clone3()?, allow_list()?] {
-        seccompiler::apply_filter(&program).map_err(|e| e.to_string())?;
+    // Before Linux 5.11, one by one.
+    let open = std::fs::read_dir("/proc/self/fd").map_err(|e| format!("/proc/self/fd: {e}"))?;
+    for number in open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()) {
+        if number > 2 {
+            // SAFETY: marks a descriptor, which may be gone already.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
     }
     Ok(())
 }
-
-fn architecture() -> Result<TargetArch, String> {
-    TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())
-}
-
-fn without_clone3() -> Result<BpfProgram, String> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    program(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
-}
-
-fn program(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    otherwise: SeccompAction,
-    on_match: SeccompAction,
-) -> Result<BpfProgram, String> {
-    SeccompFilter::new(rules, otherwise, on_match, architecture()?)
-        .and_then(BpfProgram::try_from)
-        .map_err(|e| e.to_string())
-}
-
-/// What `rustc` and the linker call, seen with `strace` over successful and
-/// failing compilations. What is missing fails with `EPERM`, for a compiler
-/// that is killed cannot say what was wrong with the source.
-fn allow_list() -> Result<BpfProgram, String> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    #[cfg(target_arch = "x86_64")]
-    rules.extend(CALLS_X86_64.iter().map(|call| (*call, Vec::new())));
-    let one_of = |values: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-        let rule = |value: &u64| {
-            SeccompRule::new(vec![SeccompCondition::new(
-                1,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                *value,
-            )?])
-        };
-        values.iter().map(rule).collect()
-    };
-    let namespaces = (libc::CLONE_NEWNS
-        | libc::CLONE_NEWUSER
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP) as u64;
-    let conditional = || -> Result<_, seccompiler::BackendError> {
-        let plain_clone =
-            SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(namespaces), 0)?;
-        let set_name =
-            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?;
-        Ok([
-            (libc::SYS_clone, vec![SeccompRule::new(vec![plain_clone])?]),
-            (libc::SYS_ioctl, one_of(&[libc::TCGETS, libc::FIOCLEX, libc::FIONBIO])?),
-            (libc::SYS_prctl, vec![SeccompRule::new(vec![set_name])?]),
-        ])
-    };
-    rules.extend(conditional().map_err(|e| e.to_string())?);
-    program(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
-}
-
-const CALLS: &[i64] = &[
-    // Let through here, so that the answer of the other filter counts: of two
-    // filters that refuse, the later one chooses the error.
-    libc::SYS_clone3,
-    libc::SYS_brk,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_close,
-    libc::SYS_copy_file_range,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_execve,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_fstatfs,
-    libc::SYS_ftruncate,
-    libc::SYS_futex,
-    libc::SYS_getcwd,
-    libc::SYS_getdents64,
-    libc::SYS_getegid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getpid,
-    libc::SYS_getppid,
-    libc::SYS_getrandom,
-    libc::SYS_getrusage,
-    libc::SYS_gettid,
-    libc::SYS_getuid,
-    libc::SYS_lseek,
-    libc::SYS_madvise,
-    libc::SYS_mkdirat,
-    libc::SYS_mmap,
-    libc::SYS_mprotect,
-    libc::SYS_mremap,
-    libc::SYS_msync,
-    libc::SYS_munmap,
-    libc::SYS_nanosleep,
-    libc::SYS_newfstatat,
-    libc::SYS_openat,
-    libc::SYS_pipe2,
-    libc::SYS_ppoll,
-    libc::SYS_pread64,
-    libc::SYS_prlimit64,
-    libc::SYS_pwrite64,
-    libc::SYS_read,
-    libc::SYS_readlinkat,
-    libc::SYS_readv,
-    libc::SYS_renameat2,
-    libc::SYS_restart_syscall,
-    libc::SYS_rseq,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_yield,
-    libc::SYS_set_robust_list,
-    libc::SYS_set_tid_address,
-    libc::SYS_sigaltstack,
-    libc::SYS_statfs,
-    libc::SYS_statx,
-    libc::SYS_sysinfo,
-    libc::SYS_tgkill,
-    libc::SYS_uname,
-    libc::SYS_unlinkat,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
-    libc::SYS_write,
-    libc::SYS_writev,
-];
-
-/// Calls that only the older tables have.
-#[cfg(target_arch = "x86_64")]
-const CALLS_X86_64: &[i64] = &[
-    libc::SYS_access,
-    libc::SYS_arch_prctl,
-    libc::SYS_chmod,
-    libc::SYS_dup2,
-    libc::SYS_lstat,
-    libc::SYS_mkdir,
-    libc::SYS_open,
-    libc::SYS_pipe,
-    libc::SYS_poll,
-    libc::SYS_readlink,
-    libc::SYS_rename,
-    libc::SYS_rmdir,
-    libc::SYS_stat,
-    libc::SYS_unlink,
-    libc::SYS_vfork,
-];

@@ -1,13 +1,12 @@
 //! Reading what the compiler said. All of it is hostile text: the source has a
 //! hand in every message.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::outcome::Diagnostic;
 use crate::text;
-use crate::toolchain::Toolchain;
 
 /// Most messages that are kept, errors before warnings.
 const MOST: usize = 32;
@@ -74,22 +73,21 @@ pub(super) struct Read {
 pub(super) struct Reader {
     /// Paths that say something about this machine, and what stands for them.
     hidden: Vec<(String, &'static str)>,
+    /// Name of the candidate's source, as the compiler was given it.
+    source: &'static str,
 }
 
 impl Reader {
-    pub(super) fn new(job: &Path, toolchain: &Toolchain) -> Self {
-        let mut hidden: Vec<(String, &'static str)> = [
-            (job, "<job>"),
-            (toolchain.compiler.sysroot.as_path(), "<sysroot>"),
-            (toolchain.sdk_rlib.parent().unwrap_or(&toolchain.sdk_rlib), "<sdk>"),
-            (toolchain.compiler.linker.as_path(), "<linker>"),
-        ]
-        .into_iter()
-        .map(|(path, name)| (path.to_string_lossy().into_owned(), name))
-        .collect();
+    pub(super) fn new(job: &Path, source: &'static str, hidden: &[(PathBuf, &'static str)]) -> Self {
+        let mut hidden: Vec<(String, &'static str)> = hidden
+            .iter()
+            .map(|(path, name)| (path.as_path(), *name))
+            .chain([(job, "<job>")])
+            .map(|(path, name)| (path.to_string_lossy().into_owned(), name))
+            .collect();
         // The longest first, for one may lie inside of another.
         hidden.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
-        Self { hidden }
+        Self { hidden, source }
     }
 
     pub(super) fn read(&self, stderr: &[u8]) -> Read {
@@ -118,6 +116,67 @@ impl Reader {
                 }
             }
         }
+        self.finish(read, errors, warnings, &other)
+    }
+
+    /// Reads the output of one clang call: lines `file:line:column: level:
+    /// message`, and whatever the driver and the linker say.
+    pub(super) fn read_clang(&self, stderr: &[u8]) -> Read {
+        let output = String::from_utf8_lossy(stderr);
+        let mut read = Read::default();
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let mut other = String::new();
+        for line in output.lines() {
+            match self.clang_line(line) {
+                Some(diagnostic) => {
+                    let list = if diagnostic.level == "error" { &mut errors } else { &mut warnings };
+                    if list.len() < MOST {
+                        list.push(diagnostic);
+                    }
+                }
+                None => {
+                    read.linker_signal = read.linker_signal.or_else(|| signal_of(line));
+                    other.push_str(line);
+                    other.push('\n');
+                }
+            }
+        }
+        read.file_too_large = other.contains("File too large");
+        self.finish(read, errors, warnings, &other)
+    }
+
+    /// One message of clang, of its driver or of the linker.
+    fn clang_line(&self, line: &str) -> Option<Diagnostic> {
+        let places = ["fatal error", "error", "warning"];
+        let (place, level, text) = places.iter().find_map(|level| {
+            let (place, text) = line.split_once(&format!(": {level}: "))?;
+            Some((place, if level.ends_with("error") { "error" } else { level }, text))
+        })?;
+        let mut numbers = place.strip_prefix(self.source).unwrap_or_default().split(':').skip(1);
+        let mut number = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let (row, column) = (number(), number());
+        // "linker command failed …" and the like: the messages before say why.
+        if place.starts_with("clang") && (text.contains("command failed") || text.contains(UNABLE)) {
+            return None;
+        }
+        let code = text.rsplit_once(" [-W").and_then(|(_, code)| code.strip_suffix(']'));
+        Some(Diagnostic {
+            level: level.to_owned(),
+            code: code.map(|code| self.clean(code, 80)),
+            message: self.clean(text, MESSAGE_BYTES).replace(['\n', '\t'], " "),
+            line: row,
+            column,
+            rendered: self.clean(line, RENDERED_BYTES),
+        })
+    }
+
+    fn finish(
+        &self,
+        mut read: Read,
+        mut errors: Vec<Diagnostic>,
+        warnings: Vec<Diagnostic>,
+        other: &str,
+    ) -> Read {
         const MEMORY: &[&str] =
             &["memory allocation of ", "out of memory", "Cannot allocate memory", "bad_alloc"];
         read.out_of_memory |= MEMORY.iter().any(|words| other.contains(words));
@@ -136,7 +195,8 @@ impl Reader {
     }
 
     fn diagnostic(&self, message: Message) -> Diagnostic {
-        let (line, column) = message.spans.iter().find(|span| span.is_primary).map_or((0, 0), position);
+        let (line, column) =
+            message.spans.iter().find(|span| span.is_primary).map_or((0, 0), |span| self.position(span));
         Diagnostic {
             level: self.clean(&message.level, 40),
             code: message.code.map(|code| self.clean(&code.code, 80)),
@@ -145,6 +205,18 @@ impl Reader {
             column,
             rendered: self.clean(message.rendered.as_deref().unwrap_or(&message.message), RENDERED_BYTES),
         }
+    }
+
+    /// The place in the candidate's source: through macros, outwards.
+    fn position(&self, span: &Span) -> (u32, u32) {
+        let mut place = span;
+        while !place.file_name.ends_with(self.source) {
+            match &place.expansion {
+                Some(expansion) => place = &expansion.span,
+                None => return (0, 0),
+            }
+        }
+        (place.line_start, place.column_start)
     }
 
     /// Hides paths, defuses control characters and cuts to a length.
@@ -163,16 +235,21 @@ fn truncate(text: &mut String, bytes: usize) {
     text.truncate(text.floor_char_boundary(bytes));
 }
 
-/// The place in the candidate's source: through macros, outwards.
-fn position(span: &Span) -> (u32, u32) {
-    let mut place = span;
-    while !place.file_name.ends_with("candidate.rs") {
-        match &place.expansion {
-            Some(expansion) => place = &expansion.span,
-            None => return (0, 0),
-        }
-    }
-    (place.line_start, place.column_start)
+const UNABLE: &str = "unable to execute command: ";
+
+/// The signal that a line of clang's driver names, where one ended a program
+/// that it had started. Not `Killed`: a source can put words into this stream,
+/// and must not be able to blame the host.
+fn signal_of(line: &str) -> Option<i32> {
+    let words = line.strip_prefix("clang: error: ")?.strip_prefix(UNABLE)?;
+    [
+        ("CPU time limit exceeded", libc::SIGXCPU),
+        ("File size limit exceeded", libc::SIGXFSZ),
+        ("Segmentation fault", libc::SIGSEGV),
+        ("Aborted", libc::SIGABRT),
+    ]
+    .into_iter()
+    .find_map(|(name, signal)| words.starts_with(name).then_some(signal))
 }
 
 /// What a message says about the linker and about limits.
@@ -197,7 +274,7 @@ mod tests {
     use super::*;
 
     fn reader() -> Reader {
-        Reader { hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")] }
+        Reader { hidden: vec![("/home/ada/.rustup".into(), "<sysroot>")], source: "in/candidate.rs" }
     }
 
     fn message(level: &str, text: &str) -> String {
@@ -257,9 +334,31 @@ mod tests {
     }
 
     #[test]
+    fn the_messages_of_clang_are_read_with_their_places() {
+        let reader = Reader { hidden: Vec::new(), source: "in/candidate.c" };
+        let text = "in/candidate.c:3:9: warning: unused variable 'x' [-Wunused-variable]\n\
+                    in/candidate.c:4:10: fatal error: 'nothing.h' file not found\n\
+                    wasm-ld: error: tmp/x.o: undefined symbol: f\n\
+                    clang: error: linker command failed with exit code 1 (use -v to see invocation)\n\
+                    clang: error: unable to execute command: CPU time limit exceeded\n";
+        let read = reader.read_clang(text.as_bytes());
+        let got: Vec<_> = read
+            .diagnostics
+            .iter()
+            .map(|d| (d.level.as_str(), d.line, d.column, d.message.as_str()))
+            .collect();
+        assert_eq!(got[0], ("error", 4, 10, "'nothing.h' file not found"));
+        assert_eq!(got[1], ("error", 0, 0, "tmp/x.o: undefined symbol: f"));
+        assert_eq!(got.last(), Some(&("warning", 3, 9, "unused variable 'x' [-Wunused-variable]")));
+        assert_eq!(read.diagnostics.last().and_then(|d| d.code.as_deref()), Some("unused-variable"));
+        assert_eq!(read.linker_signal, Some(libc::SIGXCPU));
+    }
+
+    #[test]
     fn any_bytes_are_read_without_a_panic() {
         proptest::proptest!(|(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..4000))| {
             let _ = reader().read(&bytes);
+            let _ = reader().read_clang(&bytes);
         });
     }
 }

@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::CompileFailure;
+use super::{CompileFailure, Plan};
+use crate::bubblewrap;
+use crate::cgroup;
+use crate::isolation::Isolation;
+use crate::namespaces::Access;
 
 /// One run of a launcher.
 pub(super) struct Supervisor<'a> {
     pub launcher: &'a Path,
     pub plan: &'a Path,
+    pub isolation: Isolation,
     pub deadline: Instant,
     /// Bytes of stderr that are kept. The rest is read and dropped, so that a
     /// flood neither fills the memory nor blocks the compiler.
@@ -65,13 +70,25 @@ impl Drop for Group {
 }
 
 impl Supervisor<'_> {
-    pub(super) fn run(&self) -> Result<Ended, CompileFailure> {
+    pub(super) fn run(&self, plan: &Plan) -> Result<Ended, CompileFailure> {
         let io = |doing: &str| {
             let doing = doing.to_owned();
             move |error: std::io::Error| CompileFailure::io(doing, error)
         };
-        let mut child = Command::new(self.launcher)
+        let mut show: Vec<_> =
+            plan.read.iter().chain(&plan.execute).map(|path| (path.clone(), Access::Read)).collect();
+        show.push((self.plan.to_owned(), Access::Read));
+        show.extend(plan.write.iter().map(|path| (path.clone(), Access::Write)));
+        let wrapped =
+            bubblewrap::command(self.launcher, self.isolation, &show).map_err(io("prepare bubblewrap"))?;
+        let is_wrapped = wrapped.is_some();
+        let mut command = wrapped.unwrap_or_else(|| Command::new(self.launcher));
+        // Dropped last, with everything that is in it.
+        let _control = cgroup::Group::hold(&mut command, self.isolation, plan.address_space)
+            .map_err(io("make a control group"))?;
+        let mut child = command
             .args([crate::child::MARK, "jail"])
+            .arg(self.isolation.to_string())
             .arg(self.plan)
             .env_clear()
             .stdin(Stdio::null())
@@ -121,14 +138,27 @@ impl Supervisor<'_> {
         // The leader is gone but not yet reaped: its number still names the
         // group, in which a linker may have been left behind.
         group.kill();
-        if open {
-            drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+        // The last of them closes the pipe when it is gone.
+        let patience = Instant::now() + Duration::from_secs(1);
+        while open {
+            open = drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+            let left = patience.saturating_duration_since(Instant::now());
+            if !open || left.is_zero() {
+                break;
+            }
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+            match poll(&mut [PollFd::new(&stderr, PollFlags::IN)], Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(CompileFailure::io("watch the compiler", error.into())),
+            }
         }
         let (status, cpu) = reap(pid).map_err(io("wait for the compiler"))?;
         group.reaped = true;
         Ok(Ended {
             exit: status.code(),
-            signal: status.signal(),
+            signal: status
+                .signal()
+                .or_else(|| status.code().and_then(|code| bubblewrap::signal(is_wrapped, code))),
             killed_by_us: killed_by_us && status.signal() == Some(libc::SIGKILL),
             cpu,
             stderr: kept,

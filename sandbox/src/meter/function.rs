@@ -9,7 +9,7 @@ use wasmparser::{
 };
 
 use super::sections::{AddedTypes, value_type};
-use super::{FRAME_OPERATOR_BYTES, Layout, MeterConfig, MeterError, UNCHECKED};
+use super::{Context, FRAME_OPERATORS, Layout, MeterError, UNCHECKED, UNCOUNTED_FRAME};
 
 /// Fixed part of the estimate of a frame, in bytes: return address, saved
 /// registers, alignment.
@@ -43,6 +43,11 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// A body of the original module.
+    pub(super) fn unchanged(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), fuel_traps: Vec::new(), stack_traps: Vec::new() }
+    }
+
     /// A body without locals, metering or traps.
     pub(super) fn bare(instructions: &[Instruction<'_>]) -> Self {
         let mut bytes = vec![0];
@@ -75,8 +80,9 @@ pub(super) struct Plan {
     results: Vec<ValType>,
     pieces: Vec<Piece>,
     has_loop: bool,
-    has_call: bool,
     has_amount: bool,
+    /// It takes its frame from the stack counter.
+    counts_frame: bool,
     frame_bytes: i32,
 }
 
@@ -150,7 +156,7 @@ impl Planner {
         self.checked_within = true;
     }
 
-    fn operator(&mut self, operator: &Operator<'_>, at: Range<usize>, layout: &Layout, config: &MeterConfig) {
+    fn operator(&mut self, operator: &Operator<'_>, at: Range<usize>, with: &Context<'_>) {
         use Operator as O;
         if !self.dead {
             self.cost += operator_cost(operator);
@@ -269,9 +275,14 @@ impl Planner {
             }
             _ if self.dead => self.copy(at),
             O::Call { function_index } => {
-                let check = *function_index < layout.imported_functions;
+                if let Some(cost) = with.leaves.cost(*function_index) {
+                    self.cost += cost;
+                    self.copy(at);
+                    return;
+                }
+                let check = *function_index < with.layout.imported_functions;
                 if check {
-                    self.cost += i64::from(config.host_call);
+                    self.cost += i64::from(with.config.host_call);
                     self.checked_within = true;
                 }
                 self.call(at, check);
@@ -286,7 +297,7 @@ impl Planner {
                 self.copy(at);
             }
             O::MemoryGrow { .. } => {
-                self.amount(config.page);
+                self.amount(with.config.page);
                 self.copy(at);
             }
             _ => self.copy(at),
@@ -308,14 +319,18 @@ impl Planner {
     }
 }
 
+/// What a function costs on entry, from the number of its declared locals.
+pub(super) fn entry_cost(locals: u32) -> i64 {
+    1 + i64::from(locals / LOCALS_PER_FUEL)
+}
+
 /// The static cost of an operator, as in the table of the module's
 /// documentation.
-fn operator_cost(operator: &Operator<'_>) -> i64 {
+pub(super) fn operator_cost(operator: &Operator<'_>) -> i64 {
     match operator {
         Operator::Nop
         | Operator::Drop
         | Operator::Block { .. }
-        | Operator::Loop { .. }
         | Operator::Else
         | Operator::End
         | Operator::Return
@@ -332,14 +347,13 @@ fn slot_bytes(ty: ValType) -> i64 {
 pub(super) fn plan<R: WasmModuleResources>(
     body: &FunctionBody<'_>,
     checker: &mut FuncValidator<R>,
-    layout: &Layout,
-    config: &MeterConfig,
+    with: &Context<'_>,
 ) -> Result<Plan, MeterError> {
     let function = checker.index();
     let mut reader: BinaryReader<'_> = body.get_binary_reader();
     checker.read_locals(&mut reader)?;
     let local_count = checker.len_locals();
-    // The two scratch locals must fit the format's limit.
+    // The scratch locals must fit the format's limit.
     if local_count > 49_990 {
         return Err(MeterError::TooManyLocals { function });
     }
@@ -365,7 +379,7 @@ pub(super) fn plan<R: WasmModuleResources>(
         pieces: Vec::new(),
         labels: Vec::new(),
         segment: 0,
-        cost: 1 + i64::from((local_count - params.min(local_count)) / LOCALS_PER_FUEL),
+        cost: entry_cost(local_count - params.min(local_count)),
         must_check: true,
         checked_within: false,
         unchecked: 0,
@@ -388,13 +402,13 @@ pub(super) fn plan<R: WasmModuleResources>(
         height = height.max(checker.operand_stack_height());
         has_vectors |= checker.get_operand_type(0) == Some(Some(ValType::V128));
         operators += 1;
-        planner.operator(&operator, start..reader.original_position(), layout, config);
+        planner.operator(&operator, start..reader.original_position(), with);
     }
     reader.finish()?;
 
-    let operand_bytes = if has_vectors { 16 } else { 8 };
+    let value_bytes = if has_vectors { 16 } else { 8 };
     let frame =
-        FRAME_BYTES + slots + operand_bytes * i64::from(height) + operators / 8 * FRAME_OPERATOR_BYTES;
+        FRAME_BYTES + slots + value_bytes * i64::from(height) + operators / FRAME_OPERATORS * value_bytes;
     Ok(Plan {
         locals,
         local_groups,
@@ -402,8 +416,8 @@ pub(super) fn plan<R: WasmModuleResources>(
         results,
         pieces: planner.pieces,
         has_loop: planner.has_loop,
-        has_call: planner.has_call,
         has_amount: planner.has_amount,
+        counts_frame: planner.has_call || frame > UNCOUNTED_FRAME,
         frame_bytes: i32::try_from(frame).unwrap_or(i32::MAX),
     })
 }
@@ -416,7 +430,7 @@ impl Plan {
         layout: &Layout,
         types: &mut AddedTypes,
     ) -> Result<Body, MeterError> {
-        let wrapped = self.has_loop || self.has_call;
+        let wrapped = self.has_loop || self.counts_frame;
         let mut out = Assembler {
             bytes: Vec::new(),
             fuel_traps: Vec::new(),
@@ -425,19 +439,20 @@ impl Plan {
             stack_global: layout.stack_global,
             fuel: self.local_count,
             amount: self.local_count + 1,
+            saved_stack: self.local_count + 2,
             local_counter: self.has_loop,
         };
-        let scratch = if self.has_call || self.has_amount { 2 } else { 1 };
-        (self.local_groups + scratch).encode(&mut out.bytes);
+        let integers: u32 = if self.counts_frame { 2 } else { u32::from(self.has_amount) };
+        (self.local_groups + 1 + u32::from(integers > 0)).encode(&mut out.bytes);
         out.bytes.extend_from_slice(&wasm[self.locals.clone()]);
         1u32.encode(&mut out.bytes);
         EncodedType::I64.encode(&mut out.bytes);
-        if scratch == 2 {
-            1u32.encode(&mut out.bytes);
+        if integers > 0 {
+            integers.encode(&mut out.bytes);
             EncodedType::I32.encode(&mut out.bytes);
         }
 
-        if self.has_call {
+        if self.counts_frame {
             out.take_frame(self.frame_bytes);
         }
         if self.has_loop {
@@ -467,8 +482,8 @@ impl Plan {
             if self.has_loop {
                 out.flush();
             }
-            if self.has_call {
-                out.give_frame(self.frame_bytes);
+            if self.counts_frame {
+                out.give_frame();
             }
             out.push(&Instruction::End);
         }
@@ -487,6 +502,8 @@ struct Assembler {
     fuel: u32,
     /// Scratch local, `i32`.
     amount: u32,
+    /// Scratch local, `i32`: the stack counter as it was at entry.
+    saved_stack: u32,
     /// The counter lives in the local between calls.
     local_counter: bool,
 }
@@ -514,30 +531,44 @@ impl Assembler {
         }
     }
 
-    /// Stores the counter that is on the stack; the scratch local has it too
-    /// if `keep`.
-    fn write_counter(&mut self, keep: bool) {
+    /// Stores the counter that is on the stack.
+    fn write_counter(&mut self) {
         if self.local_counter {
             self.push(&Instruction::LocalSet(self.fuel));
         } else {
-            if keep {
-                self.push(&Instruction::LocalTee(self.fuel));
-            }
             self.push(&Instruction::GlobalSet(self.fuel_global));
         }
     }
 
-    /// Traps if the counter, in the scratch local, is negative.
-    fn check(&mut self) {
-        self.push(&Instruction::LocalGet(self.fuel));
-        self.push(&Instruction::I64Const(0));
+    /// `counter -= cost`.
+    fn subtract(&mut self, cost: i64) {
+        self.read_counter();
+        self.push(&Instruction::I64Const(cost));
+        self.push(&Instruction::I64Sub);
+        self.write_counter();
+    }
+
+    /// Charges `cost` and traps if less is there.
+    ///
+    /// The old value is what is compared, so that the new one is not needed
+    /// before the end of the segment: in a loop only one of the two then
+    /// occupies a register.
+    fn check(&mut self, cost: i64) {
+        self.read_counter();
+        self.push(&Instruction::I64Const(cost));
         self.push(&Instruction::I64LtS);
         self.push(&Instruction::If(BlockType::Empty));
+        if cost != 0 {
+            self.subtract(cost);
+        }
         if self.local_counter {
             self.flush();
         }
         let at = self.trap();
         self.fuel_traps.push(at);
+        if cost != 0 {
+            self.subtract(cost);
+        }
     }
 
     /// Ends an `if` with a trap, and says where it is.
@@ -559,12 +590,10 @@ impl Assembler {
         if cost == 0 && !check {
             return;
         }
-        self.read_counter();
-        self.push(&Instruction::I64Const(cost));
-        self.push(&Instruction::I64Sub);
-        self.write_counter(check);
         if check {
-            self.check();
+            self.check(cost);
+        } else {
+            self.subtract(cost);
         }
     }
 
@@ -578,17 +607,14 @@ impl Assembler {
             self.push(&Instruction::I64Mul);
         }
         self.push(&Instruction::I64Sub);
-        self.write_counter(true);
-        self.check();
+        self.write_counter();
+        self.check(0);
         self.push(&Instruction::LocalGet(self.amount));
     }
 
     fn before_call(&mut self, check: bool) {
-        if check && !self.local_counter {
-            self.reload();
-        }
         if check {
-            self.check();
+            self.check(0);
         }
         if self.local_counter {
             self.flush();
@@ -597,6 +623,7 @@ impl Assembler {
 
     fn take_frame(&mut self, bytes: i32) {
         self.push(&Instruction::GlobalGet(self.stack_global));
+        self.push(&Instruction::LocalTee(self.saved_stack));
         self.push(&Instruction::I32Const(bytes));
         self.push(&Instruction::I32Sub);
         self.push(&Instruction::LocalTee(self.amount));
@@ -609,10 +636,10 @@ impl Assembler {
         self.stack_traps.push(at);
     }
 
-    fn give_frame(&mut self, bytes: i32) {
-        self.push(&Instruction::GlobalGet(self.stack_global));
-        self.push(&Instruction::I32Const(bytes));
-        self.push(&Instruction::I32Add);
+    /// Callees have left the counter as they found it, so this is an addition
+    /// that need not wait for what they stored.
+    fn give_frame(&mut self) {
+        self.push(&Instruction::LocalGet(self.saved_stack));
         self.push(&Instruction::GlobalSet(self.stack_global));
     }
 }

@@ -14,7 +14,8 @@
 //! functions are exported:
 //!
 //! - [`FUEL_GET`] `() -> i64`: the fuel that is left; negative after
-//!   exhaustion, never below zero by more than the overshoot bound below.
+//!   exhaustion, below zero by no more than the overshoot bound below and the
+//!   charge that was refused (which, for a bulk operation, is its size).
 //! - [`FUEL_SET`] `(i64)`: sets the fuel (a negative argument counts as 0) and
 //!   gives back the whole stack. The host calls it between calls to the
 //!   guest, also after a trap, and never while the guest is on the stack.
@@ -29,16 +30,23 @@
 //! | what | fuel |
 //! | --- | --- |
 //! | entry of a function | 1 + declared locals / 8, rounded down |
-//! | `nop`, `drop`, `block`, `loop`, `else`, `end`, `return`, `unreachable` | 0 |
+//! | `nop`, `drop`, `block`, `else`, `end`, `return`, `unreachable` | 0 |
 //! | `memory.fill`, `memory.copy`, `memory.init` | 1 + 1 per byte |
 //! | `table.fill`, `table.copy`, `table.init`, `table.grow` | 1 + 1 per element |
 //! | `memory.grow` | 1 + [`MeterConfig::page`] per page, also when it fails |
 //! | `call` of an imported function | 1 + [`MeterConfig::host_call`] |
+//! | `call` of a leaf | 1 + all of the leaf: its entry and each of its instructions once, those in dead code or in the other arm too |
 //! | every other instruction | 1 |
 //!
 //! A call through a table costs 1 plus what the callee costs, also when the
 //! callee is imported. On every path this is at least what wasmtime's own
 //! default fuel is.
+//!
+//! A *leaf* is a function that has no loop, no instruction of dynamic size and
+//! no call but of leaves, that nothing but a direct call can reach (it is not
+//! exported, not the start function, not in a table or named by a global or a
+//! segment), and that costs at most [`LEAF_FUEL`] as a whole. Its caller pays
+//! for it; its body is left as it is.
 //!
 //! A *segment* is a run of instructions that is entered only at its first and
 //! left only at its last (or by a trap, or inside a callee that traps): it
@@ -51,7 +59,7 @@
 //!
 //! `fuel -= cost; if fuel < 0 { unreachable }` stands
 //!
-//! - at the entry of every function and at every loop header,
+//! - at the entry of every function that is no leaf and at every loop header,
 //! - before every instruction of dynamic size, with that size charged,
 //! - before every direct call of an imported function,
 //! - at the start of each segment that would bring what was charged without a
@@ -60,8 +68,9 @@
 //! Every infinite execution passes a loop header or a function entry
 //! infinitely often (a cycle in the control flow graph of a function contains
 //! a header, because WebAssembly only branches backwards to loops; a cycle in
-//! the call graph contains an entry), each turn of it costs at least 1, and
-//! the counter is checked there: so every execution stops. Between two checks
+//! the call graph contains an entry that is no leaf's, for a leaf calls only
+//! what was a leaf before it), each turn of it costs at least 1, and the
+//! counter is checked there: so every execution stops. Between two checks
 //! in one frame at most [`UNCHECKED`] units are run on credit; a return can
 //! carry that into the caller, which adds at most as much again, and so on.
 //! The *overshoot* is therefore at most `UNCHECKED` × live frames, whose
@@ -80,17 +89,21 @@
 //!
 //! Whether a native stack overflows depends on how a compiler laid out its
 //! frames. So that recursion ends at the same call everywhere, each function
-//! that calls anything takes an estimate of its frame from the *stack* global
-//! at entry, traps when it goes below zero, and gives it back at its single
-//! exit (bodies are wrapped in a block; `return` becomes a branch to its
-//! end). The estimate in bytes is 64 + 8 per parameter, local and operand of
-//! the highest operand stack (16 for a `v128` local, and for every operand
-//! of a function that has `v128` operands) + [`FRAME_OPERATOR_BYTES`] per
-//! 8 instructions of the body: values that a compiler hoists out of loops and
-//! spills are bounded by the number of instructions. Functions that call
-//! nothing add at most one frame and are not counted. Give the engine a
+//! that calls anything but leaves, or whose frame is estimated above
+//! [`UNCOUNTED_FRAME`] bytes, takes the estimate from the *stack* global at
+//! entry, traps when it goes below zero, and puts the old value back at its
+//! single exit (bodies are wrapped in a block; `return` becomes a branch to
+//! its end). The estimate in bytes is 64 + 8 per parameter, local and operand
+//! of the highest operand stack (16 for a `v128` local, and for every operand
+//! of a function that has `v128` operands) + 8 (16 with `v128` operands) per
+//! [`FRAME_OPERATORS`] instructions of the body: values that a compiler
+//! hoists out of loops or keeps to use again are bounded by the number of
+//! instructions. The other functions call nothing but leaves: above the
+//! counted frames lie at most one of theirs and a chain of leaves, whose
+//! locals, instructions and number [`LEAF_FUEL`] bounds. Give the engine a
 //! native stack of at least 4 × [`MeterConfig::stack`]; its own check stays
-//! on behind this one.
+//! on behind this one. The worst function known then uses half of that stack
+//! when the meter trips (`tests/frames.rs`).
 //!
 //! # Telling the traps apart
 //!
@@ -102,11 +115,14 @@
 //! is −1.
 
 mod function;
+mod leaves;
 mod sections;
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{BinaryReaderError, FuncValidatorAllocations, Parser, ValidPayload, Validator};
 
+use self::function::Body;
+use self::leaves::Leaves;
 use self::sections::{AddedTypes, Sections};
 
 use crate::gate;
@@ -120,8 +136,14 @@ pub const FUEL_SET: &str = "terrarium-fuel-set";
 pub const RESERVED: &str = "terrarium-fuel";
 /// Fuel that one frame may charge between two checks.
 pub const UNCHECKED: i64 = 1000;
-/// Bytes of estimated frame per 8 instructions of a function.
-pub const FRAME_OPERATOR_BYTES: i64 = 4;
+/// The most that a function which its callers pay for may cost.
+pub const LEAF_FUEL: i64 = 128;
+/// A function that calls nothing, and whose frame is estimated at no more
+/// bytes than this, is not counted.
+pub const UNCOUNTED_FRAME: i64 = 4096;
+/// Instructions of a function for which a frame is estimated to hold one value
+/// more.
+pub const FRAME_OPERATORS: i64 = 8;
 
 /// What metering charges, and what a module starts with. Part of the identity
 /// of every result.
@@ -154,8 +176,10 @@ pub struct Metered {
     /// Offsets in `module` of the traps that mean "stack exhausted",
     /// ascending.
     pub stack_depth_offsets: Vec<u32>,
-    /// Functions that were metered.
+    /// Functions that the module defines.
     pub functions: u32,
+    /// Of these, the leaves: their callers pay for them.
+    pub leaves: u32,
 }
 
 /// Which budget a metered trap says is used up.
@@ -237,6 +261,13 @@ struct Layout {
     stack_global: u32,
 }
 
+/// What a body is planned with.
+struct Context<'a> {
+    layout: Layout,
+    leaves: Leaves,
+    config: &'a MeterConfig,
+}
+
 /// Rewrites a core module so that it meters itself; see the module's
 /// documentation for the rules. The module is validated on the way.
 ///
@@ -252,25 +283,40 @@ pub fn instrument(wasm: &[u8], config: &MeterConfig) -> Result<Metered, MeterErr
 
     let mut validator = Validator::new_with_features(gate::accepted_features());
     let mut sections = Sections::default();
-    let mut bodies = Vec::new();
-    let mut added_types = AddedTypes::default();
-    let mut allocations = FuncValidatorAllocations::default();
+    let mut functions = Vec::new();
     let mut parser = Parser::new(0);
     parser.set_features(gate::accepted_features());
     for payload in parser.parse_all(wasm) {
         let payload = payload?;
         if let ValidPayload::Func(function, body) = validator.payload(&payload)? {
-            // The code section comes after everything that is counted here.
-            let layout = sections.layout();
-            let mut checker = function.into_validator(allocations);
-            let plan = function::plan(&body, &mut checker, &layout, config)?;
-            bodies.push(plan.assemble(wasm, &layout, &mut added_types)?);
-            allocations = checker.into_allocations();
+            functions.push((function, body));
         } else {
             sections.note(&payload)?;
         }
     }
-    sections.finish(wasm, bodies, &added_types, config)
+    let layout = sections.layout();
+    let bodies = functions.iter().map(|(_, body)| body);
+    let leaves = Leaves::find(layout.imported_functions, bodies, sections.named_functions())?;
+    let with = Context { layout, leaves, config };
+
+    let mut bodies = Vec::new();
+    let mut added_types = AddedTypes::default();
+    let mut allocations = FuncValidatorAllocations::default();
+    for (function, body) in functions {
+        let mut checker = function.into_validator(allocations);
+        if with.leaves.cost(checker.index()).is_some() {
+            checker.validate(&body)?;
+            bodies.push(Body::unchanged(body.as_bytes()));
+        } else {
+            let plan = function::plan(&body, &mut checker, &with)?;
+            bodies.push(plan.assemble(wasm, &with.layout, &mut added_types)?);
+        }
+        allocations = checker.into_allocations();
+    }
+    let leaves = with.leaves.count();
+    let mut metered = sections.finish(wasm, bodies, &added_types, config)?;
+    metered.leaves = leaves;
+    Ok(metered)
 }
 
 #[cfg(test)]

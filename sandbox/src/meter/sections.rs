@@ -1,11 +1,14 @@
 //! The sections of a module, kept as bytes, with entries appended to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{ConstExpr, Encode, ExportKind, Instruction, Module, RawSection};
-use wasmparser::{BinaryReader, BinaryReaderError, Parser, Payload, TypeRef, ValType};
+use wasmparser::{
+    BinaryReader, BinaryReaderError, ElementItems, ExternalKind, Operator, Parser, Payload, TableInit,
+    TypeRef, ValType,
+};
 
 use super::function::Body;
 use super::{FUEL_GET, FUEL_SET, Layout, MeterConfig, MeterError, Metered, RESERVED};
@@ -75,6 +78,7 @@ pub(super) struct Sections {
     types: u32,
     globals: u32,
     functions: u32,
+    named_functions: BTreeSet<u32>,
 }
 
 impl Sections {
@@ -98,16 +102,66 @@ impl Sections {
                 }
             }
             Payload::FunctionSection(functions) => self.functions = functions.count(),
-            Payload::GlobalSection(globals) => self.globals = globals.count(),
+            Payload::GlobalSection(globals) => {
+                self.globals = globals.count();
+                for global in globals.clone() {
+                    self.name_functions(&global?.init_expr)?;
+                }
+            }
+            Payload::TableSection(tables) => {
+                for table in tables.clone() {
+                    if let TableInit::Expr(value) = table?.init {
+                        self.name_functions(&value)?;
+                    }
+                }
+            }
+            Payload::ElementSection(segments) => {
+                for segment in segments.clone() {
+                    match segment?.items {
+                        ElementItems::Functions(functions) => {
+                            for function in functions {
+                                self.named_functions.insert(function?);
+                            }
+                        }
+                        ElementItems::Expressions(_, values) => {
+                            for value in values {
+                                self.name_functions(&value?)?;
+                            }
+                        }
+                    }
+                }
+            }
+            Payload::StartSection { func, .. } => {
+                self.named_functions.insert(*func);
+            }
             Payload::ExportSection(exports) => {
                 for export in exports.clone() {
-                    let name = export?.name;
+                    let wasmparser::Export { name, kind, index } = export?;
                     if name.contains(RESERVED) {
                         return Err(MeterError::ReservedExport { name: name.to_owned() });
+                    }
+                    if matches!(kind, ExternalKind::Func | ExternalKind::FuncExact) {
+                        self.named_functions.insert(index);
                     }
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Functions that something else than a direct call can reach: exported,
+    /// started, or referred to outside of the code. (Code can only refer to
+    /// those: that is part of being valid.)
+    pub(super) fn named_functions(&self) -> &BTreeSet<u32> {
+        &self.named_functions
+    }
+
+    fn name_functions(&mut self, value: &wasmparser::ConstExpr<'_>) -> Result<(), MeterError> {
+        for operator in value.get_operators_reader() {
+            if let Operator::RefFunc { function_index } = operator? {
+                self.named_functions.insert(function_index);
+            }
         }
         Ok(())
     }
@@ -200,7 +254,13 @@ impl Sections {
                 stack_depth_offsets.extend(body.stack_traps.iter().map(|offset| start + offset));
             }
         }
-        Ok(Metered { module, out_of_fuel_offsets, stack_depth_offsets, functions: metered_functions })
+        Ok(Metered {
+            module,
+            out_of_fuel_offsets,
+            stack_depth_offsets,
+            functions: metered_functions,
+            leaves: 0,
+        })
     }
 }
 

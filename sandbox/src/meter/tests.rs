@@ -1,13 +1,13 @@
-//! The metering pass against wasmtime: small programs, then random ones.
+//! The metering pass against wasmtime, on small programs.
 
 use std::error::Error;
 
-use wasmtime::{
-    Config, Engine, Extern, Func, Instance, Linker, Module, OptLevel, Store, Trap, Val, WasmBacktrace,
-};
+use wasmtime::{Config, Engine, Instance, Linker, Module, OptLevel, Store, Trap, Val, WasmBacktrace};
 
-use super::{Exhausted, MeterConfig, MeterError, Metered, UNCHECKED, instrument};
-use crate::gate;
+use super::{Exhausted, LEAF_FUEL, MeterConfig, MeterError, Metered, UNCHECKED, instrument};
+
+mod frames;
+mod random;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -70,14 +70,18 @@ struct Guest {
 impl Guest {
     fn new(engine: &Engine, wasm: &[u8], config: &MeterConfig) -> Outcome<Self> {
         let metered = instrument(wasm, config)?;
-        let module = Module::new(engine, &metered.module)?;
-        let mut store = Store::new(engine, 0);
-        let mut linker = Linker::new(engine);
+        Ok(Self::start(&Module::new(engine, &metered.module)?, &metered)?)
+    }
+
+    /// A fresh instance of a module that was compiled from `metered`.
+    fn start(module: &Module, metered: &Metered) -> wasmtime::Result<Self> {
+        let mut store = Store::new(module.engine(), 0);
+        let mut linker = Linker::new(module.engine());
         linker.func_wrap("host", "tick", |mut caller: wasmtime::Caller<'_, u32>| {
             *caller.data_mut() += 1;
         })?;
-        let instance = linker.instantiate(&mut store, &module)?;
-        Ok(Self { metered, store, instance })
+        let instance = linker.instantiate(&mut store, module)?;
+        Ok(Self { metered: metered.clone(), store, instance })
     }
 
     fn wat(text: &str) -> Outcome<Self> {
@@ -143,6 +147,59 @@ fn every_instruction_on_the_path_is_charged() -> Outcome<()> {
     // 1 entry, local.get, br_if; 2 in the block if it is not left; const.
     assert_eq!(cost(early, &[Val::I32(1)])?, 3 + 1);
     assert_eq!(cost(early, &[Val::I32(0)])?, 3 + 2 + 1);
+    Ok(())
+}
+
+#[test]
+fn a_leaf_is_charged_whole_by_its_caller() -> Outcome<()> {
+    let module = |leaf: &str, rest: &str| {
+        format!(
+            "(module (memory 1) (table funcref (elem $h)) (type $t (func (param i32))) {rest}
+               (func $h (param i32))
+               (func $leaf (param i32) {leaf})
+               (func (export \"f\") (param i32) (call $leaf (local.get 0))))"
+        )
+    };
+    let arms = "(if (local.get 0) (then nop) (else (drop (i32.const 1)) (drop (i32.const 1))))";
+    // 1 entry, 2 instructions; and of the leaf 1 entry, 2 and both arms.
+    for condition in [0, 1] {
+        assert_eq!(cost(&module(arms, ""), &[Val::I32(condition)])?, 3 + 1 + 2 + 2);
+    }
+    // What can be reached otherwise, or is not short, pays for what it does.
+    for rest in
+        ["(export \"g\" (func $leaf))", "(elem declare func $leaf)", "(global funcref (ref.func $leaf))"]
+    {
+        assert_eq!(cost(&module(arms, rest), &[Val::I32(1)])?, 3 + 1 + 2, "{rest}");
+    }
+    let long = "(drop (i32.const 1))".repeat(LEAF_FUEL as usize);
+    let arms = format!("(if (local.get 0) (then nop) (else {long}))");
+    assert_eq!(cost(&module(&arms, ""), &[Val::I32(1)])?, 3 + 1 + 2);
+    for other in [
+        "(loop (br_if 0 (i32.const 0)))",
+        "(call_indirect (type $t) (local.get 0) (i32.const 0))",
+        "(drop (memory.grow (i32.const 0)))",
+        "(memory.fill (i32.const 0) (i32.const 0) (i32.const 0))",
+    ] {
+        let arms = format!("(if (local.get 0) (then nop) (else {other}))");
+        assert_eq!(cost(&module(&arms, ""), &[Val::I32(1)])?, 3 + 1 + 2, "{other}");
+    }
+    Ok(())
+}
+
+#[test]
+fn leaves_call_leaves_and_recursion_is_none() -> Outcome<()> {
+    let chain = r#"(module (func $c nop) (func $b (call $c)) (func $a (call $b) (call $c))
+        (func (export "f") (call $a)))"#;
+    // Entries of f, a, b, c and c; four calls.
+    assert_eq!(cost(chain, &[])?, 5 + 4);
+    let mut guest = Guest::wat(
+        r#"(module (func $a (param i32) (if (local.get 0) (then (call $b (local.get 0)))))
+             (func $b (param i32) (call $a (local.get 0)))
+             (func (export "f") (param i32) (call $a (local.get 0))))"#,
+    )?;
+    assert_eq!(guest.call("f", &[Val::I32(0)], 1 << 30)?, (End::Returned(vec![]), (1 << 30) - 6));
+    assert_eq!(guest.call("f", &[Val::I32(1)], 1 << 30)?.0, OUT_OF_STACK);
+    assert_eq!(guest.call("f", &[Val::I32(1)], 1000)?.0, OUT_OF_FUEL);
     Ok(())
 }
 
@@ -323,7 +380,15 @@ fn the_host_is_not_called_on_an_exhausted_counter() -> Outcome<()> {
 
 #[test]
 fn long_straight_code_is_checked_on_the_way() -> Outcome<()> {
-    // Many conditional segments without a loop: 20 units each.
+    // Many conditional segments without a loop, 20 units each, by calls too.
+    let call = "(if (local.get 0) (then (call $leaf)))".repeat(2000);
+    let leaf = format!("(func $leaf {})", "(drop (i32.const 1))".repeat(99));
+    let mut guest = Guest::wat(&format!("(module {leaf} (func (export \"f\") (param i32) {call}))"))?;
+    for fuel in [100, 5000, 200_000] {
+        let (end, left) = guest.call("f", &[Val::I32(1)], fuel)?;
+        assert_eq!(end, OUT_OF_FUEL);
+        assert!((-UNCHECKED - LEAF_FUEL..0).contains(&left), "{left}");
+    }
     let arm = "(if (local.get 0) (then ".to_owned() + &"(drop (i32.const 1))".repeat(18) + "))";
     let text = format!("(module (func (export \"f\") (param i32) {}))", arm.repeat(2000));
     let whole = cost(&text, &[Val::I32(1)])?;
@@ -426,207 +491,5 @@ fn custom_sections_are_dropped() -> Outcome<()> {
         .parse_all(&metered.module)
         .any(|payload| matches!(payload, Ok(wasmparser::Payload::CustomSection(_))));
     assert!(!custom);
-    Ok(())
-}
-
-/// SplitMix64: the random programs are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.next() as u8).collect()
-    }
-}
-
-fn random_module(seed: u64) -> Option<Vec<u8>> {
-    let config = wasm_smith::Config {
-        bulk_memory_enabled: true,
-        canonicalize_nans: true,
-        exceptions_enabled: false,
-        export_everything: true,
-        extended_const_enabled: false,
-        gc_enabled: false,
-        max_funcs: 8,
-        max_imports: 0,
-        max_instructions: 400,
-        max_memories: 1,
-        max_memory32_bytes: 16 << 16,
-        max_table_elements: 1000,
-        memory64_enabled: false,
-        memory_max_size_required: true,
-        min_funcs: 2,
-        multi_value_enabled: true,
-        reference_types_enabled: false,
-        relaxed_simd_enabled: false,
-        shared_everything_threads_enabled: false,
-        simd_enabled: seed.is_multiple_of(3),
-        tail_call_enabled: false,
-        threads_enabled: false,
-        wide_arithmetic_enabled: false,
-        ..wasm_smith::Config::default()
-    };
-    let bytes = Random(seed).bytes(4096);
-    let module = wasm_smith::Module::new(config, &mut arbitrary::Unstructured::new(&bytes)).ok()?;
-    Some(module.to_bytes())
-}
-
-/// Everything of an instance that can be seen from outside.
-fn state(store: &mut Store<u32>, instance: &Instance) -> Vec<String> {
-    let exports: Vec<(String, Extern)> =
-        instance.exports(&mut *store).map(|e| (e.name().to_owned(), e.into_extern())).collect();
-    exports
-        .into_iter()
-        .filter_map(|(name, export)| match export {
-            Extern::Global(global) => Some(format!("{name} {}", bits(&global.get(&mut *store)))),
-            Extern::Memory(memory) => Some(format!("{name} {}", blake3::hash(memory.data(&*store)).to_hex())),
-            _ => None,
-        })
-        .collect()
-}
-
-fn functions(store: &mut Store<u32>, instance: &Instance) -> Vec<(String, Func)> {
-    instance
-        .exports(&mut *store)
-        .filter(|e| !e.name().starts_with(super::RESERVED))
-        .map(|e| (e.name().to_owned(), e.into_func()))
-        .filter_map(|(name, func)| Some((name, func?)))
-        .collect()
-}
-
-fn zeros(store: &Store<u32>, function: &Func) -> Vec<Val> {
-    function.ty(store).params().filter_map(|ty| Val::default_for_ty(&ty)).collect()
-}
-
-/// Random programs: metering changes nothing but the end of those that run
-/// too long, charges at least what wasmtime does, and the same at every
-/// optimisation level.
-#[test]
-fn random_programs_behave_the_same() -> Outcome<()> {
-    const PLENTY: i64 = 1 << 60;
-    const SHORT: u64 = 200_000;
-    let plain = engine(OptLevel::Speed, true)?;
-    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
-    let config = MeterConfig::default();
-    let (mut returned, mut trapped, mut stopped) = (0, 0, 0);
-    for seed in 0..120 {
-        let Some(wasm) = random_module(seed) else {
-            continue;
-        };
-        let metered = instrument(&wasm, &config)?;
-        wasmparser::Validator::new_with_features(gate::accepted_features()).validate_all(&metered.module)?;
-
-        let mut store = Store::new(&plain, 0);
-        store.set_fuel(SHORT)?;
-        let started = Instance::new(&mut store, &Module::new(&plain, &wasm)?, &[]);
-        let Ok(instance) = started else {
-            let end = ending(None, started.map(|_| Vec::new()))?;
-            if !matches!(end, End::Trapped(Trap::OutOfFuel | Trap::StackOverflow)) {
-                let mut store = Store::new(&levels[0], 0);
-                let module = Module::new(&levels[0], &metered.module)?;
-                let result = Instance::new(&mut store, &module, &[]).map(|_| Vec::new());
-                assert_eq!(ending(Some(&metered), result)?, end, "seed {seed}");
-            }
-            continue;
-        };
-        let mut guests = Vec::new();
-        for engine in &levels {
-            guests.push(Guest::new(engine, &wasm, &config)?);
-        }
-        for (name, function) in functions(&mut store, &instance) {
-            let params = zeros(&store, &function);
-            store.set_fuel(SHORT)?;
-            let mut results = vec![Val::I32(0); function.ty(&store).results().len()];
-            let result = function.call(&mut store, &params, &mut results).map(|()| results);
-            let end = ending(None, result)?;
-            let used = SHORT - store.get_fuel()?;
-            let before = state(&mut store, &instance);
-            let too_long = matches!(end, End::Trapped(Trap::OutOfFuel | Trap::StackOverflow));
-            let mut costs = Vec::new();
-            for guest in &mut guests {
-                let fuel = if too_long { SHORT as i64 } else { PLENTY };
-                let (metered_end, left) = guest.call(&name, &params, fuel)?;
-                let after = state(&mut guest.store, &guest.instance);
-                costs.push((metered_end.clone(), fuel - left, after.clone()));
-                if too_long {
-                    let ok = matches!(metered_end, End::Exhausted(_));
-                    assert!(ok || left < 0, "seed {seed} {name}: {metered_end:?}");
-                } else if metered_end != OUT_OF_STACK {
-                    assert_eq!(metered_end, end, "seed {seed} {name}");
-                    assert_eq!(after, before, "seed {seed} {name}");
-                    if matches!(end, End::Returned(_)) {
-                        let charged = fuel - left;
-                        assert!(charged >= used as i64, "seed {seed} {name}: {charged} < {used}");
-                    }
-                }
-            }
-            assert_eq!(costs[0], costs[1], "seed {seed} {name}: optimisation levels differ");
-            match end {
-                _ if too_long => stopped += 1,
-                End::Returned(_) => returned += 1,
-                _ => trapped += 1,
-            }
-            if too_long {
-                break;
-            }
-        }
-    }
-    // The test is about all three kinds.
-    assert!(returned > 30 && trapped > 30 && stopped > 15, "{returned} {trapped} {stopped}");
-    Ok(())
-}
-
-/// With exactly the fuel it needs a program returns; with less it stops or
-/// ends on credit, within the documented overshoot, at every level alike.
-#[test]
-fn random_programs_stop_on_little_fuel() -> Outcome<()> {
-    let levels = [engine(OptLevel::Speed, false)?, engine(OptLevel::None, false)?];
-    let config = MeterConfig::default();
-    let mut random = Random(1);
-    let mut cut = 0;
-    for seed in 1000..1060 {
-        let Some(wasm) = random_module(seed) else {
-            continue;
-        };
-        let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else {
-            continue;
-        };
-        for (name, function) in functions(&mut guest.store, &guest.instance) {
-            let params = zeros(&guest.store, &function);
-            let Ok(mut guest) = Guest::new(&levels[0], &wasm, &config) else {
-                continue;
-            };
-            let (end, left) = guest.call(&name, &params, 1_000_000)?;
-            let cost = 1_000_000 - left;
-            if !matches!(end, End::Returned(_)) || cost > 1_000_000 {
-                continue;
-            }
-            for fuel in [cost, (random.next() % cost as u64) as i64, cost - 1] {
-                let mut ends = Vec::new();
-                for engine in &levels {
-                    let mut guest = Guest::new(engine, &wasm, &config)?;
-                    ends.push(guest.call(&name, &params, fuel)?);
-                }
-                assert_eq!(ends[0], ends[1], "seed {seed} {name}");
-                let (short_end, left) = &ends[0];
-                if fuel == cost {
-                    assert_eq!((short_end, *left), (&end, 0), "seed {seed} {name}");
-                } else {
-                    assert!(*left < 0, "seed {seed} {name}: {short_end:?} {left}");
-                    let known = *short_end == OUT_OF_FUEL || *short_end == end;
-                    assert!(known, "seed {seed} {name}: {short_end:?}");
-                    cut += 1;
-                }
-            }
-        }
-    }
-    assert!(cut > 20, "{cut}");
     Ok(())
 }

@@ -198,7 +198,7 @@ pub(crate) fn has_std(sysroot: &Path) -> bool {
         .all(|prefix| names.iter().any(|name| name.starts_with(prefix) && name.ends_with(".rlib")))
 }
 
-fn fingerprint(path: &Path) -> Option<(u64, u64)> {
+pub(super) fn fingerprint(path: &Path) -> Option<(u64, u64)> {
     let data = fs::metadata(path).ok()?;
     let changed = data.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some((data.len(), changed.as_secs()))
@@ -217,7 +217,7 @@ pub(crate) fn with_libraries(program: &Path, library_path: &[PathBuf]) -> Comman
 
 /// A linker for WebAssembly: the one that came with the compiler, or with the
 /// `rustc` on the path, or LLVM's own.
-fn linker(rustc: &Path, host: &str) -> Result<PathBuf, ToolchainError> {
+pub(super) fn linker(rustc: &Path, host: &str) -> Result<PathBuf, ToolchainError> {
     let mut candidates = Vec::new();
     if let Some(prefix) = rustc.parent().and_then(Path::parent) {
         candidates.push(prefix.join("lib").join("rustlib").join(host).join("bin").join("rust-lld"));
@@ -243,7 +243,7 @@ fn linker(rustc: &Path, host: &str) -> Result<PathBuf, ToolchainError> {
 }
 
 /// Asks `ldd` what a program loads.
-fn shared_libraries(
+pub(super) fn shared_libraries(
     program: &Path,
     library_path: &[PathBuf],
     libraries: &mut Vec<PathBuf>,

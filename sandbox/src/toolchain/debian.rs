@@ -39,14 +39,10 @@ pub(crate) fn system(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Comp
 pub(crate) fn unpacked(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Compiler, ToolchainError> {
     let root = dirs.cache.join("toolchain").join("debian");
     if !has_packages(&root) {
-        unpack(dirs, &root, progress)?;
+        let packages = Packages { planned: PACKAGES, named: PACKAGES, complete: has_packages };
+        unpack(dirs, &root, &packages, progress)?;
     }
-    let library_path: Vec<PathBuf> =
-        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/llvm-22/lib"]
-            .iter()
-            .map(|folder| root.join(folder))
-            .filter(|folder| folder.is_dir())
-            .collect();
+    let library_path = library_path(&root, "usr/lib/llvm-22/lib");
     let (rustc, sysroot) = with_std(dirs, &root, &library_path, progress)?;
     Compiler::inspect(Route::DebianUnpacked, &rustc, &sysroot, library_path)
 }
@@ -79,8 +75,32 @@ fn apt_install(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<(), Toolch
     })
 }
 
-/// Downloads what an installation would need and unpacks it, without rights.
-fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), ToolchainError> {
+/// Where the libraries of an unpacked tree lie.
+pub(super) fn library_path(root: &Path, llvm: &str) -> Vec<PathBuf> {
+    ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", llvm]
+        .iter()
+        .map(|folder| root.join(folder))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+/// What to unpack.
+pub(super) struct Packages {
+    /// With everything that they depend on and that the system lacks.
+    pub planned: &'static [&'static str],
+    /// These alone, and even where the system has them.
+    pub named: &'static [&'static str],
+    /// Whether a tree has all that is needed.
+    pub complete: fn(&Path) -> bool,
+}
+
+/// Downloads packages and unpacks them into `root`, without rights.
+pub(super) fn unpack(
+    dirs: &Dirs,
+    root: &Path,
+    packages: &Packages,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), ToolchainError> {
     for program in ["apt-get", "dpkg"] {
         if store::on_path(program).is_none() {
             return Err(ToolchainError::NotInstalled { what: format!("there is no {program}") });
@@ -90,17 +110,19 @@ fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<()
         Command::new("apt-get")
             .env("LC_ALL", "C")
             .args(["-s", "-o", "Debug::NoLocking=1", "install", "--no-install-recommends"])
-            .args(PACKAGES),
+            .args(packages.planned),
     )?;
     let mut wanted = planned(&plan);
-    // Named even where the system has them, for then they are not planned.
-    for package in PACKAGES {
+    for package in packages.named {
         if !wanted.iter().any(|name| name == package) {
             wanted.push((*package).to_owned());
         }
     }
     progress(&format!("downloading {} packages into {}", wanted.len(), root.display()));
-    let work = dirs.cache.join("work").join("debian-packages");
+    let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let work = dirs.cache.join("work").join(format!("{name}-packages"));
+    // Archives of an earlier version would be unpacked too.
+    let _ = fs::remove_dir_all(&work);
     store::make_dir(&work)?;
     let mut download = Command::new("apt-get");
     download.arg("download").args(&wanted).current_dir(&work);
@@ -118,9 +140,9 @@ fn unpack(dirs: &Dirs, root: &Path, progress: &mut dyn FnMut(&str)) -> Result<()
         extract.arg("-x").arg(archive).arg(staging.path());
         Step { name: "dpkg -x", limit: Duration::from_secs(300) }.run(dirs, &mut extract)?;
     }
-    if !has_packages(staging.path()) {
+    if !(packages.complete)(staging.path()) {
         return Err(ToolchainError::NotInstalled {
-            what: "the packages have no rustc and library source".into(),
+            what: format!("the packages {} lack what they should have", packages.named.join(", ")),
         });
     }
     staging.publish(root)?;

@@ -84,14 +84,16 @@ impl State {
         if ops.len() as u64 > limits.ops_per_list {
             return Err(quota("ops_per_list", limits.ops_per_list));
         }
+        let nodes = |op: &wit::Op| if let wit::Op::RowMap(map) = op { map.nodes.len() as u64 } else { 0 };
+        let size = ops.len() as u64 + ops.iter().map(nodes).sum::<u64>();
         let graph = self.device.prepare(ops.into_iter().map(op).collect()).map_err(error)?;
         if graph.largest_cost() > limits.launch_device_fuel {
             return Err(quota("launch_device_fuel", limits.launch_device_fuel));
         }
-        Ok(Recorded { profile: graph.profile(), graph })
+        Ok(Recorded { profile: graph.profile(), graph, size })
     }
 
-    fn run(&mut self, call: &str, Recorded { graph, profile }: &Recorded) -> Answer<()> {
+    fn run(&mut self, call: &str, Recorded { graph, profile, .. }: &Recorded) -> Answer<()> {
         if let Err(refused) = self.take(graph.cost()) {
             return Ok(Err(refused));
         }
@@ -144,6 +146,16 @@ impl State {
             });
         }
         Ok(())
+    }
+
+    /// Room for `count` elements of a tensor: none is made for more than it has.
+    fn buffer<T: Default + Clone>(&self, tensor: u64, count: u32) -> Result<Vec<T>, wit::Error> {
+        let shape = self.device.shape(TensorId::from_bits(tensor)).map_err(error)?;
+        let elements = shape.iter().fold(1u64, |n, &d| n.saturating_mul(u64::from(d)));
+        if u64::from(count) > elements {
+            return Err(invalid(&format!("{count} elements leave the tensor of {elements}")));
+        }
+        Ok(vec![T::default(); count as usize])
     }
 
     fn room_for_tensor(&self) -> Result<(), wit::Error> {
@@ -200,24 +212,20 @@ impl wit::Host for State {
         self.count_call()?;
         self.no_download("download-floats")?;
         self.transfer(4 * u64::from(count))?;
-        let mut out = vec![0f32; count as usize];
-        Ok(self
-            .device
-            .download_f32(TensorId::from_bits(tensor), offset, &mut out)
-            .map(|()| out)
-            .map_err(error))
+        Ok(self.buffer::<f32>(tensor, count).and_then(|mut out| {
+            let id = TensorId::from_bits(tensor);
+            self.device.download_f32(id, offset, &mut out).map(|()| out).map_err(error)
+        }))
     }
 
     fn download_ints(&mut self, tensor: u64, offset: u64, count: u32) -> Answer<Vec<i32>> {
         self.count_call()?;
         self.no_download("download-ints")?;
         self.transfer(4 * u64::from(count))?;
-        let mut out = vec![0i32; count as usize];
-        Ok(self
-            .device
-            .download_i32(TensorId::from_bits(tensor), offset, &mut out)
-            .map(|()| out)
-            .map_err(error))
+        Ok(self.buffer::<i32>(tensor, count).and_then(|mut out| {
+            let id = TensorId::from_bits(tensor);
+            self.device.download_i32(id, offset, &mut out).map(|()| out).map_err(error)
+        }))
     }
 
     fn submit(&mut self, ops: Vec<wit::Op>) -> Answer<()> {
@@ -234,12 +242,20 @@ impl wit::Host for State {
         if self.graphs.len() as u64 >= limit {
             return Ok(Err(quota("graphs", limit)));
         }
-        Ok(self.prepare(ops).map(|graph| {
-            let handle = self.next_graph;
-            self.next_graph += 1;
-            self.graphs.insert(handle, Arc::new(graph));
-            handle
-        }))
+        let graph = match self.prepare(ops) {
+            Ok(graph) => graph,
+            Err(e) => return Ok(Err(e)),
+        };
+        // They live in the host's memory, which the device does not count.
+        let limit = self.evaluation.limits.graph_ops;
+        if self.recorded.saturating_add(graph.size) > limit {
+            return Ok(Err(quota("graph_ops", limit)));
+        }
+        self.recorded += graph.size;
+        let handle = self.next_graph;
+        self.next_graph += 1;
+        self.graphs.insert(handle, Arc::new(graph));
+        Ok(Ok(handle))
     }
 
     fn cost(&mut self, graph: u64) -> Answer<u64> {
@@ -257,7 +273,8 @@ impl wit::Host for State {
 
     fn free_graph(&mut self, graph: u64) -> Answer<()> {
         self.count_call()?;
-        Ok(self.graph(graph).map(|_| {
+        Ok(self.graph(graph).map(|found| {
+            self.recorded -= found.size;
             self.graphs.remove(&graph);
         }))
     }

@@ -1,10 +1,15 @@
-//! One evaluation: a fresh store, one job, one report.
+//! One evaluation: a fresh store, one job, one report. Or an instance of a
+//! `function` that is called several times in one store.
 
+use super::link::SharedLink;
 use super::shards::Mapped;
-use super::state::{State, function, trainer};
-use super::{Hello, train, verdict};
+use super::state::{State, function, plain, trainer};
+use super::{Attached, Called, Hello, NotReady, Reply, train, verdict, wasi};
+use crate::child::{DeviceRequest, NamedDevice};
 use crate::codegen::Artifact;
+use crate::machine::Metering;
 use crate::{Evaluation, Job, Outcome, Phase, Product, Report, Timing, Usage, World, text};
+use serde_bytes::ByteBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use terrarium_kernels as kernels;
@@ -17,6 +22,43 @@ const HOSTCALL_BYTES: usize = 256 << 20;
 enum Ready {
     Trainer(trainer::MeteredTrainerPre<State>),
     Function(function::MeteredFunctionPre<State>),
+    /// The same world, metered by the engine.
+    Plain(plain::FunctionPre<State>),
+    Command(wasi::CommandPre<State>),
+}
+
+/// An instance of the world `function`, whoever counts its instructions.
+enum Function {
+    Metered(function::MeteredFunction),
+    Plain(plain::Function),
+}
+
+impl Function {
+    /// Gives it so much fuel for the next call; `spent` is what it used before.
+    fn set_fuel(&self, store: &mut Store<State>, fuel: u64, spent: u64) -> wasmtime::Result<()> {
+        match self {
+            Self::Metered(guest) => guest.call_terrarium_fuel_set(store, signed(fuel)),
+            Self::Plain(_) => {
+                store.data_mut().fuel_given = (spent, fuel);
+                store.set_fuel(fuel)
+            }
+        }
+    }
+
+    /// What is left of it, where it can still be asked.
+    fn fuel_left(&self, store: &mut Store<State>) -> Option<u64> {
+        match self {
+            Self::Metered(guest) => guest.call_terrarium_fuel_get(store).ok().map(unsigned),
+            Self::Plain(_) => store.get_fuel().ok(),
+        }
+    }
+
+    fn call(&self, store: &mut Store<State>, input: &[u8]) -> wasmtime::Result<Result<Vec<u8>, String>> {
+        match self {
+            Self::Metered(guest) => guest.call_call(store, input),
+            Self::Plain(guest) => guest.call_call(store, input),
+        }
+    }
 }
 
 /// A loaded component and its device, ready for any number of evaluations.
@@ -26,79 +68,142 @@ pub(super) struct Runner {
     artifact: Artifact,
     shards: Option<Arc<Mapped>>,
     device: Option<kernels::Device>,
-    device_config: kernels::CpuConfig,
+    named: NamedDevice,
+    request: DeviceRequest,
+}
+
+/// An instance between its calls.
+pub(super) struct Live {
+    store: Store<State>,
+    guest: Function,
+    /// Fuel of all calls so far.
+    fuel: u64,
+}
+
+impl Live {
+    /// The answer to `Open`.
+    pub fn opened(&self) -> Called {
+        Called {
+            result: Ok(ByteBuf::new()),
+            fuel: Some(self.fuel),
+            usage: usage(self.store.data(), Some(self.fuel)),
+        }
+    }
 }
 
 impl Runner {
-    pub fn new(engine: Engine, hello: Hello, shards: Option<Mapped>) -> Result<Self, String> {
+    pub fn new(
+        engine: Engine,
+        hello: Hello,
+        named: NamedDevice,
+        shards: Option<Mapped>,
+    ) -> Result<Self, NotReady> {
         let mut artifact = hello.artifact;
         let code = std::mem::take(&mut artifact.code);
         // SAFETY: the code comes from our own parent over our own socket, which
         // read it from the cache that only our own compiling process writes and
         // checked its content address. wasmtime checks version and settings.
-        let component = unsafe { Component::deserialize(&engine, &code) }.map_err(|e| format!("{e:#}"))?;
+        // What is left to fail is that the component needs more memory or
+        // tables from the start than its limits allow.
+        let component = unsafe { Component::deserialize(&engine, &code) }
+            .map_err(|e| NotReady::Refused(format!("{e:#}")))?;
         // Made now: it needs a call that the lock-down takes away.
         component.initialize_copy_on_write_image().map_err(|e| format!("{e:#}"))?;
         let mut linker = Linker::<State>::new(&engine);
-        let ready = match artifact.world {
-            World::Trainer => trainer::MeteredTrainer::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
+        if artifact.wasi {
+            wasi::add_to_linker(&mut linker).map_err(|e| format!("{e:#}"))?;
+        }
+        let ready = match (artifact.metering, artifact.world) {
+            (Metering::Engine, World::Command) => {
+                linker.instantiate_pre(&component).and_then(wasi::CommandPre::new).map(Ready::Command)
+            }
+            (Metering::Engine, _) => plain::Function::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
                 .and_then(|()| linker.instantiate_pre(&component))
-                .and_then(trainer::MeteredTrainerPre::new)
-                .map(Ready::Trainer),
-            World::Function => {
+                .and_then(plain::FunctionPre::new)
+                .map(Ready::Plain),
+            (Metering::Module, World::Trainer) => {
+                trainer::MeteredTrainer::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
+                    .and_then(|()| linker.instantiate_pre(&component))
+                    .and_then(trainer::MeteredTrainerPre::new)
+                    .map(Ready::Trainer)
+            }
+            (Metering::Module, _) => {
                 function::MeteredFunction::add_to_linker::<_, HasSelf<State>>(&mut linker, |s| s)
                     .and_then(|()| linker.instantiate_pre(&component))
                     .and_then(function::MeteredFunctionPre::new)
                     .map(Ready::Function)
             }
         }
-        .map_err(|e| format!("{e:#}"))?;
-        let device_config = kernels::CpuConfig {
+        .map_err(|e| match artifact.metering {
+            // Its imports and exports are checked nowhere else.
+            Metering::Engine => NotReady::Refused(format!("{e:#}")),
+            Metering::Module => NotReady::Failed(format!("{e:#}")),
+        })?;
+        let request = DeviceRequest {
             threads: hello.threads,
             max_bytes: hello.device_bytes,
             max_tensors: u32::try_from(hello.tensors).unwrap_or(u32::MAX),
         };
         // The device's threads must exist before the last filter.
-        let device = kernels::Device::cpu(device_config.clone()).map_err(|e| e.to_string())?;
+        let device = (named.open)(&request).map_err(|e| format!("device `{}`: {e}", named.name))?;
         Ok(Self {
             engine,
             ready,
             artifact,
             shards: shards.map(Arc::new),
             device: Some(device),
-            device_config,
+            named,
+            request,
         })
     }
 
-    pub fn evaluate(&mut self, evaluation: &Evaluation, entered: &mut dyn FnMut(Phase)) -> Report {
-        let start = Instant::now();
+    fn store(
+        &mut self,
+        evaluation: Evaluation,
+        attached: Attached,
+        link: &SharedLink,
+    ) -> Result<Store<State>, Outcome> {
         let device = match self.device.take() {
             Some(device) => Ok(device),
-            None => kernels::Device::cpu(self.device_config.clone()),
-        };
-        let device = match device {
-            Ok(device) => device,
-            Err(e) => return lost(&e),
-        };
-        let mut store = Store::new(&self.engine, State::new(device, evaluation.clone(), self.shards.clone()));
+            None => (self.named.open)(&self.request),
+        }
+        .map_err(|e| Outcome::DeviceLost { reason: e.to_string() })?;
+        let wasi = self.artifact.wasi.then(|| Box::new(wasi::Context::new(&evaluation, self.artifact.world)));
+        let mut state = State::new(device, evaluation, self.shards.clone(), attached, link.clone());
+        state.wasi = wasi;
+        let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_max_component_handles(wasi::HANDLES);
+        Ok(store)
+    }
+
+    pub fn evaluate(&mut self, evaluation: Evaluation, attached: Attached, link: &SharedLink) -> Report {
+        let start = Instant::now();
+        let fuel_limit = evaluation.limits.fuel;
+        let mut store = match self.store(evaluation, attached, link) {
+            Ok(store) => store,
+            Err(outcome) => return Report::ended(outcome),
+        };
         let mut timing = Timing::default();
-        let (result, fuel) = self.run(&mut store, &mut timing, entered);
+        let (mut result, mut fuel) = self.run(&mut store, &mut timing, link);
+        wasi::log(store.data_mut());
 
         let mut state = store.into_data();
+        // What the embedder's functions cost comes on top of the guest's own.
+        fuel = fuel.map(|fuel| fuel.saturating_add(state.host_use.fuel));
+        if result.is_ok() && fuel.is_some_and(|fuel| fuel > fuel_limit) {
+            result = Err(Outcome::OutOfFuel { phase: state.phase });
+        }
         let (outcome, product) = match result {
             Ok(product) => (Outcome::Finished, Some(product)),
             Err(outcome) => (outcome, None),
         };
         // A guest that trapped cannot be asked; one that ran out used it all.
         let fuel = match outcome {
-            Outcome::OutOfFuel { .. } => Some(evaluation.limits.fuel),
+            Outcome::OutOfFuel { .. } => Some(fuel_limit),
             _ => fuel,
         };
-        let mut profile: Vec<_> =
-            std::mem::take(&mut state.profile).into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
-        profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         timing.kernel_us = micros(state.kernel_time);
         timing.total_us = micros(start.elapsed());
         let report = Report {
@@ -107,61 +212,104 @@ impl Runner {
             knobs: std::mem::take(&mut state.knobs),
             metrics: std::mem::take(&mut state.metrics),
             log: std::mem::take(&mut state.log),
-            usage: Usage {
-                fuel,
-                device_fuel: state.train_fuel,
-                forward_device_fuel: state.forward_fuel,
-                device_ops: state.device_ops,
-                device_profile: profile,
-                peak_memory_bytes: state.peak_memory,
-                peak_device_bytes: state.device.usage().peak_bytes,
-                host_calls: state.host_calls,
-            },
+            usage: usage(&state, fuel),
             timing,
         };
-        // Every tensor goes; the next evaluation gets zeroed memory and no
-        // handle that this one held.
+        self.give_back(state);
+        report
+    }
+
+    /// Every tensor goes; the next evaluation gets zeroed memory and no handle
+    /// that this one held.
+    fn give_back(&mut self, mut state: State) {
         state.device.reset();
         self.device = Some(state.device);
-        report
+    }
+
+    /// An instance of a `function`, for any number of calls.
+    pub fn open(
+        &mut self,
+        evaluation: Evaluation,
+        attached: Attached,
+        link: &SharedLink,
+    ) -> Result<Live, Outcome> {
+        let budget = evaluation.limits.fuel;
+        let mut store = self.store(evaluation, attached, link)?;
+        match self.function(&mut store, budget) {
+            // What instantiation used of the engine's fuel is not counted:
+            // every call is given its own.
+            Ok(guest) => Ok(Live { store, guest, fuel: 0 }),
+            Err(outcome) => {
+                self.give_back(store.into_data());
+                Err(outcome)
+            }
+        }
+    }
+
+    /// Ends an instance, if there is one.
+    pub fn close(&mut self, live: Option<Live>) {
+        if let Some(live) = live {
+            self.give_back(live.store.into_data());
+        }
+    }
+
+    /// One call of an instance, with at most `fuel` of what is left to it.
+    pub fn call(&self, live: &mut Live, input: &[u8], fuel: u64) -> Called {
+        let Live { store, guest, fuel: spent } = live;
+        let total = store.data().evaluation.limits.fuel;
+        let budget = fuel.min(total.saturating_sub(*spent));
+        let host_fuel = store.data().host_use.fuel;
+        store.data_mut().fuel_limit = host_fuel.saturating_add(budget);
+        store.data_mut().phase = Phase::Call;
+        store.data_mut().memory_refused = None;
+        let result = guest.set_fuel(store, budget, *spent).and_then(|()| guest.call(store, input));
+        let result = self.flatten(result, store, Phase::Call).and_then(|output| within(store, output));
+        wasi::log(store.data_mut());
+        let own = guest.fuel_left(store);
+        let of_host = store.data().host_use.fuel - host_fuel;
+        let used = own.map(|left| (budget - left.min(budget)).saturating_add(of_host));
+        let (result, used) = match (result, used) {
+            (Err(Outcome::OutOfFuel { phase }), _) => (Err(Outcome::OutOfFuel { phase }), Some(budget)),
+            (_, Some(used)) if used > budget => {
+                (Err(Outcome::OutOfFuel { phase: Phase::Call }), Some(budget))
+            }
+            (result, used) => (result, used),
+        };
+        *spent = spent.saturating_add(used.unwrap_or(0));
+        Called { result: result.map(ByteBuf::from), fuel: used, usage: usage(store.data(), Some(*spent)) }
     }
 
     fn run(
         &self,
         store: &mut Store<State>,
         timing: &mut Timing,
-        entered: &mut dyn FnMut(Phase),
+        link: &SharedLink,
     ) -> (Result<Product, Outcome>, Option<u64>) {
         let limit = store.data().evaluation.limits.fuel;
-        let budget = i64::try_from(limit).unwrap_or(i64::MAX);
-        let used =
-            |left: wasmtime::Result<i64>| left.ok().map(|left| limit.saturating_sub(left.max(0) as u64));
+        let budget = signed(limit);
+        let used = |left: wasmtime::Result<i64>| left.ok().map(|left| limit.saturating_sub(unsigned(left)));
         let start = Instant::now();
         match &self.ready {
-            Ready::Function(pre) => {
-                let guest = match pre.instantiate(&mut *store).and_then(|guest| {
-                    guest.call_terrarium_fuel_set(&mut *store, budget)?;
-                    Ok(guest)
-                }) {
+            Ready::Command(pre) => self.command(pre, store, timing),
+            Ready::Function(_) | Ready::Plain(_) => {
+                let guest = match self.function(store, limit) {
                     Ok(guest) => guest,
-                    Err(e) => return (Err(self.outcome(&e, store, Phase::Instantiate)), None),
+                    Err(outcome) => return (Err(outcome), None),
                 };
                 timing.instantiate_us = micros(start.elapsed());
                 store.data_mut().phase = Phase::Call;
-                let Job::Call { input } = store.data().evaluation.job.clone() else {
+                let Job::Call { input } = &mut store.data_mut().evaluation.job else {
                     return (Err(mismatch(World::Function)), None);
                 };
+                let input = std::mem::take(input);
                 let start = Instant::now();
-                let result = guest.call_call(&mut *store, &input);
+                let result = guest.call(store, &input);
                 timing.train_us = micros(start.elapsed());
-                let result = self.flatten(result, store, Phase::Call).and_then(|output| {
-                    let limit = store.data().evaluation.limits.output_bytes;
-                    if output.len() as u64 > limit {
-                        return Err(Outcome::OutputTooLarge { bytes: output.len() as u64, limit });
-                    }
-                    Ok(Product::Output(output))
-                });
-                let fuel = used(guest.call_terrarium_fuel_get(&mut *store));
+                let result = self
+                    .flatten(result, store, Phase::Call)
+                    .and_then(|output| within(store, output))
+                    .map(Product::Output);
+                let fuel = guest.fuel_left(store).map(|left| limit.saturating_sub(left));
                 (result, fuel)
             }
             Ready::Trainer(pre) => {
@@ -176,18 +324,78 @@ impl Runner {
                 let Job::Train { held_out, .. } = store.data().evaluation.job.clone() else {
                     return (Err(mismatch(World::Trainer)), None);
                 };
-                let result = train::run(self, &guest, store, &held_out, timing, entered);
+                // A phase that cannot be reported ends the worker with the next write.
+                let mut entered = |phase| drop(link.send(&Reply::Entered(phase)));
+                let result = train::run(self, &guest, store, &held_out, timing, &mut entered);
                 let fuel = used(guest.call_terrarium_fuel_get(&mut *store));
                 (result.map(Product::HeldOut), fuel)
             }
         }
     }
 
+    /// A fresh instance of the world `function` that may use so much fuel.
+    fn function(&self, store: &mut Store<State>, fuel: u64) -> Result<Function, Outcome> {
+        let instance = match &self.ready {
+            Ready::Trainer(_) | Ready::Command(_) => return Err(mismatch(self.artifact.world)),
+            Ready::Function(pre) => pre.instantiate(&mut *store).map(Function::Metered).and_then(|guest| {
+                guest.set_fuel(store, fuel, 0)?;
+                Ok(guest)
+            }),
+            Ready::Plain(pre) => {
+                give_fuel(store, fuel).and_then(|()| pre.instantiate(&mut *store)).map(Function::Plain)
+            }
+        };
+        instance.map_err(|e| self.outcome(&e, store, Phase::Instantiate))
+    }
+
+    /// A program's `main`: what it wrote to standard output, if it ended well.
+    fn command(
+        &self,
+        pre: &wasi::CommandPre<State>,
+        store: &mut Store<State>,
+        timing: &mut Timing,
+    ) -> (Result<Product, Outcome>, Option<u64>) {
+        let limit = store.data().evaluation.limits.fuel;
+        if !matches!(store.data().evaluation.job, Job::Call { .. }) {
+            return (Err(mismatch(World::Command)), None);
+        }
+        let start = Instant::now();
+        let guest = match give_fuel(store, limit).and_then(|()| pre.instantiate(&mut *store)) {
+            Ok(guest) => guest,
+            Err(e) => return (Err(self.outcome(&e, store, Phase::Instantiate)), None),
+        };
+        timing.instantiate_us = micros(start.elapsed());
+        store.data_mut().phase = Phase::Call;
+        let start = Instant::now();
+        let result = guest.wasi_cli_run().call_run(&mut *store);
+        timing.train_us = micros(start.elapsed());
+        let well = match &result {
+            Ok(result) => result.is_ok(),
+            Err(e) => e.downcast_ref::<wasmtime_wasi::I32Exit>().is_some_and(|exit| exit.0 == 0),
+        };
+        let result = match (well, result, &store.data().wasi) {
+            (true, _, Some(wasi)) => within(store, wasi.output()).map(Product::Output),
+            (_, Ok(_), Some(wasi)) => Err(Outcome::GuestError {
+                phase: Phase::Call,
+                message: wasi.failure("the program ended with an error"),
+            }),
+            (_, Err(e), _) => Err(self.outcome(&e, store, Phase::Call)),
+            (_, Ok(_), None) => Err(mismatch(World::Command)),
+        };
+        (result, store.get_fuel().ok().map(|left| limit.saturating_sub(left)))
+    }
+
+    /// Whether its guest may import WASI.
+    pub fn wasi(&self) -> bool {
+        self.artifact.wasi
+    }
+
     /// The outcome of a call that did not return.
     pub fn outcome(&self, error: &wasmtime::Error, store: &mut Store<State>, phase: Phase) -> Outcome {
         let state = store.data_mut();
+        let wasi = state.wasi.as_ref().and_then(|wasi| wasi.verdict(error, state));
         let known = verdict::Known {
-            verdict: state.verdict.take(),
+            verdict: state.verdict.take().or(wasi),
             memory_refused: state.memory_refused,
             table_refused: state.table_refused,
         };
@@ -218,20 +426,48 @@ impl Runner {
     }
 }
 
+/// Fuel for a store whose engine counts.
+fn give_fuel(store: &mut Store<State>, fuel: u64) -> wasmtime::Result<()> {
+    store.data_mut().fuel_given = (0, fuel);
+    store.set_fuel(fuel)
+}
+
 fn mismatch(world: World) -> Outcome {
     Outcome::Rejected { reason: format!("a `{}` component was given another world's job", world.name()) }
 }
 
-fn lost(e: &kernels::Error) -> Report {
-    Report {
-        outcome: Outcome::DeviceLost { reason: e.to_string() },
-        product: None,
-        knobs: Vec::new(),
-        metrics: Vec::new(),
-        log: String::new(),
-        usage: Usage::default(),
-        timing: Timing::default(),
+/// The output of `call`, if it is not too large.
+fn within(store: &Store<State>, output: Vec<u8>) -> Result<Vec<u8>, Outcome> {
+    let limit = store.data().evaluation.limits.output_bytes;
+    if output.len() as u64 > limit {
+        return Err(Outcome::OutputTooLarge { bytes: output.len() as u64, limit });
     }
+    Ok(output)
+}
+
+fn usage(state: &State, fuel: Option<u64>) -> Usage {
+    let mut profile: Vec<_> = state.profile.iter().map(|(name, cost)| ((*name).to_owned(), *cost)).collect();
+    profile.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Usage {
+        fuel,
+        device_fuel: state.train_fuel,
+        forward_device_fuel: state.forward_fuel,
+        device_ops: state.device_ops,
+        device_profile: profile,
+        peak_memory_bytes: state.peak_memory,
+        peak_device_bytes: state.device.usage().peak_bytes,
+        host_calls: state.host_calls,
+    }
+}
+
+/// Fuel as the guest's counter holds it.
+fn signed(fuel: u64) -> i64 {
+    i64::try_from(fuel).unwrap_or(i64::MAX)
+}
+
+/// What is left in the counter; one that ran out is below zero.
+fn unsigned(left: i64) -> u64 {
+    u64::try_from(left).unwrap_or(0)
 }
 
 pub(super) fn micros(d: std::time::Duration) -> u64 {

@@ -7,16 +7,24 @@
 
 mod compute;
 mod evaluate;
+mod host;
+mod link;
 mod operations;
 mod shards;
 mod state;
 mod train;
 mod verdict;
+mod wasi;
 
+use crate::child::NamedDevice;
 use crate::codegen::Artifact;
-use crate::lockdown::{self, Role};
-use crate::{Evaluation, Phase, Report, Shards, World, machine, wire};
+use crate::isolation::Isolation;
+use crate::lockdown::{Lockdown, Role};
+use crate::{Evaluation, Outcome, Phase, Report, Shards, Usage, World, machine, wire};
+use link::{Link, SharedLink};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use std::borrow::Cow;
 use std::os::unix::net::UnixStream;
 
 /// What a worker is started with.
@@ -24,6 +32,8 @@ use std::os::unix::net::UnixStream;
 pub(crate) struct Hello {
     pub artifact: Artifact,
     pub shards: Option<Shards>,
+    /// Name of the device, as the executable registered it.
+    pub device: String,
     pub threads: usize,
     /// Ceilings of all evaluations that this worker will serve.
     pub memory_bytes: u64,
@@ -32,17 +42,68 @@ pub(crate) struct Hello {
     pub tensors: u64,
 }
 
+/// What the caller of an evaluation or an instance takes part in while it runs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Attached {
+    /// Names of the host functions that may be called.
+    pub functions: Vec<String>,
+    /// Whether log lines are sent as they come.
+    pub logs: bool,
+}
+
+/// Messages to a worker.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Request<'a> {
+    /// One evaluation in a fresh store: answered by `Done`.
+    Evaluate { evaluation: Cow<'a, Evaluation>, attached: Cow<'a, Attached> },
+    /// An instance that lives until the next `Open` or `Evaluate`: answered by
+    /// `Called`, with empty output.
+    Open { evaluation: Cow<'a, Evaluation>, attached: Cow<'a, Attached> },
+    /// One call of that instance, with at most so much fuel: answered by
+    /// `Called`.
+    Call {
+        #[serde(with = "serde_bytes")]
+        input: Vec<u8>,
+        fuel: u64,
+    },
+    /// The answer to `HostCall`.
+    HostAnswer(Result<ByteBuf, String>),
+}
+
 /// Messages from a worker.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// Loaded and locked down.
     Ready,
+    /// The component does not fit the ceilings, or its world.
+    Refused(String),
     /// Could not load.
     Failed(String),
     /// An evaluation reached this phase.
     Entered(Phase),
+    /// The guest logged this line.
+    Log(String),
+    /// The guest calls a host function, and waits.
+    HostCall {
+        name: String,
+        #[serde(with = "serde_bytes")]
+        input: Vec<u8>,
+    },
     /// An evaluation ended.
     Done(Box<Report>),
+    /// A call of an instance ended.
+    Called(Box<Called>),
+}
+
+/// One call of an instance.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Called {
+    /// What it returned, or how it ended.
+    pub result: Result<ByteBuf, Outcome>,
+    /// Fuel of this call, where the guest could still be asked.
+    pub fuel: Option<u64>,
+    /// Of the instance so far.
+    pub usage: Usage,
 }
 
 /// Largest message that a worker accepts.
@@ -52,15 +113,39 @@ const MAX_REQUEST: usize = 512 << 20;
 /// frames, and ample room for the host functions that they call.
 const STACK_BYTES: usize = 8 * machine::WASM_STACK_BYTES;
 
-pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
-    let ready = lockdown::process(Role::Worker)
-        .map_err(|e| e.to_string())
-        .and_then(|()| wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string()))
-        .and_then(prepare);
-    let runner = match ready {
-        Ok(runner) => runner,
-        Err(reason) => {
-            let _ = wire::send(&mut channel, &Reply::Failed(reason.clone()));
+/// Why a worker did not get ready.
+enum NotReady {
+    /// The component's doing.
+    Refused(String),
+    /// The host's.
+    Failed(String),
+}
+
+impl From<String> for NotReady {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+pub(crate) fn child_main(
+    mut channel: UnixStream,
+    devices: &[NamedDevice],
+    isolation: Isolation,
+) -> Result<(), String> {
+    let ready = Lockdown::begin(Role::Worker, isolation)
+        .map_err(|e| NotReady::Failed(e.to_string()))
+        .and_then(|lockdown| {
+            let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+            prepare(hello, devices, lockdown)
+        });
+    let (runner, lockdown) = match ready {
+        Ok(ready) => ready,
+        Err(not_ready) => {
+            let (reply, reason) = match not_ready {
+                NotReady::Refused(reason) => (Reply::Refused(reason.clone()), reason),
+                NotReady::Failed(reason) => (Reply::Failed(reason.clone()), reason),
+            };
+            let _ = wire::send(&mut channel, &reply);
             return Err(reason);
         }
     };
@@ -68,36 +153,98 @@ pub(crate) fn child_main(mut channel: UnixStream) -> Result<(), String> {
     // before the last filter, which binds all threads.
     std::thread::Builder::new()
         .stack_size(STACK_BYTES)
-        .spawn(move || serve(runner, channel))
+        .spawn(move || serve(runner, lockdown, channel))
         .map_err(|e| e.to_string())?
         .join()
         .map_err(|_| "the serving thread panicked".to_owned())?
 }
 
-fn prepare(hello: Hello) -> Result<evaluate::Runner, String> {
+/// What a worker may have in memory beyond what its guest and its device may:
+/// the component, the stacks, and messages on their way (two copies of the
+/// largest).
+const OVERHEAD_BYTES: u64 = 3 << 30;
+
+/// All memory of a worker, in bytes. A device may hold tensors and, while it
+/// works, as much again.
+pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
+    guest_bytes.saturating_add(device_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES)
+}
+
+fn prepare(
+    hello: Hello,
+    devices: &[NamedDevice],
+    mut lockdown: Lockdown,
+) -> Result<(evaluate::Runner, Lockdown), NotReady> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
-    let engine = machine::runner(hello.memory_bytes, hello.table_elements).map_err(|e| format!("{e:#}"))?;
+    lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
+    let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
+        .map_err(|e| format!("{e:#}"))?;
+    let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {
+        let known: Vec<_> = devices.iter().map(|device| device.name).collect();
+        format!("the child's executable has no device `{}`, only: {}", hello.device, known.join(", "))
+    })?;
     if hello.artifact.world == World::Trainer {
         terrarium_kernels::warm_up();
     }
-    lockdown::files().map_err(|e| e.to_string())?;
-    evaluate::Runner::new(engine, hello, shards)
+    lockdown.files().map_err(|e| e.to_string())?;
+    Ok((evaluate::Runner::new(engine, hello, device, shards)?, lockdown))
 }
 
-fn serve(mut runner: evaluate::Runner, channel: UnixStream) -> Result<(), String> {
-    lockdown::calls(Role::Worker).map_err(|e| e.to_string())?;
-    let (mut requests, mut replies) = (std::io::BufReader::new(&channel), &channel);
-    wire::send(&mut replies, &Reply::Ready).map_err(|e| e.to_string())?;
-    loop {
-        let evaluation: Evaluation = match wire::receive(&mut requests, MAX_REQUEST) {
-            Ok(evaluation) => evaluation,
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(e) => return Err(e.to_string()),
+fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) -> Result<(), String> {
+    let link = SharedLink::new(Link::new(channel));
+    let runtime = runner.wasi().then(wasi::runtime).transpose()?;
+    let _entered = runtime.as_ref().map(|runtime| runtime.enter());
+    if let Err(reason) = lockdown.calls() {
+        let reason = reason.to_string();
+        let _ = link.send(&Reply::Failed(reason.clone()));
+        return Err(reason);
+    }
+    link.send(&Reply::Ready)?;
+    let mut live: Option<evaluate::Live> = None;
+    while let Some(request) = link.next()? {
+        let reply = match request {
+            Request::Evaluate { evaluation, attached } => {
+                runner.close(live.take());
+                let (evaluation, attached) = (evaluation.into_owned(), attached.into_owned());
+                Reply::Done(Box::new(runner.evaluate(evaluation, attached, &link)))
+            }
+            Request::Open { evaluation, attached } => {
+                runner.close(live.take());
+                let opened = runner.open(evaluation.into_owned(), attached.into_owned(), &link);
+                let (called, instance) = match opened {
+                    Ok(instance) => (instance.opened(), Some(instance)),
+                    Err(outcome) => (Called::ended(outcome), None),
+                };
+                live = instance;
+                Reply::Called(Box::new(called))
+            }
+            Request::Call { input, fuel } => {
+                let instance = live.as_mut().ok_or("a call without an instance")?;
+                Reply::Called(Box::new(runner.call(instance, &input, fuel)))
+            }
+            Request::HostAnswer(_) => return Err("an answer that nothing waits for".into()),
         };
-        // A phase that cannot be reported ends the worker with the next write.
-        let report = runner.evaluate(&evaluation, &mut |phase| {
-            let _ = wire::send(&mut replies, &Reply::Entered(phase));
-        });
-        wire::send(&mut replies, &Reply::Done(Box::new(report))).map_err(|e| e.to_string())?;
+        link.send(&reply)?;
+    }
+    Ok(())
+}
+
+impl Called {
+    /// As [`Report::distrust`].
+    pub(crate) fn distrust(&mut self, limits: &crate::Limits) {
+        if let Ok(output) = &self.result
+            && output.len() as u64 > limits.output_bytes
+        {
+            let bytes = output.len() as u64;
+            self.result = Err(Outcome::OutputTooLarge { bytes, limit: limits.output_bytes });
+        }
+        if let Err(outcome) = &mut self.result {
+            outcome.distrust();
+        }
+    }
+
+    /// Of an instance that did not come to be.
+    fn ended(outcome: Outcome) -> Self {
+        Self { result: Err(outcome), fuel: None, usage: Usage::default() }
     }
 }

@@ -1,7 +1,11 @@
 //! What the host keeps about one running evaluation, and the small interfaces:
 //! `data`, `knobs`, `report`, `budget`.
 
+use super::host::HostUse;
+use super::link::SharedLink;
 use super::shards::{Mapped, below, stream};
+use super::{Attached, Reply};
+use crate::evaluation::{MAX_KNOBS, MAX_NAME, MAX_OPTIONS};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,17 +34,30 @@ pub(super) mod function {
     });
 }
 
+/// The world `function` as a component implements it that nothing was added to.
+#[allow(missing_docs, clippy::all)]
+pub(super) mod plain {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "function",
+        imports: { default: trappable },
+        with: {
+            "terrarium:guest/knobs": super::trainer::terrarium::guest::knobs,
+            "terrarium:guest/report": super::trainer::terrarium::guest::report,
+            "terrarium:guest/host": super::function::terrarium::guest::host,
+        },
+    });
+}
+
 pub(super) use trainer::terrarium::guest::compute as wit;
 use trainer::terrarium::guest::{budget, data, knobs, report};
-
-/// At most this many knobs, each with a name of at most 64 bytes.
-const MAX_KNOBS: usize = 128;
-const MAX_NAME: usize = 64;
 
 /// A validated graph, with what a replay is booked under.
 pub(super) struct Recorded {
     pub graph: kernels::Graph,
     pub profile: Vec<kernels::ProfileLine>,
+    /// Its operations and the nodes of its row kernels.
+    pub size: u64,
 }
 
 /// The state behind every host function.
@@ -48,7 +65,15 @@ pub(super) struct State {
     pub device: kernels::Device,
     pub graphs: BTreeMap<u64, Arc<Recorded>>,
     pub next_graph: u64,
+    /// Sizes of all graphs together.
+    pub recorded: u64,
     pub evaluation: Evaluation,
+    /// What the caller takes part in, and the way to it.
+    pub attached: Attached,
+    pub link: SharedLink,
+    pub host_use: HostUse,
+    /// What the embedder's functions may cost, all calls so far included.
+    pub fuel_limit: u64,
     pub shards: Option<Arc<Mapped>>,
     pub phase: Phase,
     /// Device fuel charged while training and while predicting.
@@ -72,15 +97,33 @@ pub(super) struct State {
     pub memory_refused: Option<u64>,
     pub table_refused: Option<u64>,
     pub peak_memory: u64,
+    /// All memories of all instances together.
+    memory: u64,
+    /// Where the engine counts: what earlier calls used, and what the store
+    /// was given for this one.
+    pub fuel_given: (u64, u64),
+    /// Where WASI is on.
+    pub wasi: Option<Box<super::wasi::Context>>,
 }
 
 impl State {
-    pub fn new(device: kernels::Device, evaluation: Evaluation, shards: Option<Arc<Mapped>>) -> Self {
+    pub fn new(
+        device: kernels::Device,
+        evaluation: Evaluation,
+        shards: Option<Arc<Mapped>>,
+        attached: Attached,
+        link: SharedLink,
+    ) -> Self {
         Self {
             device,
             graphs: BTreeMap::new(),
             next_graph: 1,
+            fuel_limit: evaluation.limits.fuel,
+            recorded: 0,
             evaluation,
+            attached,
+            link,
+            host_use: HostUse::default(),
             shards,
             phase: Phase::Instantiate,
             train_fuel: 0,
@@ -100,6 +143,9 @@ impl State {
             memory_refused: None,
             table_refused: None,
             peak_memory: 0,
+            memory: 0,
+            fuel_given: (0, 0),
+            wasi: None,
         }
     }
 
@@ -116,6 +162,21 @@ impl State {
         let limit = self.evaluation.limits.host_calls;
         if self.host_calls > limit {
             return self.end(Outcome::Quota { which: "host_calls".into(), limit });
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the log, as far as its quota goes.
+    pub fn keep(&mut self, message: &str) -> wasmtime::Result<()> {
+        let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
+        let left = room.saturating_sub(self.log.len() + 1);
+        if left > 0 {
+            let line = text::clean(message, left);
+            self.log.push_str(&line);
+            self.log.push('\n');
+            if self.attached.logs {
+                self.link.send(&Reply::Log(line)).map_err(wasmtime::Error::msg)?;
+            }
         }
         Ok(())
     }
@@ -230,11 +291,15 @@ impl knobs::Host for State {
 
     fn choice(&mut self, name: String, default: u32, options: Vec<String>) -> wasmtime::Result<u32> {
         let count = u32::try_from(options.len()).unwrap_or(u32::MAX);
-        if count == 0 || count > 64 || default >= count || options.iter().any(|o| o.len() > MAX_NAME) {
+        if count == 0
+            || count as usize > MAX_OPTIONS
+            || default >= count
+            || options.iter().any(|o| o.len() > MAX_NAME)
+        {
             return self.end(Outcome::HostDenied {
                 call: "knobs.choice".into(),
                 reason: format!(
-                    "knob `{}`: need 1 to 64 options of at most {MAX_NAME} bytes, and a default among them",
+                    "knob `{}`: need 1 to {MAX_OPTIONS} options of at most {MAX_NAME} bytes, and a default among them",
                     text::clean(&name, MAX_NAME)
                 ),
             });
@@ -254,13 +319,7 @@ impl report::Host for State {
         if self.held_out_in_play() {
             return Ok(()); // Nothing of the held-out data may reach a proposer.
         }
-        let room = usize::try_from(self.evaluation.limits.log_bytes).unwrap_or(usize::MAX);
-        let left = room.saturating_sub(self.log.len() + 1);
-        if left > 0 {
-            self.log.push_str(&text::clean(&message, left));
-            self.log.push('\n');
-        }
-        Ok(())
+        self.keep(&message)
     }
 
     fn metric(&mut self, name: String, step: u64, value: f64) -> wasmtime::Result<()> {
@@ -343,11 +402,18 @@ impl State {
 }
 
 impl wasmtime::ResourceLimiter for State {
-    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let limit = self.evaluation.limits.memory_bytes;
-        let allowed = desired as u64 <= limit && maximum.is_none_or(|m| desired <= m);
+        let together = self.memory.saturating_add(desired.saturating_sub(current) as u64);
+        let allowed = together <= limit && maximum.is_none_or(|m| desired <= m);
         if allowed {
-            self.peak_memory = self.peak_memory.max(desired as u64);
+            self.memory = together;
+            self.peak_memory = self.peak_memory.max(together);
         } else {
             self.memory_refused = Some(limit);
         }

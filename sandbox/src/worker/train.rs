@@ -5,12 +5,12 @@
 //! which it cannot download. The host fills the logits with NaN before each
 //! call, reads them after it, and computes the likelihood itself in f64.
 //!
-//! Three of the calls repeat an earlier batch with a change, at places that
+//! Some of the calls repeat an earlier batch with a change, at places that
 //! depend on a key which the guest never sees:
 //! * *idempotence*: no change; the logits must be the same to the bit, so
 //!   nothing may be learnt from held-out data;
-//! * *causality*: tokens after a position are altered; log-probabilities up
-//!   to it must not move;
+//! * *causality* (half of the batches): tokens after a position are altered;
+//!   log-probabilities up to it must not move;
 //! * *rows*: the rows are shuffled and a quarter of them holds other text; the
 //!   log-probabilities of the others must be shuffled alike.
 //!
@@ -88,15 +88,36 @@ fn enter(store: &mut Store<State>, phase: Phase, entered: &mut dyn FnMut(Phase))
     entered(phase);
 }
 
+/// Most causality probes of one evaluation: the logits of their batches are
+/// kept until the probe comes.
+const MAX_CAUSALITY: usize = 16;
+
 /// The order of calls: every batch once, and each probe some time after the
-/// batch that it repeats.
+/// batch that it repeats. Half of the batches are probed for causality: who
+/// looks ahead in one call of many gains little, and must not get away with it
+/// in evaluation after evaluation.
 fn schedule(batches: usize, key: u64) -> Vec<Visit> {
+    let mut draws = 0;
+    let mut draw = |bound: usize| {
+        draws += 1;
+        below(stream(key, draws), bound as u64) as usize
+    };
+    // A random selection without repetition (Fisher and Yates).
+    let mut selected: Vec<usize> = (0..batches).collect();
+    let causality = batches.div_ceil(2).clamp(1, MAX_CAUSALITY).min(batches);
+    for n in 0..causality {
+        let other = n + draw(batches - n);
+        selected.swap(n, other);
+    }
+    selected.truncate(causality);
+    let mut probes: Vec<(Probe, usize)> = selected.into_iter().map(|b| (Probe::Causality, b)).collect();
+    probes.push((Probe::Idempotence, draw(batches)));
+    probes.push((Probe::Rows, draw(batches)));
+
     let mut visits: Vec<Visit> = (0..batches).map(|batch| Visit { batch, probe: None }).collect();
-    for (n, probe) in [Probe::Idempotence, Probe::Causality, Probe::Rows].into_iter().enumerate() {
-        let n = n as u64;
-        let batch = below(stream(key, 2 * n), batches as u64) as usize;
+    for (probe, batch) in probes {
         let first = visits.iter().position(|v| v.batch == batch && v.probe.is_none()).unwrap_or(0) + 1;
-        let place = first + below(stream(key, 2 * n + 1), (visits.len() - first + 1) as u64) as usize;
+        let place = first + draw(visits.len() - first + 1);
         visits.insert(place, Visit { batch, probe: Some(probe) });
     }
     visits
@@ -121,10 +142,10 @@ fn predict(
     let Some(shards) = store.data().shards.clone() else {
         return Err(Outcome::Rejected { reason: "this worker was started without data".into() });
     };
-    if rows < 2 || context < 2 || shards.held_out.len() <= context {
+    if rows < 2 || context < 2 || windows == 0 || shards.held_out.len() <= context {
         return Err(Outcome::Rejected {
             reason: format!(
-                "held-out scoring needs at least 2 rows of 2 tokens and a shard longer than the context; \
+                "held-out scoring needs a window, at least 2 rows of 2 tokens and a shard longer than the context; \
                  it has {rows} rows of {context} and {} tokens",
                 shards.held_out.len()
             ),
@@ -323,7 +344,7 @@ mod tests {
     fn every_batch_is_visited_once_and_each_probe_follows_its_batch() {
         for key in 0..500 {
             let visits = schedule(5, key);
-            assert_eq!(visits.len(), 8);
+            assert_eq!(visits.len(), 5 + 3 + 1 + 1);
             for batch in 0..5 {
                 assert_eq!(visits.iter().filter(|v| v.batch == batch && v.probe.is_none()).count(), 1);
             }

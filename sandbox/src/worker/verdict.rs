@@ -33,6 +33,9 @@ pub(super) fn of_error(error: &wasmtime::Error, phase: Phase, known: Known, arti
             return Outcome::StackOverflow { phase };
         }
     }
+    if trap == Some(&Trap::OutOfFuel) {
+        return Outcome::OutOfFuel { phase };
+    }
     if trap == Some(&Trap::StackOverflow) {
         return Outcome::StackOverflow { phase };
     }

@@ -1,0 +1,8 @@
+;; attack: says that its answer lies outside of memory
+;; expect: trap
+(module
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (i32.const 1024))
+  (func (export "call") (param i32 i32) (result i32)
+    (i32.const -8)))

@@ -1,0 +1,9 @@
+;; attack: returns a list of two billion bytes
+;; expect: trap
+(module
+  (memory (export "memory") 1)
+  (data (i32.const 64) "\00\00\00\00\00\00\00\00\ff\ff\ff\7f")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (i32.const 1024))
+  (func (export "call") (param i32 i32) (result i32)
+    (i32.const 64)))

@@ -1,0 +1,3 @@
+// attack: includes itself for ever
+// expect: compile-error
+include!("candidate.rs");

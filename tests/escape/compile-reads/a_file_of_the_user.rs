@@ -1,0 +1,6 @@
+//! attack: reads a file of the user who runs the engine
+//! expect: compile-error
+//! says: ermission denied
+
+include!("«secret»");
+pub const S: &str = STOLEN;

@@ -1,0 +1,5 @@
+//! attack: reads a device that never ends
+//! expect: compile-error
+//! says: ermission denied
+
+pub const S: &[u8] = include_bytes!("/dev/zero");

@@ -1,0 +1,4 @@
+;; attack: a memory of almost four gigabytes
+;; expect: rejected
+;; says: memory_pages
+(module (memory 60000))

@@ -1,0 +1,6 @@
+;; attack: a hundred custom sections
+;; expect: rejected
+;; says: custom_sections
+(module
+  «100 × (@custom "a" "")
+  »)

@@ -1,0 +1,6 @@
+;; attack: a hundred thousand types
+;; expect: rejected
+;; says: types
+(module
+  «100000 × (type (func))
+  »)

@@ -1,0 +1,4 @@
+;; attack: is an empty module
+;; expect: rejected
+;; says: function
+(module)

@@ -1,0 +1,3 @@
+;; attack: uses exceptions
+;; expect: rejected
+(module (tag $t) (func (throw $t)))

@@ -1,0 +1,3 @@
+;; attack: uses references to objects of the host
+;; expect: rejected
+(module (func (param externref)))

@@ -1,0 +1,3 @@
+;; attack: uses pages of one byte
+;; expect: rejected
+(module (memory 1 (pagesize 1)))

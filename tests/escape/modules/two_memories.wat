@@ -1,0 +1,4 @@
+;; attack: two memories
+;; expect: rejected
+;; says: memories
+(module (memory 1) (memory 1))

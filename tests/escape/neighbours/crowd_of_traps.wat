@@ -1,0 +1,9 @@
+;; attack: traps many times, which costs a process each
+;; expect: trap
+;; times: 40
+(module
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (i32.const 1024))
+  (func (export "call") (param i32 i32) (result i32)
+    unreachable))

@@ -1,0 +1,15 @@
+//! attack: ends its process with the code that means that the host is in trouble
+//! expect: trap
+
+use terrarium_sdk::{Function, Result, export_function};
+
+#[derive(Default)]
+struct Guest;
+
+impl Function for Guest {
+    fn call(&mut self, _input: &[u8]) -> Result<Vec<u8>> {
+        std::process::exit(70)
+    }
+}
+
+export_function!(Guest);

@@ -1,0 +1,25 @@
+//! attack: reads what it computed from the held-out tokens
+//! expect: host-denied
+//! world: trainer
+//! says: download
+
+use terrarium_sdk::{Result, Tensor, Trainer, export_trainer};
+
+struct Guest;
+
+impl Trainer for Guest {
+    fn init(_seed: u64) -> Result<Self> {
+        Ok(Self)
+    }
+    fn train(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()> {
+        let copy = Tensor::zeros(tokens.shape())?;
+        copy.copy_from(tokens)?;
+        let seen = copy.to_vec()?;
+        logits.fill(seen[0])
+    }
+}
+
+export_trainer!(Guest);

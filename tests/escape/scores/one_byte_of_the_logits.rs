@@ -1,0 +1,21 @@
+//! attack: writes only the first of its predictions
+//! expect: not-finite
+//! world: trainer
+
+use terrarium_sdk::{Result, Tensor, Trainer, export_trainer};
+
+struct Guest;
+
+impl Trainer for Guest {
+    fn init(_seed: u64) -> Result<Self> {
+        Ok(Self)
+    }
+    fn train(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn forward(&mut self, _tokens: &Tensor, logits: &Tensor) -> Result<()> {
+        logits.view(0, &[256])?.fill(0.0)
+    }
+}
+
+export_trainer!(Guest);

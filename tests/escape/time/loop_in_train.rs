@@ -1,0 +1,25 @@
+//! attack: runs for ever in `train`
+//! expect: out-of-fuel
+//! world: trainer
+//! limits: fuel=50000000
+//! says: train
+
+use terrarium_sdk::{Result, Tensor, Trainer, export_trainer};
+
+struct Guest;
+
+impl Trainer for Guest {
+    fn init(_seed: u64) -> Result<Self> {
+        Ok(Self)
+    }
+    fn train(&mut self) -> Result<()> {
+        loop {
+            std::hint::black_box(0);
+        }
+    }
+    fn forward(&mut self, _tokens: &Tensor, logits: &Tensor) -> Result<()> {
+        logits.fill(0.5)
+    }
+}
+
+export_trainer!(Guest);

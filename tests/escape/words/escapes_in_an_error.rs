@@ -1,0 +1,16 @@
+//! attack: returns an error with escape sequences
+//! expect: guest-error
+//! says: yes
+
+use terrarium_sdk::{Function, Result, export_function};
+
+#[derive(Default)]
+struct Guest;
+
+impl Function for Guest {
+    fn call(&mut self, _input: &[u8]) -> Result<Vec<u8>> {
+        Err(terrarium_sdk::Error::invalid("no\u{1b}]0;owned\u{7}\u{1b}[31m\r\0yes"))
+    }
+}
+
+export_function!(Guest);

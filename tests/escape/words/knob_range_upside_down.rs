@@ -1,0 +1,18 @@
+//! attack: declares a knob whose least value is its greatest
+//! expect: host-denied
+//! says: low ≤ default ≤ high
+
+use terrarium_sdk::knobs;
+use terrarium_sdk::{Function, Result, export_function};
+
+#[derive(Default)]
+struct Guest;
+
+impl Function for Guest {
+    fn call(&mut self, _input: &[u8]) -> Result<Vec<u8>> {
+        let value = knobs::number("rate", 1.0, 2.0, 0.0, knobs::Linear);
+        Ok(value.to_string().into())
+    }
+}
+
+export_function!(Guest);
