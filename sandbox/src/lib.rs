@@ -88,7 +88,7 @@ pub use isolation::{Isolation, IsolationError, Level, Mask};
 pub use limits::{LimitError, LimitField, Limits};
 pub use outcome::{Diagnostic, Outcome, Phase};
 pub use sandbox::{
-    BuildError, BuildOptions, BuildTiming, CallError, Component, Instance, InstanceOptions, Pending,
+    BuildError, BuildOptions, BuildTiming, CallError, Component, Instance, InstanceOptions, OnLog, Pending,
     RunOptions, Sandbox, SandboxBuilder, SandboxConfig, SandboxError,
 };
 pub use source::Source;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use builder::{SandboxBuilder, SandboxConfig};
 pub use error::{BuildError, SandboxError};
-pub use instance::{CallError, Instance, InstanceOptions};
+pub use instance::{CallError, Instance, InstanceOptions, OnLog};
 pub use pending::Pending;
 pub use run::RunOptions;
 

@@ -268,7 +268,7 @@ fn a_batch_gives_what_single_runs_give_in_order_whatever_is_in_it() {
     mixed[2].limits.memory_bytes = 65_536;
     let reports = sandbox().run_many(&plugin(), &mixed).expect("the host is well");
     let codes: Vec<_> = reports.iter().map(|report| report.outcome.code()).collect();
-    assert_eq!(codes, ["finished", "finished", "rejected", "trap"]);
+    assert_eq!(codes, ["finished", "finished", "memory-limit", "trap"]);
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn sources_are_refused_with_a_type_and_never_with_a_crash() {
         &plugin(),
         &Evaluation::call("add 1").with_limits(Limits { memory_bytes: 65_536, ..small_limits() }),
     );
-    assert_eq!(report.expect("the host is well").outcome.code(), "rejected");
+    assert_eq!(report.expect("the host is well").outcome.code(), "memory-limit");
 }
 
 #[test]

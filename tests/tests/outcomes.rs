@@ -221,7 +221,7 @@ fn logits_that_are_no_numbers_or_were_never_written_are_not_finite() {
 fn modules_that_ask_for_what_they_may_not_have_are_rejected() {
     let import =
         rejection(function_wat("(i32.const 0)", "(import \"wasi_snapshot_preview1\" \"fd_write\" (func))"));
-    assert!(import.contains("fd_write"), "{import}");
+    assert!(import.contains("wasi_snapshot_preview1"), "{import}");
     let memory = rejection(function_wat("(i32.const 0)", "(memory 1)"));
     assert!(memory.contains("memor"), "{memory}");
     let name = "(func (export \"terrarium-fuel-set\") (param i64))";

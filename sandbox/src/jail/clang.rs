@@ -56,10 +56,13 @@ pub fn compile_c(
 
 fn plan(root: &Path, program: CProgram, clang: &Clang, limits: &CompileLimits) -> Plan {
     let mut read = clang.libraries.clone();
-    read.extend([clang.program.clone(), clang.linker_program.clone(), clang.resource_dir.clone()]);
+    // The linker by both its names: a root of one's own has no links.
+    let programs = [clang.program.clone(), clang.linker.clone(), clang.linker_program.clone()];
+    read.extend(programs.clone());
+    read.push(clang.resource_dir.clone());
     read.extend(clang.sysroot.iter().flat_map(|root| libc_folders(root)));
     let mut execute = clang.interpreter.clone();
-    execute.extend([clang.program.clone(), clang.linker_program.clone()]);
+    execute.extend(programs);
     let mut plan = Plan::new(root, &clang.program, &clang.library_path, read, execute, limits);
     plan.args = arguments(program, clang);
     plan

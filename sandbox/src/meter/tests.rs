@@ -207,16 +207,16 @@ fn leaves_call_leaves_and_recursion_is_none() -> Outcome<()> {
 fn loops_are_charged_per_turn() -> Outcome<()> {
     let count = r#"(module (func (export "f") (param i32)
         (loop (local.set 0 (i32.sub (local.get 0) (i32.const 1))) (br_if 0 (local.get 0)))))"#;
-    // 1 entry; 6 per turn.
+    // 1 entry, 1 to enter the loop; 6 per turn.
     for turns in [1, 2, 1000] {
-        assert_eq!(cost(count, &[Val::I32(turns)])?, 1 + 6 * i64::from(turns));
+        assert_eq!(cost(count, &[Val::I32(turns)])?, 2 + 6 * i64::from(turns));
     }
     // Exactly enough fuel is enough, one less is not.
     let mut guest = Guest::wat(count)?;
-    assert_eq!(guest.call("f", &[Val::I32(1000)], 6001)?, (End::Returned(vec![]), 0));
-    assert_eq!(guest.call("f", &[Val::I32(1000)], 6000)?, (OUT_OF_FUEL, -1));
+    assert_eq!(guest.call("f", &[Val::I32(1000)], 6002)?, (End::Returned(vec![]), 0));
+    assert_eq!(guest.call("f", &[Val::I32(1000)], 6001)?, (OUT_OF_FUEL, -1));
     // The instance works again after the trap.
-    assert_eq!(guest.call("f", &[Val::I32(1)], 7)?, (End::Returned(vec![]), 0));
+    assert_eq!(guest.call("f", &[Val::I32(1)], 8)?, (End::Returned(vec![]), 0));
     Ok(())
 }
 
@@ -234,7 +234,7 @@ fn nested_loops_and_branches_between_them() -> Outcome<()> {
         (local.get 2)))"#;
     for n in [1i64, 5, 40] {
         let cost = cost(nested, &[Val::I32(n as i32)])?;
-        assert_eq!(cost, 1 + 2 + n * (2 + 6 * n + 6) + 1);
+        assert_eq!(cost, 1 + 2 + 1 + n * (3 + 6 * n + 6) + 1);
     }
     Ok(())
 }
@@ -373,7 +373,7 @@ fn the_host_is_not_called_on_an_exhausted_counter() -> Outcome<()> {
     let looping = r#"(module (import "host" "tick" (func $tick))
         (func (export "f") (loop (call $tick) (br 0))))"#;
     let mut guest = Guest::wat(looping)?;
-    assert_eq!(guest.call("f", &[], 1 + 50 * 102)?.0, OUT_OF_FUEL);
+    assert_eq!(guest.call("f", &[], 2 + 50 * 102)?.0, OUT_OF_FUEL);
     assert_eq!(*guest.store.data(), 50);
     Ok(())
 }

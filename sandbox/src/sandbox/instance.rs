@@ -13,7 +13,11 @@ use crate::{Evaluation, Job, Knobs, Limits, Outcome, Phase, Usage};
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+/// Gets each line of a guest's log as it comes, cleaned.
+pub type OnLog = Box<dyn FnMut(&str) + Send>;
+
 /// How an [`Instance`] is set up.
+#[derive(Default)]
 pub struct InstanceOptions {
     /// Seed of the evaluation, for what the host draws.
     pub seed: u64,
@@ -31,21 +35,7 @@ pub struct InstanceOptions {
     /// Functions that the guest may call, instead of the sandbox's.
     pub host_functions: Option<HostFunctions>,
     /// Gets each line of the log as it comes.
-    pub on_log: Option<Box<dyn FnMut(&str) + Send>>,
-}
-
-impl Default for InstanceOptions {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            knobs: Knobs::new(),
-            limits: Limits::default(),
-            call_fuel: None,
-            call_deadline: None,
-            host_functions: None,
-            on_log: None,
-        }
-    }
+    pub on_log: Option<OnLog>,
 }
 
 /// Why a call of an [`Instance`] has no result.
@@ -76,7 +66,7 @@ pub struct Instance {
     call_fuel: u64,
     call_deadline: Duration,
     functions: HostFunctions,
-    on_log: Option<Box<dyn FnMut(&str) + Send>>,
+    on_log: Option<OnLog>,
     cancel: CancelHandle,
     tally: Tally,
     usage: Usage,

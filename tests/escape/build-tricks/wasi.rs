@@ -1,6 +1,6 @@
 //! attack: imports the file calls of WASI
 //! expect: rejected
-//! says: fd_write
+//! says: wasi_snapshot_preview1
 
 use terrarium_sdk::{Function, Result, export_function};
 

@@ -1,6 +1,6 @@
 //! attack: reads a file of the user who runs the engine
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 include!("«secret»");
 pub const S: &str = STOLEN;

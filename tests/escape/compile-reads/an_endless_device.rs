@@ -1,5 +1,5 @@
 //! attack: reads a device that never ends
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 pub const S: &[u8] = include_bytes!("/dev/zero");

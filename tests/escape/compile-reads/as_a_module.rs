@@ -1,6 +1,6 @@
 //! attack: names a file of the user as one of its modules
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 #[path = "«secret»"]
 pub mod stolen;

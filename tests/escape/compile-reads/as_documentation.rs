@@ -1,6 +1,6 @@
 //! attack: reads a file of the user into a comment
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 #[doc = include_str!("«secret»")]
 pub fn f() {}

@@ -1,5 +1,5 @@
 //! attack: reads the list of users into a constant
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 pub const S: &str = include_str!("/etc/passwd");

@@ -1,5 +1,5 @@
 //! attack: reads the compiler's environment where the kernel shows it
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 pub const S: &[u8] = include_bytes!("/proc/self/environ");

@@ -1,5 +1,5 @@
 //! attack: reads the environment of the first process
 //! expect: compile-error
-//! says: ermission denied
+//! says: os error
 
 pub const S: &[u8] = include_bytes!("/proc/1/environ");

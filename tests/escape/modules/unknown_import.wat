@@ -1,4 +1,4 @@
 ;; attack: imports a function of WASI
 ;; expect: rejected
-;; says: fd_write
+;; says: wasi_snapshot_preview1
 (module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))

@@ -292,7 +292,7 @@ fn cut_short(
     (end, cost): (&End, i64),
     counts: &mut Counts,
 ) -> Outcome<()> {
-    let some = (Random(seed ^ 0xc0ff_ee).next() % cost as u64) as i64;
+    let some = (Random(seed ^ 0x00c0_ffee).next() % cost as u64) as i64;
     for fuel in [cost, some, cost - 1] {
         let mut seen = Vec::new();
         for module in modules {
