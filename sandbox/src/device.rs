@@ -13,7 +13,8 @@ pub fn unavailable(name: &str) -> (String, String) {
     let config = kernels::CudaConfig { ordinal, ..kernels::CudaConfig::default() };
     match kernels::Device::cuda(config) {
         Ok(device) => {
-            let missing = "workers are locked down and cannot reach it without a broker, which does not exist yet";
+            let missing =
+                "workers are locked down and cannot reach it without a broker, which does not exist yet";
             (format!("{name} is there ({}), but {missing}", device.kind()), cpu.into())
         }
         Err(error) => {

@@ -82,8 +82,7 @@ impl Driver {
         let mut context = null_mut();
         let mut stream = null_mut();
         let mut module = null_mut();
-        // SAFETY (all calls): the out pointers are live locals; the image is a
-        // static that ends as the driver expects (it carries its own length).
+        // SAFETY: the out pointer is a live local.
         unsafe {
             check(sys::cuInit(0), "starting CUDA")?;
             check(sys::cuDeviceGet(&mut device, ordinal), &format!("opening card {ordinal}"))?;
@@ -98,7 +97,8 @@ impl Driver {
                 card.capability.1
             );
         }
-        // SAFETY: as above.
+        // SAFETY: the out pointers are live locals; the image is a static that
+        // ends as the driver expects (it carries its own length).
         unsafe {
             check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "making a context")?;
             check(sys::cuCtxSetCurrent(context), "entering the context")?;
@@ -269,8 +269,8 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
     };
     use sys::CUdevice_attribute as A;
     let mut name = [0u8; 128];
-    // SAFETY: at most 128 bytes are written, with a zero at their end.
     check(
+        // SAFETY: at most 128 bytes are written, with a zero at their end.
         unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), 128, device) },
         "asking for the card's name",
     )?;

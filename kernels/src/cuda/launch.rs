@@ -90,7 +90,9 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             };
             let tiles = batch * rows.div_ceil(32) * cols.div_ceil(32);
             // SAFETY: see above.
-            unsafe { cuda.launch(of_width(*dtype, "transpose", "transpose_halves"), tiles, shared::TRANSPOSE, a) }
+            unsafe {
+                cuda.launch(of_width(*dtype, "transpose", "transpose_halves"), tiles, shared::TRANSPOSE, a)
+            }
         }
         Step::MatMul { a, b, out, dims, accumulate } => {
             // SAFETY: see above.

@@ -63,7 +63,7 @@ pub(super) unsafe fn run(
     }
     let [a, b, out] = wide;
     let product = Product { a, b, out, batch, dims: [m, n, k], trans: [trans_a, trans_b], alpha, accumulate };
-    // SAFETY (all launches): as above.
+    // SAFETY: the caller's promise; the scratch holds what was widened.
     unsafe { matmul(cuda, product)? };
     if let Some(end) = end {
         // SAFETY: as above.

@@ -157,13 +157,7 @@ fn check_rope_norm(seed: u64, shape: [usize; 4], before: usize, after: usize, ac
 fn large_shapes_do_not_depend_on_threads() {
     // The simulator has no threads, and is slow.
     let (sides, rows) = if Bench::on_cuda() { ([1, 130, 140, 50], 40) } else { ([1, 300, 400, 200], 2000) };
-    check_fused(
-        1,
-        sides,
-        Activation::Gelu,
-        Ends { bias: true, residual: true, pre: true },
-        true,
-    );
+    check_fused(1, sides, Activation::Gelu, Ends { bias: true, residual: true, pre: true }, true);
     check_rope_norm(2, [2, 150, 6, 64], 16, 32, true);
     let mut bench = Bench::new(3);
     let (x, _) = bench.random(&[rows, 96]);
