@@ -27,6 +27,8 @@ pub fn error(error: k::Error) -> g::Error {
         k::ErrorCode::OutOfMemory => g::ErrorCode::OutOfMemory,
         k::ErrorCode::Quota => g::ErrorCode::Quota,
         k::ErrorCode::IndexRange => g::ErrorCode::IndexRange,
+        // As in the worker: whoever asks after the loss is refused.
+        k::ErrorCode::DeviceLost => g::ErrorCode::Denied,
     };
     g::Error { code, op: error.op(), detail: error.to_string() }
 }
