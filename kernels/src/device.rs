@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::Cpu;
+use crate::cuda::Cuda;
 use crate::error::fail;
 use crate::graph::Graph;
+use crate::storage::Memory;
 use crate::table::{Span, Table, Tensor};
 use crate::validate;
-use crate::{DType, Error, Op, TensorId};
+use crate::{DType, Error, Op, TensorId, bf16};
 
 /// How to open the CPU device.
 #[derive(Clone, Debug)]
@@ -30,6 +32,25 @@ impl Default for CpuConfig {
     }
 }
 
+/// How to open a CUDA device.
+#[derive(Clone, Debug)]
+pub struct CudaConfig {
+    /// Number of the card, from 0.
+    pub ordinal: u32,
+    /// Most bytes of tensor storage at a time. Scratch memory of kernels is
+    /// not counted: 256 MiB for cross-entropy, less for everything else.
+    pub max_bytes: u64,
+    /// Most tensors (views included) at a time.
+    pub max_tensors: u32,
+}
+
+impl Default for CudaConfig {
+    /// Card 0, 8 GiB, 65,536 tensors.
+    fn default() -> Self {
+        CudaConfig { ordinal: 0, max_bytes: 8 << 30, max_tensors: 1 << 16 }
+    }
+}
+
 /// What a device holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeviceUsage {
@@ -46,7 +67,12 @@ pub struct Device {
     /// Tells the graphs of this device from those of others.
     identity: u64,
     table: Table,
-    cpu: Cpu,
+    backend: Backend,
+}
+
+enum Backend {
+    Cpu(Cpu),
+    Cuda(Box<Cuda>),
 }
 
 static NEXT_IDENTITY: AtomicU64 = AtomicU64::new(1);
@@ -60,9 +86,34 @@ impl Device {
     pub fn cpu(config: CpuConfig) -> Result<Device, Error> {
         Ok(Device {
             identity: NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed),
-            table: Table::new(config.max_bytes, config.max_tensors),
-            cpu: Cpu::new(config.threads)?,
+            table: Table::new(config.max_bytes, config.max_tensors, Memory::Host),
+            backend: Backend::Cpu(Cpu::new(config.threads)?),
         })
+    }
+
+    /// Opens a CUDA device. The driver is looked for now, so that a build
+    /// without one runs everywhere.
+    ///
+    /// # Errors
+    /// `DeviceLost` where there is no driver, no such card, or one that is
+    /// older than compute capability 8.0.
+    pub fn cuda(config: CudaConfig) -> Result<Device, Error> {
+        let cuda = Cuda::new(config.ordinal)?;
+        let memory = Memory::Card(cuda.driver().clone());
+        Ok(Device {
+            identity: NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed),
+            table: Table::new(config.max_bytes, config.max_tensors, memory),
+            backend: Backend::Cuda(Box::new(cuda)),
+        })
+    }
+
+    /// What has to be equal for results to be equal to the bit, besides the
+    /// build.
+    pub fn kind(&self) -> String {
+        match &self.backend {
+            Backend::Cpu(_) => format!("cpu {}", crate::cpu_kind()),
+            Backend::Cuda(cuda) => format!("cuda {}", cuda.kind()),
+        }
     }
 
     /// A zeroed tensor of rank 1 to 4.
@@ -106,12 +157,27 @@ impl Device {
         Ok(self.table.get(id)?.dtype)
     }
 
-    /// Writes elements `offset..offset + values.len()`.
+    /// Writes elements `offset..offset + values.len()` of an `F32` tensor, or
+    /// of a `Bf16` one, rounded to the nearest, ties to even.
     ///
     /// # Errors
     /// `BadHandle`, `ShapeMismatch` (element type), `InvalidArgument` (range).
     pub fn upload_f32(&mut self, id: TensorId, offset: u64, values: &[f32]) -> Result<(), Error> {
+        if self.table.get(id)?.dtype == DType::Bf16 {
+            let span = self.window(id, DType::Bf16, offset, values.len())?;
+            if let Backend::Cuda(cuda) = &self.backend {
+                let mut bits = vec![0; values.len()];
+                bf16::narrow(values, &mut bits);
+                return cuda.driver().upload(self.table.address(span) as u64, &bits);
+            }
+            // SAFETY: `&mut self`, so nothing else refers to tensor memory.
+            bf16::narrow(values, unsafe { self.table.bf16_mut(span) });
+            return Ok(());
+        }
         let span = self.window(id, DType::F32, offset, values.len())?;
+        if let Backend::Cuda(cuda) = &self.backend {
+            return cuda.driver().upload(self.table.address(span) as u64, values);
+        }
         // SAFETY: `&mut self`, so nothing else refers to tensor memory.
         unsafe { self.table.f32_mut(span) }.copy_from_slice(values);
         Ok(())
@@ -123,6 +189,9 @@ impl Device {
     /// As [`Device::upload_f32`].
     pub fn upload_i32(&mut self, id: TensorId, offset: u64, values: &[i32]) -> Result<(), Error> {
         let span = self.window(id, DType::I32, offset, values.len())?;
+        if let Backend::Cuda(cuda) = &self.backend {
+            return cuda.driver().upload(self.table.address(span) as u64, values);
+        }
         // SAFETY: `&mut self`, so nothing else refers to tensor memory.
         let bits = unsafe { self.table.bits_mut(span) };
         for (bit, value) in bits.iter_mut().zip(values) {
@@ -131,12 +200,28 @@ impl Device {
         Ok(())
     }
 
-    /// Reads elements `offset..offset + out.len()`.
+    /// Reads elements `offset..offset + out.len()` of an `F32` or `Bf16`
+    /// tensor.
     ///
     /// # Errors
     /// As [`Device::upload_f32`].
     pub fn download_f32(&self, id: TensorId, offset: u64, out: &mut [f32]) -> Result<(), Error> {
+        if self.table.get(id)?.dtype == DType::Bf16 {
+            let span = self.window(id, DType::Bf16, offset, out.len())?;
+            if let Backend::Cuda(cuda) = &self.backend {
+                let mut bits = vec![0; out.len()];
+                cuda.driver().download(&mut bits, self.table.address(span) as u64)?;
+                bf16::widen(&bits, out);
+                return Ok(());
+            }
+            // SAFETY: `&self`, and tensor memory is only written under `&mut`.
+            bf16::widen(unsafe { self.table.bf16(span) }, out);
+            return Ok(());
+        }
         let span = self.window(id, DType::F32, offset, out.len())?;
+        if let Backend::Cuda(cuda) = &self.backend {
+            return cuda.driver().download(out, self.table.address(span) as u64);
+        }
         // SAFETY: `&self`, and tensor memory is only written under `&mut`.
         out.copy_from_slice(unsafe { self.table.f32(span) });
         Ok(())
@@ -148,6 +233,9 @@ impl Device {
     /// As [`Device::upload_f32`].
     pub fn download_i32(&self, id: TensorId, offset: u64, out: &mut [i32]) -> Result<(), Error> {
         let span = self.window(id, DType::I32, offset, out.len())?;
+        if let Backend::Cuda(cuda) = &self.backend {
+            return cuda.driver().download(out, self.table.address(span) as u64);
+        }
         // SAFETY: `&self`, and tensor memory is only written under `&mut`.
         out.copy_from_slice(unsafe { self.table.i32(span) });
         Ok(())
@@ -198,7 +286,10 @@ impl Device {
                 }
             }
         }
-        self.cpu.run(&self.table, graph)
+        match &mut self.backend {
+            Backend::Cpu(cpu) => cpu.run(&self.table, graph),
+            Backend::Cuda(cuda) => cuda.run(&self.table, graph),
+        }
     }
 
     /// Declares that a tensor's storage holds a secret. It spreads: whatever

@@ -18,6 +18,8 @@ pub enum ErrorCode {
     Quota,
     /// An index in an index tensor was out of range; it was clamped.
     IndexRange,
+    /// The device does not exist, or cannot be used any more.
+    DeviceLost,
 }
 
 /// What went wrong, at which operation, and what to try.
@@ -41,6 +43,8 @@ pub enum Error {
     Quota { op: Option<u32>, detail: String },
     #[error("{}{detail}", place(.op))]
     IndexRange { op: Option<u32>, detail: String },
+    #[error("{}{detail}", place(.op))]
+    DeviceLost { op: Option<u32>, detail: String },
 }
 
 fn place(op: &Option<u32>) -> String {
@@ -61,6 +65,7 @@ impl Error {
             ErrorCode::OutOfMemory => Error::OutOfMemory { op, detail },
             ErrorCode::Quota => Error::Quota { op, detail },
             ErrorCode::IndexRange => Error::IndexRange { op, detail },
+            ErrorCode::DeviceLost => Error::DeviceLost { op, detail },
         }
     }
 
@@ -80,7 +85,8 @@ impl Error {
             | Error::Alias { op, detail }
             | Error::OutOfMemory { op, detail }
             | Error::Quota { op, detail }
-            | Error::IndexRange { op, detail } => (op, detail),
+            | Error::IndexRange { op, detail }
+            | Error::DeviceLost { op, detail } => (op, detail),
         }
     }
 
@@ -94,6 +100,7 @@ impl Error {
             Error::OutOfMemory { .. } => ErrorCode::OutOfMemory,
             Error::Quota { .. } => ErrorCode::Quota,
             Error::IndexRange { .. } => ErrorCode::IndexRange,
+            Error::DeviceLost { .. } => ErrorCode::DeviceLost,
         }
     }
 
@@ -106,7 +113,8 @@ impl Error {
             | Error::Alias { op, .. }
             | Error::OutOfMemory { op, .. }
             | Error::Quota { op, .. }
-            | Error::IndexRange { op, .. } => *op,
+            | Error::IndexRange { op, .. }
+            | Error::DeviceLost { op, .. } => *op,
         }
     }
 }

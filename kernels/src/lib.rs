@@ -15,8 +15,10 @@
 //! vector instructions found at run time, and the cache sizes by which the
 //! matrix products are blocked) and the system's mathematics library.
 
+mod bf16;
 pub mod cost;
 mod cpu;
+mod cuda;
 mod device;
 mod error;
 mod graph;
@@ -31,7 +33,7 @@ mod storage;
 mod table;
 mod validate;
 
-pub use device::{CpuConfig, Device, DeviceUsage};
+pub use device::{CpuConfig, CudaConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
 pub use graph::{Graph, ProfileLine};
 pub use kind::{cpu_kind, warm_up};

@@ -31,6 +31,34 @@ pub enum DType {
     F32,
     /// Two's complement, for indices and tokens.
     I32,
+    /// bfloat16: the upper half of a binary32, to store. Sums are always made
+    /// in `F32`; a result is rounded to the nearest, ties to even.
+    Bf16,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            DType::F32 | DType::I32 => 4,
+            DType::Bf16 => 2,
+        }
+    }
+}
+
+/// Functions that a [`MatMulFused`] applies to its product.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Activation {
+    /// z
+    Identity,
+    /// max(z, 0)
+    Relu,
+    /// max(z, 0)² (So et al. 2021)
+    ReluSquared,
+    /// z/2 · (1 + tanh(√(2/π) (z + 0.044715 z³))) (Hendrycks & Gimpel 2016)
+    Gelu,
+    /// z · sigmoid(z)
+    Silu,
 }
 
 /// Distribution of [`Random`].
@@ -186,6 +214,9 @@ macro_rules! ops {
 ops! {
     /// dst = value (cast to an integer for `I32`).
     Fill { dst: TensorId, value: f32 }
+    /// As [`Random`], with `counter` (I32 \[1\]) added to `stream` when it
+    /// runs: each replay of a graph that steps the counter draws anew.
+    RandomStep { dst: TensorId, seed: u64, stream: u64, counter: TensorId, distribution: Distribution, scale: f32 }
     /// Philox4x32-10 (Salmon et al., SC'11), keyed by `seed`, counter =
     /// (element number / 4, `stream`).
     Random { dst: TensorId, seed: u64, stream: u64, distribution: Distribution, scale: f32 }
@@ -196,8 +227,47 @@ ops! {
     /// The last two dimensions exchanged.
     Transpose { src: TensorId, dst: TensorId }
     /// out (=|+=) alpha · op(a) · op(b), batched over the leading dimensions,
-    /// which must be equal.
+    /// which must be equal. Each operand is `F32` or `Bf16`; sums are made in
+    /// `F32`.
     MatMul { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, accumulate: bool }
+    /// z = alpha · op(a) · op(b) + bias, then out = act(z) + residual: a matrix
+    /// product whose result is finished while it is in a cache. `bias` has one
+    /// value per column, `residual` and `pre` the shape of out; `pre` receives
+    /// z, which the gradient needs. With `backward` instead out = (alpha · op(a)
+    /// · op(b)) ∘ act'(pre) and `pre` is read; bias and residual are refused.
+    /// a, b and out may each be `F32` or `Bf16`, the rest is `F32`.
+    MatMulFused { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, bias: Option<TensorId>, residual: Option<TensorId>, pre: Option<TensorId>, activation: Activation, backward: bool }
+    /// Rows starts\[g\]..starts\[g+1\] of out are (=|+=) those of a times
+    /// op(b\[g\]); other rows are (=|+=) 0. a \[M,K\], b \[G,K,N\] (\[G,N,K\]
+    /// if `trans_b`), out \[M,N\], starts I32 \[G+1\], ascending in 0..=M.
+    GroupedMatMul { a: TensorId, b: TensorId, starts: TensorId, out: TensorId, trans_b: bool, accumulate: bool }
+    /// out\[g\] (=|+=) aᵀ·b over the rows starts\[g\]..starts\[g+1\]: the
+    /// gradient of the weights of a [`GroupedMatMul`]. a \[M,K\], b \[M,N\],
+    /// out \[G,K,N\].
+    GroupedMatMulWeight { a: TensorId, b: TensorId, starts: TensorId, out: TensorId, accumulate: bool }
+    /// The k largest of each row in descending order, the lower index first
+    /// among equals, NaN last. x \[…,E\], values \[…,k\], indices I32 \[…,k\],
+    /// 1 ≤ k ≤ E.
+    TopK { x: TensorId, values: TensorId, indices: TensorId }
+    /// dx (=|+=) the gradient of [`TopK`]: dvalues at their places, else 0.
+    TopKBackward { dvalues: TensorId, indices: TensorId, dx: TensorId, accumulate: bool }
+    /// A stable counting sort of `keys` (I32 \[M\], in 0..G), for routing:
+    /// sources\[p\] = (number of the key at sorted place p) / per_source,
+    /// places\[n\] = sorted place of key n, starts\[g\] = first place of key
+    /// g, starts\[G\] = M. sources, places I32 \[M\], starts I32 \[G+1\].
+    SortByKey { keys: TensorId, sources: TensorId, places: TensorId, starts: TensorId, per_source: u32 }
+    /// Layer normalisation (Ba et al. 2016) without gain: out = (x − mean) ·
+    /// inv_std, inv_std = 1/√(variance + eps), one of each per row.
+    LayerNorm { x: TensorId, out: TensorId, mean: TensorId, inv_std: TensorId, eps: f32 }
+    /// dx (=|+=) inv_std · (dout − mean(dout) − x̂ · mean(dout · x̂)), where
+    /// x̂ = (x − mean) · inv_std.
+    LayerNormBackward { x: TensorId, mean: TensorId, inv_std: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
+    /// Queries or keys made ready in one pass: out\[b,t,h,:\] = rms_norm(rope(
+    /// columns x_col + h·D.. of row b·T+t of x)), inv_rms \[B,T,H\]. x has B·T
+    /// rows of any length, so that it may be a fused projection.
+    RopeNorm { x: TensorId, x_col: u32, out: TensorId, inv_rms: TensorId, base: f32, eps: f32 }
+    /// The same columns of dx (=|+=) the gradient of [`RopeNorm`].
+    RopeNormBackward { out: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, dx_col: u32, base: f32, accumulate: bool }
     /// A row kernel over \[rows, cols\].
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
     /// dst (=|+=) scale · Σ src over `axis`.

@@ -1,7 +1,7 @@
 //! A validated operation: handles resolved to ranges of storage, shapes to
 //! dimensions. Only [`crate::validate`] makes one.
 
-use crate::op::{DType, Distribution, ReduceAxis};
+use crate::op::{Activation, DType, Distribution, ReduceAxis};
 use crate::row_kernel::Program;
 use crate::table::Span;
 
@@ -33,17 +33,54 @@ pub(crate) struct CrossEntropyDims {
     pub softcap: f32,
 }
 
+/// A batch of products out = alpha · op(a) · op(b), [m,k]·[k,n].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatMulDims {
+    pub batch: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub trans_a: bool,
+    pub trans_b: bool,
+    pub alpha: f32,
+    /// Of a, b and out.
+    pub dtypes: [DType; 3],
+}
+
+/// Dimensions of a grouped product: `rows` rows in `groups`, [k, n] matrices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupDims {
+    pub groups: usize,
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// Heads of `dim` that lie side by side from column `col` on, in rows of
+/// `cols`; row r is position r modulo `time`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadDims {
+    pub positions: usize,
+    pub time: usize,
+    pub heads: usize,
+    pub dim: usize,
+    pub cols: usize,
+    pub col: usize,
+}
+
 /// One validated operation; fields as in [`crate::op`].
 #[derive(Debug)]
 pub(crate) enum Step {
     Fill {
         dst: Span,
         bits: u32,
+        dtype: DType,
     },
     Random {
         dst: Span,
         seed: u64,
         stream: u64,
+        counter: Option<Span>,
         distribution: Distribution,
         scale: f32,
     },
@@ -71,18 +108,101 @@ pub(crate) enum Step {
         batch: usize,
         rows: usize,
         cols: usize,
+        dtype: DType,
     },
     MatMul {
         a: Span,
         b: Span,
         out: Span,
-        batch: usize,
-        m: usize,
-        n: usize,
-        k: usize,
-        trans_a: bool,
+        dims: MatMulDims,
+        accumulate: bool,
+    },
+    MatMulFused {
+        a: Span,
+        b: Span,
+        out: Span,
+        dims: MatMulDims,
+        bias: Option<Span>,
+        residual: Option<Span>,
+        pre: Option<Span>,
+        activation: Activation,
+        backward: bool,
+    },
+    GroupedMatMul {
+        a: Span,
+        b: Span,
+        starts: Span,
+        out: Span,
+        dims: GroupDims,
         trans_b: bool,
-        alpha: f32,
+        accumulate: bool,
+    },
+    GroupedMatMulWeight {
+        a: Span,
+        b: Span,
+        starts: Span,
+        out: Span,
+        dims: GroupDims,
+        accumulate: bool,
+    },
+    TopK {
+        x: Span,
+        values: Span,
+        indices: Span,
+        rows: usize,
+        cols: usize,
+        k: usize,
+    },
+    TopKBackward {
+        dvalues: Span,
+        indices: Span,
+        dx: Span,
+        rows: usize,
+        cols: usize,
+        k: usize,
+        accumulate: bool,
+    },
+    SortByKey {
+        keys: Span,
+        sources: Span,
+        places: Span,
+        starts: Span,
+        per_source: u32,
+    },
+    LayerNorm {
+        x: Span,
+        out: Span,
+        mean: Span,
+        inv_std: Span,
+        rows: usize,
+        cols: usize,
+        eps: f32,
+    },
+    LayerNormBackward {
+        x: Span,
+        mean: Span,
+        inv_std: Span,
+        dout: Span,
+        dx: Span,
+        rows: usize,
+        cols: usize,
+        accumulate: bool,
+    },
+    RopeNorm {
+        x: Span,
+        out: Span,
+        inv_rms: Span,
+        dims: HeadDims,
+        base: f32,
+        eps: f32,
+    },
+    RopeNormBackward {
+        out: Span,
+        inv_rms: Span,
+        dout: Span,
+        dx: Span,
+        dims: HeadDims,
+        base: f32,
         accumulate: bool,
     },
     RowMap {
@@ -152,6 +272,7 @@ pub(crate) enum Step {
         out: Span,
         entries: usize,
         cols: usize,
+        dtype: DType,
     },
     ScatterAdd {
         src: Span,
@@ -194,11 +315,22 @@ impl Step {
     pub const fn name(&self) -> &'static str {
         match self {
             Step::Fill { .. } => "Fill",
-            Step::Random { .. } => "Random",
+            Step::Random { counter: None, .. } => "Random",
+            Step::Random { .. } => "RandomStep",
             Step::Copy { .. } => "Copy",
             Step::Columns { .. } => "Columns",
             Step::Transpose { .. } => "Transpose",
             Step::MatMul { .. } => "MatMul",
+            Step::MatMulFused { .. } => "MatMulFused",
+            Step::GroupedMatMul { .. } => "GroupedMatMul",
+            Step::GroupedMatMulWeight { .. } => "GroupedMatMulWeight",
+            Step::TopK { .. } => "TopK",
+            Step::TopKBackward { .. } => "TopKBackward",
+            Step::SortByKey { .. } => "SortByKey",
+            Step::LayerNorm { .. } => "LayerNorm",
+            Step::LayerNormBackward { .. } => "LayerNormBackward",
+            Step::RopeNorm { .. } => "RopeNorm",
+            Step::RopeNormBackward { .. } => "RopeNormBackward",
             Step::RowMap { .. } => "RowMap",
             Step::Reduce { .. } => "Reduce",
             Step::RmsNorm { .. } => "RmsNorm",

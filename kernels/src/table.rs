@@ -1,7 +1,7 @@
 //! The tensor table: handles, shapes, shared storage and the memory quota.
 
 use crate::error::fail;
-use crate::storage::Storage;
+use crate::storage::{Memory, Storage};
 use crate::{DType, Error, TensorId};
 
 /// Highest rank of a tensor.
@@ -70,10 +70,11 @@ pub(crate) struct Table {
     live: u32,
     max_bytes: u64,
     max_tensors: u32,
+    memory: Memory,
 }
 
 impl Table {
-    pub fn new(max_bytes: u64, max_tensors: u32) -> Table {
+    pub fn new(max_bytes: u64, max_tensors: u32, memory: Memory) -> Table {
         Table {
             slots: Vec::new(),
             free_slots: Vec::new(),
@@ -84,6 +85,7 @@ impl Table {
             live: 0,
             max_bytes,
             max_tensors,
+            memory,
         }
     }
 
@@ -117,7 +119,7 @@ impl Table {
     pub fn alloc(&mut self, dtype: DType, shape: &[u32]) -> Result<TensorId, Error> {
         let elements = Self::elements(shape)?;
         self.check_count()?;
-        let bytes = elements.saturating_mul(4);
+        let bytes = elements.saturating_mul(dtype.bytes());
         let free = self.max_bytes.saturating_sub(self.bytes);
         let (true, Ok(len)) = (bytes <= free, usize::try_from(elements)) else {
             return fail!(
@@ -126,8 +128,8 @@ impl Table {
                 self.max_bytes
             );
         };
-        let Some(storage) = Storage::zeroed(len) else {
-            return fail!(OutOfMemory, "the machine has no {bytes} bytes for shape {shape:?}");
+        let Some(storage) = Storage::zeroed(len, dtype.bytes() as usize, &self.memory) else {
+            return fail!(OutOfMemory, "the device has no {bytes} bytes for shape {shape:?}");
         };
         self.bytes += bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
@@ -220,7 +222,7 @@ impl Table {
         if let Some(shared) = home {
             shared.references -= 1;
             if shared.references == 0 {
-                self.bytes -= shared.storage.len() as u64 * 4;
+                self.bytes -= (shared.storage.len() * shared.storage.width()) as u64;
                 *home = None;
                 self.free_storages.push(index);
             }
@@ -229,7 +231,7 @@ impl Table {
 
     /// Frees every tensor and starts over, as if nothing had ever been here.
     pub fn clear(&mut self) {
-        *self = Self::new(self.max_bytes, self.max_tensors);
+        *self = Self::new(self.max_bytes, self.max_tensors, self.memory.clone());
     }
 
     /// Whether any storage is secret.
@@ -255,22 +257,37 @@ impl Table {
         }
     }
 
-    fn base(&self, span: Span) -> *mut u32 {
+    /// Address of a span of elements of `width` bytes.
+    fn base(&self, span: Span, width: usize) -> *mut u8 {
         match self.storages.get(span.storage as usize) {
-            Some(Some(shared)) if span.offset + span.len <= shared.storage.len() => {
-                // SAFETY: the range lies inside the allocation (checked).
-                unsafe { shared.storage.base().add(span.offset) }
+            Some(Some(shared))
+                if span.offset + span.len <= shared.storage.len() && shared.storage.width() == width =>
+            {
+                // Wrapping, since an address on a card has no provenance; the
+                // range lies inside the allocation (checked).
+                shared.storage.base().wrapping_add(span.offset * width)
             }
             // Spans are only made by this table and are dropped with their
-            // handles, so this is a bug of this crate.
-            _ => panic!("span {span:?} has no storage"),
+            // handles, and the validator checks element types, so this is a
+            // bug of this crate.
+            _ => panic!("span {span:?} has no storage of {width}-byte elements"),
         }
+    }
+
+    /// Address of a span's first element, whatever its width: that of a card's
+    /// memory means nothing here.
+    pub fn address(&self, span: Span) -> usize {
+        let width = match self.storages.get(span.storage as usize) {
+            Some(Some(shared)) => shared.storage.width(),
+            _ => 0,
+        };
+        self.base(span, width).addr()
     }
 
     /// Address of a span's first element, for kernels that split one output
     /// between tasks.
     pub fn f32_ptr(&self, span: Span) -> *mut f32 {
-        self.base(span).cast()
+        self.base(span, 4).cast()
     }
 
     /// The elements of a span.
@@ -281,7 +298,7 @@ impl Table {
     pub unsafe fn f32(&self, span: Span) -> &[f32] {
         // SAFETY: in bounds by `base`, any bits are a valid f32; aliasing is
         // the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.base(span).cast(), span.len) }
+        unsafe { std::slice::from_raw_parts(self.base(span, 4).cast(), span.len) }
     }
 
     /// As [`Table::f32`], for indices.
@@ -290,7 +307,7 @@ impl Table {
     /// As [`Table::f32`].
     pub unsafe fn i32(&self, span: Span) -> &[i32] {
         // SAFETY: as `f32`.
-        unsafe { std::slice::from_raw_parts(self.base(span).cast(), span.len) }
+        unsafe { std::slice::from_raw_parts(self.base(span, 4).cast(), span.len) }
     }
 
     /// As [`Table::f32`], as bits.
@@ -299,7 +316,7 @@ impl Table {
     /// As [`Table::f32`].
     pub unsafe fn bits(&self, span: Span) -> &[u32] {
         // SAFETY: as `f32`.
-        unsafe { std::slice::from_raw_parts(self.base(span), span.len) }
+        unsafe { std::slice::from_raw_parts(self.base(span, 4).cast(), span.len) }
     }
 
     /// The elements of a span, to write.
@@ -311,7 +328,7 @@ impl Table {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn f32_mut(&self, span: Span) -> &mut [f32] {
         // SAFETY: as `f32`, and exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.base(span).cast(), span.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base(span, 4).cast(), span.len) }
     }
 
     /// As [`Table::f32_mut`], as bits.
@@ -321,6 +338,35 @@ impl Table {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn bits_mut(&self, span: Span) -> &mut [u32] {
         // SAFETY: as `f32_mut`.
-        unsafe { std::slice::from_raw_parts_mut(self.base(span), span.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base(span, 4).cast(), span.len) }
+    }
+
+    /// As [`Table::f32`], as the bits of bfloat16 numbers.
+    ///
+    /// # Safety
+    /// As [`Table::f32`].
+    pub unsafe fn bf16(&self, span: Span) -> &[u16] {
+        // SAFETY: as `f32`.
+        unsafe { std::slice::from_raw_parts(self.base(span, 2).cast(), span.len) }
+    }
+
+    /// As [`Table::f32_mut`], as the bits of bfloat16 numbers.
+    ///
+    /// # Safety
+    /// As [`Table::f32_mut`].
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn bf16_mut(&self, span: Span) -> &mut [u16] {
+        // SAFETY: as `f32_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.base(span, 2).cast(), span.len) }
+    }
+
+    /// As [`Table::f32_mut`], for indices.
+    ///
+    /// # Safety
+    /// As [`Table::f32_mut`].
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn i32_mut(&self, span: Span) -> &mut [i32] {
+        // SAFETY: as `f32_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.base(span, 4).cast(), span.len) }
     }
 }

@@ -10,6 +10,9 @@
 //! one of its `Element` inputs, because a row kernel reads all of a tile
 //! before it writes it.
 
+mod experts;
+mod fused;
+
 use crate::error::fail;
 use crate::graph::{Flow, Graph};
 use crate::op::*;
@@ -111,6 +114,15 @@ impl<'a> Check<'a> {
         self.operand(name, id, Some(DType::F32), true, false)
     }
 
+    /// An operand that may be of either floating-point type.
+    fn number(&mut self, name: &'static str, id: TensorId, written: bool) -> Result<&'a Tensor, Error> {
+        let tensor = self.operand(name, id, None, written, false)?;
+        match tensor.dtype {
+            DType::F32 | DType::Bf16 => Ok(tensor),
+            DType::I32 => fail!(ShapeMismatch, "{name} must be F32 or Bf16, and is I32"),
+        }
+    }
+
     fn alias(&self, op: &Op) -> Result<(), Error> {
         for (i, out) in self.operands.iter().enumerate().filter(|(_, o)| o.written) {
             for (j, other) in self.operands.iter().enumerate() {
@@ -143,15 +155,25 @@ impl<'a> Check<'a> {
                     DType::F32 => o.value.to_bits(),
                     // Rust's cast: towards zero, saturating, NaN to 0.
                     DType::I32 => o.value as i32 as u32,
+                    DType::Bf16 => u32::from(crate::bf16::round(o.value)),
                 };
-                Ok(Step::Fill { dst: dst.span, bits })
+                Ok(Step::Fill { dst: dst.span, bits, dtype: dst.dtype })
             }
             Op::Random(o) => {
                 let dst = self.write("dst", o.dst)?;
                 non_negative("scale", o.scale)?;
                 let (seed, stream) = (o.seed, o.stream);
                 let (distribution, scale) = (o.distribution, o.scale);
-                Ok(Step::Random { dst: dst.span, seed, stream, distribution, scale })
+                Ok(Step::Random { dst: dst.span, seed, stream, counter: None, distribution, scale })
+            }
+            Op::RandomStep(o) => {
+                let dst = self.write("dst", o.dst)?;
+                let counter = self.operand("counter", o.counter, Some(DType::I32), false, false)?;
+                non_negative("scale", o.scale)?;
+                same("elements of counter", counter.span.len, 1)?;
+                let (seed, stream, counter) = (o.seed, o.stream, Some(counter.span));
+                let (distribution, scale) = (o.distribution, o.scale);
+                Ok(Step::Random { dst: dst.span, seed, stream, counter, distribution, scale })
             }
             Op::Copy(o) => {
                 let src = self.operand("src", o.src, None, false, false)?;
@@ -162,6 +184,14 @@ impl<'a> Check<'a> {
             Op::Columns(o) => self.columns(o),
             Op::Transpose(o) => self.transpose(o),
             Op::MatMul(o) => self.matmul(o),
+            Op::MatMulFused(o) => self.matmul_fused(o),
+            Op::GroupedMatMul(o) => self.grouped_matmul(o),
+            Op::GroupedMatMulWeight(o) => self.grouped_matmul_weight(o),
+            Op::TopK(o) => self.top_k(o),
+            Op::TopKBackward(o) => self.top_k_backward(o),
+            Op::SortByKey(o) => self.sort_by_key(o),
+            Op::RopeNorm(o) => self.rope_norm(o),
+            Op::RopeNormBackward(o) => self.rope_norm_backward(o),
             Op::RowMap(o) => self.row_map(o),
             Op::Reduce(o) => {
                 let src = self.read("src", o.src)?;
@@ -210,6 +240,34 @@ impl<'a> Check<'a> {
                     cols: x.cols(),
                     accumulate: o.accumulate,
                 })
+            }
+            Op::LayerNorm(o) => {
+                let x = self.read("x", o.x)?;
+                let out = self.write("out", o.out)?;
+                let mean = self.write("mean", o.mean)?;
+                let inv_std = self.write("inv_std", o.inv_std)?;
+                positive("eps", o.eps)?;
+                same_shape("x", x, "out", out)?;
+                let (rows, cols, eps) = (x.rows(), x.cols(), o.eps);
+                same("elements of mean and rows of x", mean.span.len, rows)?;
+                same("elements of inv_std and rows of x", inv_std.span.len, rows)?;
+                let (x, out, mean, inv_std) = (x.span, out.span, mean.span, inv_std.span);
+                Ok(Step::LayerNorm { x, out, mean, inv_std, rows, cols, eps })
+            }
+            Op::LayerNormBackward(o) => {
+                let x = self.read("x", o.x)?;
+                let mean = self.read("mean", o.mean)?;
+                let inv_std = self.read("inv_std", o.inv_std)?;
+                let dout = self.read("dout", o.dout)?;
+                let dx = self.write("dx", o.dx)?;
+                same_shape("x", x, "dout", dout)?;
+                same_shape("x", x, "dx", dx)?;
+                let (rows, cols, accumulate) = (x.rows(), x.cols(), o.accumulate);
+                same("elements of mean and rows of x", mean.span.len, rows)?;
+                same("elements of inv_std and rows of x", inv_std.span.len, rows)?;
+                let (x, mean, inv_std) = (x.span, mean.span, inv_std.span);
+                let (dout, dx) = (dout.span, dx.span);
+                Ok(Step::LayerNormBackward { x, mean, inv_std, dout, dx, rows, cols, accumulate })
             }
             Op::Rope(o) => {
                 let x = self.read("x", o.x)?;
@@ -265,9 +323,9 @@ impl<'a> Check<'a> {
                 })
             }
             Op::Gather(o) => {
-                let table = self.read("table", o.table)?;
+                let table = self.number("table", o.table, false)?;
                 let indices = self.operand("indices", o.indices, Some(DType::I32), false, false)?;
-                let out = self.write("out", o.out)?;
+                let out = self.operand("out", o.out, Some(table.dtype), true, false)?;
                 same("cols of table and out", table.cols(), out.cols())?;
                 same("rows of out and indices", out.rows(), indices.span.len)?;
                 Ok(Step::Gather {
@@ -276,6 +334,7 @@ impl<'a> Check<'a> {
                     out: out.span,
                     entries: table.rows(),
                     cols: table.cols(),
+                    dtype: table.dtype,
                 })
             }
             Op::ScatterAdd(o) => {
@@ -395,43 +454,7 @@ impl<'a> Check<'a> {
             return fail!(ShapeMismatch, "dst is {:?}, and must be {expected:?}", dst.shape);
         }
         let batch = src.span.len / (rows * cols);
-        Ok(Step::Transpose { src: src.span, dst: dst.span, batch, rows, cols })
-    }
-
-    fn matmul(&mut self, o: &MatMul) -> Result<Step, Error> {
-        let a = self.read("a", o.a)?;
-        let b = self.read("b", o.b)?;
-        let out = self.write("out", o.out)?;
-        finite("alpha", o.alpha)?;
-        let [m, k] = swapped(matrix("a", a)?, o.trans_a);
-        let [k_of_b, n] = swapped(matrix("b", b)?, o.trans_b);
-        same("inner dimensions of op(a) and op(b)", k, k_of_b)?;
-        let [out_m, out_n] = matrix("out", out)?;
-        same("rows of op(a) and out", m, out_m)?;
-        same("cols of op(b) and out", n, out_n)?;
-        let leading = |t: &Tensor| t.shape[..t.shape.len() - 2].to_vec();
-        if leading(a) != leading(out) || leading(b) != leading(out) {
-            return fail!(
-                ShapeMismatch,
-                "the leading dimensions of a {:?}, b {:?} and out {:?} differ",
-                a.shape,
-                b.shape,
-                out.shape
-            );
-        }
-        Ok(Step::MatMul {
-            a: a.span,
-            b: b.span,
-            out: out.span,
-            batch: out.span.len / (m * n),
-            m,
-            n,
-            k,
-            trans_a: o.trans_a,
-            trans_b: o.trans_b,
-            alpha: o.alpha,
-            accumulate: o.accumulate,
-        })
+        Ok(Step::Transpose { src: src.span, dst: dst.span, batch, rows, cols, dtype: src.dtype })
     }
 
     fn row_map(&mut self, o: &RowMap) -> Result<Step, Error> {

@@ -55,6 +55,7 @@ mod cancel;
 mod cgroup;
 pub mod child;
 mod codegen;
+pub mod device;
 mod encode;
 pub mod evaluation;
 pub mod gate;

@@ -57,12 +57,20 @@ pub struct NativeRecord {
     pub peak_bytes: u64,
     /// Names of the knobs that were declared.
     pub knobs: Vec<String>,
+    /// First element of the watched tensor after each replay.
+    pub watched: Vec<f32>,
+    /// Progress that each question about the budget was answered with, while
+    /// a tensor is watched.
+    pub progress: Vec<f64>,
+    /// Tokens, then targets, of each batch, while a tensor is watched.
+    pub batches: Vec<i32>,
 }
 
 /// The host installed on this thread for as long as this lives.
 pub struct NativeSession {
     record: Rc<RefCell<NativeRecord>>,
     held_out: Rc<Cell<bool>>,
+    watch: Rc<Cell<Option<u64>>>,
 }
 
 impl NativeSession {
@@ -75,6 +83,7 @@ impl NativeSession {
         })?;
         let record = Rc::new(RefCell::new(NativeRecord::default()));
         let held_out = Rc::new(Cell::new(false));
+        let watch = Rc::new(Cell::new(None));
         let state = config.seed;
         install(Box::new(Host {
             config,
@@ -83,8 +92,9 @@ impl NativeSession {
             random: state,
             record: Rc::clone(&record),
             held_out: Rc::clone(&held_out),
+            watch: Rc::clone(&watch),
         }));
-        Ok(Self { record, held_out })
+        Ok(Self { record, held_out, watch })
     }
 
     /// Runs `predict` as the held-out phase: outside the training budget, and
@@ -94,6 +104,12 @@ impl NativeSession {
         let result = predict();
         self.held_out.set(false);
         result
+    }
+
+    /// Records the first element of a tensor after each replay from now on,
+    /// and with it progress and batches.
+    pub fn watch(&self, tensor: u64) {
+        self.watch.set(Some(tensor));
     }
 
     /// What was recorded so far.
@@ -115,6 +131,7 @@ struct Host {
     random: u64,
     record: Rc<RefCell<NativeRecord>>,
     held_out: Rc<Cell<bool>>,
+    watch: Rc<Cell<Option<u64>>>,
 }
 
 impl Host {
@@ -227,6 +244,11 @@ impl NativeHost for Host {
         };
         let result = self.run(&taken);
         self.graphs[at] = Some(taken);
+        if let Some(tensor) = self.watch.get() {
+            let mut value = [0.0];
+            self.device.download_f32(convert::id(tensor), 0, &mut value).map_err(convert::error)?;
+            self.record.borrow_mut().watched.push(value[0]);
+        }
         result
     }
     fn free_graph(&mut self, graph: u64) -> HostResult<()> {
@@ -268,6 +290,11 @@ impl NativeHost for Host {
             xs.extend(text[at..at + time].iter().map(|&b| i32::from(b)));
             ys.extend(text[at + 1..at + time + 1].iter().map(|&b| i32::from(b)));
         }
+        if self.watch.get().is_some() {
+            let batches = &mut self.record.borrow_mut().batches;
+            batches.extend(&xs);
+            batches.extend(&ys);
+        }
         self.upload_ints(tokens, 0, &xs)?;
         self.upload_ints(targets, 0, &ys)
     }
@@ -293,6 +320,9 @@ impl NativeHost for Host {
     }
     fn budget(&mut self) -> budget::State {
         let (total, used) = (self.config.device_fuel, self.record.borrow().fuel_used);
+        if self.watch.get().is_some() {
+            self.record.borrow_mut().progress.push(used as f64 / total as f64);
+        }
         budget::State {
             device_fuel_total: total,
             device_fuel_left: total - used,

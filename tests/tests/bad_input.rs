@@ -167,6 +167,9 @@ fn another_device_is_not_available() {
     for args in [&["eval", "gpt", "--device", "cuda:0"][..], &["run", "gpt", "--device", "cuda:0"]] {
         let said = refused(&run(args), UNAVAILABLE);
         assert!(said.contains("cuda:0") && said.lines().count() == 2, "{said}");
+        // What is missing: the driver, a card that will do, or the broker.
+        let missing = ["no CUDA driver", "card", "compute capability", "broker"];
+        assert!(missing.iter().any(|part| said.contains(part)), "{said}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Every differentiable operation of the tape against finite differences.
 
 use terrarium_sdk::rowkernel::Layout::{Element, PerCol, PerRow, Scalar};
-use terrarium_sdk::{Distribution, Result, Tape, Tensor, Var};
+use terrarium_sdk::tape::{Activation, Ends};
+use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Var};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
 type Build = dyn Fn(&mut Tape, &[Var]) -> Result<Var>;
@@ -151,6 +152,125 @@ fn rms_norm_and_rope() {
         let x = t.rms_norm(x, 1e-5)?;
         weigh(t, x)
     });
+}
+
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Identity, Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::Silu];
+
+#[test]
+fn fused_linear_layers() {
+    for activation in ACTIVATIONS {
+        check(&[&[2, 3, 4], &[5, 4], &[5], &[6, 5]], 0.0, &move |t, p| {
+            let ends = Ends { bias: Some(p[2]), activation, residual: Some(p[3]) };
+            let y = t.linear_fused(p[0], p[1], ends)?;
+            weigh(t, y)
+        });
+        check(&[&[6, 4], &[5, 4], &[4, 5]], 0.0, &move |t, p| {
+            let y = t.mlp(p[0], p[1], p[2], activation, Some(p[0]))?;
+            weigh(t, y)
+        });
+    }
+    // The residual may be the value itself, and the bias is optional.
+    check(&[&[3, 4], &[4, 4]], 0.0, &|t, p| {
+        let y = t.linear_fused(p[0], p[1], Ends { residual: Some(p[0]), ..Ends::default() })?;
+        weigh(t, y)
+    });
+}
+
+#[test]
+fn prepared_heads_and_layer_norm() {
+    check(&[&[2, 3, 2, 4]], 0.0, &|t, p| {
+        let x = t.rope_norm(p[0], 100.0, 1e-2)?;
+        weigh(t, x)
+    });
+    // Queries and keys out of one projection, whose columns overlap here.
+    check(&[&[2, 3, 10]], 0.0, &|t, p| {
+        let q = t.heads(p[0], 0, [2, 3, 2, 4], 100.0, 1e-2)?;
+        let k = t.heads(p[0], 6, [2, 3, 1, 4], 100.0, 1e-2)?;
+        let (q, k) = (weigh(t, q)?, weigh(t, k)?);
+        t.add(q, k)
+    });
+    check(&[&[3, 6]], 0.5, &|t, p| {
+        let x = t.layer_norm(p[0], 1e-2)?;
+        let y = t.layer_norm(p[0], 1e-1)?;
+        let x = t.add(x, y)?;
+        weigh(t, x)
+    });
+}
+
+#[test]
+fn experts() {
+    check(&[&[4, 5]], 0.0, &|t, p| {
+        let (best, _) = t.top_k(p[0], 2)?;
+        let (more, _) = t.top_k(p[0], 3)?;
+        let (best, more) = (weigh(t, best)?, weigh(t, more)?);
+        t.add(best, more)
+    });
+    check(&[&[5, 3], &[3, 4, 3]], 0.0, &|t, p| {
+        let starts = Tensor::zeros_int(&[4])?;
+        starts.upload_ints(&[0, 2, 2, 4])?;
+        let starts = t.input(&starts);
+        let y = t.grouped_linear(p[0], p[1], starts)?;
+        let z = t.grouped_linear(p[0], p[1], starts)?;
+        let y = t.add(y, z)?;
+        weigh(t, y)
+    });
+    for k in [1, 2] {
+        check(&[&[2, 3, 4], &[3, 4], &[3, 5, 4], &[3, 4, 5]], 0.0, &move |t, p| {
+            let (y, _) = t.mixture(p[0], p[1], (p[2], p[3]), k, Activation::Silu)?;
+            weigh(t, y)
+        });
+    }
+}
+
+#[test]
+fn casts_pass_gradients_and_products_mix_types() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let x = Tensor::zeros(&[3, 8]).unwrap();
+    let w = Tensor::zeros(&[4, 8]).unwrap();
+    for (tensor, stream) in [(&x, 1), (&w, 2)] {
+        tensor.randomize(Distribution::Uniform, 1.0, 5, stream).unwrap();
+        // Through bfloat16 and back, so that the cast below loses nothing.
+        let half = Tensor::zeros_half(tensor.shape()).unwrap();
+        half.copy_from(tensor).unwrap();
+        tensor.copy_from(&half).unwrap();
+        assert_eq!(half.to_vec().unwrap(), tensor.to_vec().unwrap());
+    }
+    let run = |half: bool| {
+        gradients(&[x.clone(), w.clone()], &move |t: &mut Tape, p: &[Var]| {
+            let (a, b) = match half {
+                true => (t.cast(p[0], Dtype::Bfloat16)?, t.cast(p[1], Dtype::Bfloat16)?),
+                false => (p[0], p[1]),
+            };
+            let y = t.linear(a, b)?;
+            weigh(t, y)
+        })
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn dropout_moves_with_its_counter_and_keeps_the_mean() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let x = Tensor::full(&[100, 100], 1.0).unwrap();
+    let (counter, out) = (Tensor::zeros_int(&[1]).unwrap(), Tensor::zeros(&[100, 100]).unwrap());
+    let mut t = Tape::training();
+    let p = t.param(&x);
+    let y = t.dropout(p, 0.25, 1, 0, &counter).unwrap();
+    t.count(&counter).unwrap();
+    t.store(y, &out).unwrap();
+    let graph = t.record().unwrap();
+    let mut seen = Vec::new();
+    for step in 1..=3 {
+        graph.replay().unwrap();
+        assert_eq!(counter.download_ints(1).unwrap(), [step]);
+        let values = out.to_vec().unwrap();
+        let kept = values.iter().filter(|v| **v != 0.0).count();
+        assert!((7200..7800).contains(&kept), "{kept} of 10000 kept");
+        assert!(values.iter().all(|v| *v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6));
+        assert!(!seen.contains(&values), "the same elements were dropped again");
+        seen.push(values);
+    }
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Optimizers on the device.
 
-use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer, Sgd, SgdConfig};
+use terrarium_sdk::init::Seeds;
+use terrarium_sdk::optim::{
+    Accumulator, AdamW, AdamWConfig, Lion, LionConfig, Muon, MuonConfig, Optimizer, Sgd, SgdConfig,
+    clip_gradients,
+};
 use terrarium_sdk::{Distribution, Tape, Tensor};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
@@ -117,6 +121,8 @@ fn each_optimizer_finds_a_minimum() {
     assert!(descend(&|p| Box::new(Sgd::new(std::slice::from_ref(p), config).unwrap()), 200) < 1e-3);
     let config = AdamWConfig { rate: 0.05, ..AdamWConfig::default() };
     assert!(descend(&|p| Box::new(AdamW::new(std::slice::from_ref(p), config).unwrap()), 400) < 1e-2);
+    let config = LionConfig { rate: 0.02, ..LionConfig::default() };
+    assert!(descend(&|p| Box::new(Lion::new(std::slice::from_ref(p), config).unwrap()), 400) < 2e-2);
     let config = MuonConfig { rate: 0.05, ..MuonConfig::default() };
     assert!(descend(&|p| Box::new(Muon::new(std::slice::from_ref(p), config).unwrap()), 400) < 3e-2);
 }
@@ -128,4 +134,129 @@ fn a_parameter_without_a_gradient_is_named() {
     let mut optimizer = AdamW::new(&[param], AdamWConfig::default()).unwrap();
     let error = optimizer.emit(&mut Tape::training()).unwrap_err().to_string();
     assert!(error.contains("[3, 4]"), "{error}");
+}
+
+/// Two steps of Lion against its definition in plain arithmetic.
+#[test]
+fn lion_follows_its_definition() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let start = [0.5f32, -0.25, 1.0, 0.0];
+    let slope = [2.0f32, -1.0, 0.0, 0.5];
+    let param = Tensor::from_floats(&[2, 2], &start).unwrap();
+    let weight = Tensor::from_floats(&[2, 2], &slope).unwrap();
+    let config = LionConfig { rate: 0.1, beta1: 0.8, beta2: 0.6, weight_decay: 0.5 };
+    let mut lion = Lion::new(std::slice::from_ref(&param), config).unwrap();
+    let mut t = Tape::training();
+    let (p, w) = (t.param(&param), t.input(&weight));
+    let product = t.mul(p, w).unwrap();
+    let loss = t.sum(product).unwrap();
+    t.backward(loss).unwrap();
+    lion.emit(&mut t).unwrap();
+    let graph = t.record().unwrap();
+    let (mut want, mut momentum) = (start, [0f32; 4]);
+    for step in 1..=2 {
+        lion.prepare(step, 1.0).unwrap();
+        graph.replay().unwrap();
+        for i in 0..4 {
+            let way = 0.8 * momentum[i] + 0.2 * slope[i];
+            let sign = if way == 0.0 { 0.0 } else { way.signum() };
+            want[i] -= 0.1 * (sign + 0.5 * want[i]);
+            momentum[i] = 0.6 * momentum[i] + 0.4 * slope[i];
+        }
+        for (got, want) in param.to_vec().unwrap().iter().zip(want) {
+            assert!((got - want).abs() < 1e-6, "{got} and {want}");
+        }
+    }
+}
+
+/// Σ a·p + Σ b·q, so that the gradients are a and b; one step of plain descent.
+fn step_along(a: &[f32], b: &[f32], limit: Option<f32>) -> (Vec<f32>, f32) {
+    let (p, q) = (Tensor::zeros(&[1, 2]).unwrap(), Tensor::zeros(&[3]).unwrap());
+    let (wa, wb) = (Tensor::from_floats(&[1, 2], a).unwrap(), Tensor::from_floats(&[3], b).unwrap());
+    let params = [p.clone(), q.clone()];
+    let config = SgdConfig { rate: 1.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut sgd = Sgd::new(&params, config).unwrap();
+    let mut t = Tape::training();
+    let (vp, vq, va, vb) = (t.param(&p), t.param(&q), t.input(&wa), t.input(&wb));
+    let (x, y) = (t.mul(vp, va).unwrap(), t.mul(vq, vb).unwrap());
+    let (x, y) = (t.sum(x).unwrap(), t.sum(y).unwrap());
+    let loss = t.add(x, y).unwrap();
+    t.backward(loss).unwrap();
+    let norm = Tensor::zeros(&[1]).unwrap();
+    if let Some(limit) = limit {
+        let slot = clip_gradients(&mut t, &params, limit).unwrap();
+        let into = t.bind(&norm);
+        t.emit_copy(slot, into).unwrap();
+    }
+    sgd.emit(&mut t).unwrap();
+    sgd.prepare(1, 1.0).unwrap();
+    t.run().unwrap();
+    ([p.to_vec().unwrap(), q.to_vec().unwrap()].concat(), norm.scalar().unwrap())
+}
+
+#[test]
+fn clipping_bounds_the_common_norm_and_leaves_short_gradients_alone() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let (a, b) = ([3.0, 0.0], [0.0, 4.0, 0.0]);
+    let (moved, norm) = step_along(&a, &b, Some(1.0));
+    assert!((norm - 5.0).abs() < 1e-6);
+    for (got, want) in moved.iter().zip([-0.6, 0.0, 0.0, -0.8, 0.0]) {
+        assert!((got - want).abs() < 1e-6, "{moved:?}");
+    }
+    assert_eq!(step_along(&a, &b, Some(10.0)).0, step_along(&a, &b, None).0);
+    let (still, norm) = step_along(&[0.0; 2], &[0.0; 3], Some(1.0));
+    assert_eq!((norm, still), (0.0, vec![0.0; 5]));
+}
+
+#[test]
+fn accumulated_batches_make_the_step_of_their_mean() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let param = Tensor::zeros(&[2, 2]).unwrap();
+    let weight = Tensor::zeros(&[2, 2]).unwrap();
+    let params = std::slice::from_ref(&param);
+    let sums = Accumulator::new(params).unwrap();
+    let mut t = Tape::training();
+    let (p, w) = (t.param(&param), t.input(&weight));
+    let product = t.mul(p, w).unwrap();
+    let loss = t.sum(product).unwrap();
+    t.backward(loss).unwrap();
+    sums.add(&mut t).unwrap();
+    let add = t.record().unwrap();
+    let config = SgdConfig { rate: 1.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut sgd = Sgd::new(params, config).unwrap();
+    let mut t = Tape::training();
+    sums.take_mean(&mut t, 2).unwrap();
+    sgd.emit(&mut t).unwrap();
+    sgd.prepare(1, 1.0).unwrap();
+    let update = t.record().unwrap();
+    for round in 1..=2 {
+        for batch in [[1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 1.0, 0.0]] {
+            weight.upload(&batch).unwrap();
+            add.replay().unwrap();
+        }
+        update.replay().unwrap();
+        assert_eq!(param.to_vec().unwrap(), [-2.0 * round as f32; 4]);
+    }
+}
+
+#[test]
+fn initial_values_have_their_deviations() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let mut seeds = Seeds::new(3);
+    let deviation = |t: Tensor| {
+        let values = t.to_vec().unwrap();
+        (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64).sqrt()
+    };
+    let near = |got: f64, want: f64| assert!((got / want - 1.0).abs() < 0.03, "{got} and {want}");
+    near(deviation(seeds.normal(&[100, 100], 0.5).unwrap()), 0.5);
+    near(deviation(seeds.uniform(&[100, 100], 3.0).unwrap()), 3f64.sqrt());
+    near(deviation(seeds.xavier(&[150, 50]).unwrap()), (2f64 / 200.0).sqrt());
+    near(deviation(seeds.kaiming(&[200, 50]).unwrap()), (2f64 / 50.0).sqrt());
+    assert!(seeds.kaiming(&[5]).is_err() && seeds.orthogonal(&[5], 1.0).is_err());
+    for (m, n) in [(10, 10), (6, 14)] {
+        let q = seeds.orthogonal(&[m as u32, n as u32], 2.0).unwrap().to_vec().unwrap();
+        for value in eigenvalues(gram(&q, m, n)) {
+            assert!((0.8..1.2).contains(&(value.sqrt() / 2.0)), "singular value {}", value.sqrt());
+        }
+    }
 }

@@ -69,13 +69,13 @@ pub fn progress(line: &str) {
     eprintln!("  {line}");
 }
 
-/// Refuses a device that this build does not have.
+/// Refuses a device that workers of this build cannot use.
 pub fn check_device(common: &Common) -> Result<(), Failure> {
     if common.device == "cpu" {
         return Ok(());
     }
-    let mut failure =
-        Failure::new(format!("this build has no device `{}`", common.device), "use --device cpu");
+    let (what, hint) = terrarium_sandbox::device::unavailable(&common.device);
+    let mut failure = Failure::new(what, hint);
     failure.exit = super::exit::UNAVAILABLE;
     Err(failure)
 }

@@ -12,6 +12,7 @@ use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
 use terrarium_sdk::rowkernel::Layout::{Element, PerRow, Scalar};
 use terrarium_sdk::schedule::{Decay, Schedule};
+use terrarium_sdk::tape::{Activation, Ends};
 use terrarium_sdk::{
     Distribution, Graph, Result, Tape, Tensor, Trainer, Var, data, export_trainer, report, train,
 };
@@ -148,19 +149,24 @@ impl Model {
             x = t.map(&[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)], &|e| {
                 e[2] * e[0] + e[3] * e[1]
             })?;
-            let h = t.rms_norm(x, EPS)?;
-            let h = self.attention(t, h, tokens, layer, &mut tables)?;
-            x = t.add(x, h)?;
-            let h = t.rms_norm(x, EPS)?;
-            let h = self.mlp(t, h, layer)?;
-            x = t.add(x, h)?;
+            x = self.attention(t, x, tokens, layer, &mut tables)?;
+            x = self.mlp(t, x, layer)?;
         }
         t.rms_norm(x, EPS)
     }
 
-    fn attention(&self, t: &mut Tape, x: Var, tokens: Var, layer: u32, tables: &mut u32) -> Result<Var> {
+    /// x + attention of x, normalised.
+    fn attention(
+        &self,
+        t: &mut Tape,
+        residual: Var,
+        tokens: Var,
+        layer: u32,
+        tables: &mut u32,
+    ) -> Result<Var> {
         let c = &self.config;
-        let (b, time) = (t.shape(x)[0], t.shape(x)[1]);
+        let (b, time) = (t.shape(residual)[0], t.shape(residual)[1]);
+        let x = t.rms_norm(residual, EPS)?;
         let (wq, wk, wv) = (
             t.param_row(&self.query, layer)?,
             t.param_row(&self.key, layer)?,
@@ -184,22 +190,20 @@ impl Model {
             })?;
             *tables += 1;
         }
-        let q = t.rope(q, c.rope_base)?;
-        let k = t.rope(k, c.rope_base)?;
-        let q = t.rms_norm(q, EPS)?;
-        let k = t.rms_norm(k, EPS)?;
+        let q = t.rope_norm(q, c.rope_base, EPS)?;
+        let k = t.rope_norm(k, c.rope_base, EPS)?;
         let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
         let y = t.attention(q, k, v, window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let wo = t.param_row(&self.project, layer)?;
-        t.linear(y, wo)
+        t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
     }
 
-    fn mlp(&self, t: &mut Tape, x: Var, layer: u32) -> Result<Var> {
+    /// x + MLP of x, normalised.
+    fn mlp(&self, t: &mut Tape, residual: Var, layer: u32) -> Result<Var> {
         let (up, down) = (t.param_row(&self.expand, layer)?, t.param_row(&self.contract, layer)?);
-        let h = t.linear(x, up)?;
-        let h = t.map_elements(&[h], &|e| e[0].relu().square())?;
-        t.linear(h, down)
+        let x = t.rms_norm(residual, EPS)?;
+        t.mlp(x, up, down, Activation::ReluSquared, Some(residual))
     }
 }
 // EVOLVE-BLOCK-END

@@ -4,6 +4,8 @@
 //! [`Optimizer::prepare`] uploads before each replay.
 
 mod adamw;
+mod gradients;
+mod lion;
 mod muon;
 mod sgd;
 
@@ -12,6 +14,9 @@ use crate::tape::{Slot, Tape};
 use crate::tensor::Tensor;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use gradients::{Accumulator, clip_gradients};
+pub use lion::{Lion, LionConfig};
+pub(crate) use muon::orthogonalize;
 pub use muon::{Muon, MuonConfig, POLAR_EXPRESS};
 pub use sgd::{Sgd, SgdConfig};
 
@@ -34,4 +39,12 @@ fn required_gradient(tape: &mut Tape, param: &Tensor) -> Result<Slot> {
             param.shape()
         ))
     })
+}
+
+/// (rows, cols) of a parameter: cols is its last dimension.
+fn rows_of(param: &Tensor) -> Result<(u32, u32)> {
+    let cols = param.shape().last().copied().unwrap_or(1).max(1);
+    let rows =
+        u32::try_from(param.len() / u64::from(cols)).map_err(|_| Error::shape("more than 2³² rows"))?;
+    Ok((rows, cols))
 }

@@ -29,6 +29,8 @@
 mod attention;
 mod backward;
 mod emit;
+mod experts;
+mod fused;
 mod loss;
 mod map;
 mod matmul;
@@ -41,6 +43,8 @@ use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Tensor, elements};
 
 pub use backward::Adjoint;
+pub use experts::Sorted;
+pub use fused::{Activation, Ends};
 pub use plan::Graph;
 
 /// A value of the computation; a number, so copy it freely.

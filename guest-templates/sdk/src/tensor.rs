@@ -48,7 +48,14 @@ impl Tensor {
         Self::alloc(Dtype::Int32, shape)
     }
 
-    fn alloc(dtype: Dtype, shape: &[u32]) -> Result<Self> {
+    /// A new tensor of zeros, bfloat16: half the memory, 8 bits of precision.
+    /// Products with it are summed in float32.
+    pub fn zeros_half(shape: &[u32]) -> Result<Self> {
+        Self::alloc(Dtype::Bfloat16, shape)
+    }
+
+    /// A new tensor of zeros of an element type.
+    pub fn alloc(dtype: Dtype, shape: &[u32]) -> Result<Self> {
         let raw = host::alloc(dtype, shape)?;
         Ok(Self::from_raw(raw, shape, dtype, true))
     }
@@ -143,7 +150,8 @@ impl Tensor {
         host::download_ints(self.raw(), 0, count)
     }
 
-    /// Copies every element of `src`, which has as many.
+    /// Copies every element of `src`, which has as many, cast to this element
+    /// type.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
         host::submit(&[compute::Op::Copy(compute::CopyCast { src: src.raw(), dst: self.raw() })])
     }

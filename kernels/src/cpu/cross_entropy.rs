@@ -84,9 +84,9 @@ pub(crate) fn backward(
         let part = first * channels..(first + count) * channels;
         let dlogits = Matrix::new(logits, count, vocabulary, false);
         let weight = Matrix::new(inputs.weight, vocabulary, channels, false);
-        matmul::batched(split, 1, dlogits, weight, &mut dx[part.clone()], 1.0, false);
+        matmul::batched(split, 1, dlogits, weight, &mut dx[part.clone()], 1.0, false, None);
         let x = Matrix::new(&inputs.x[part], count, channels, false);
-        matmul::batched(split, 1, dlogits.t(), x, dweight, 1.0, accumulate || first > 0);
+        matmul::batched(split, 1, dlogits.t(), x, dweight, 1.0, accumulate || first > 0, None);
     });
 }
 
@@ -101,7 +101,7 @@ fn chunks(split: Split, inputs: Inputs, dims: &CrossEntropyDims, mut task: impl 
             let logits = &mut logits[..count * vocabulary];
             let x = Matrix::new(&inputs.x[first * channels..], count, channels, false);
             let weight = Matrix::new(inputs.weight, channels, vocabulary, true);
-            matmul::batched(split, 1, x, weight, logits, 1.0, false);
+            matmul::batched(split, 1, x, weight, logits, 1.0, false, None);
             task(first, logits);
         }
     });

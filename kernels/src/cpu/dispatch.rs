@@ -1,15 +1,19 @@
 //! From a validated step to its kernel: ranges become slices here.
 
+use super::epilogue::{Epilogue, Pre};
 use super::faults::StepFaults;
+use super::product::{self, Numbers, Results};
 use super::tasks::Split;
 use super::{
-    adamw, attention, attention_backward, cross_entropy, indexing, matmul, moves, norm, random, reduce, rope,
-    row_map,
+    Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, indexing, layer_norm, moves,
+    norm, random, reduce, rope, rope_norm, row_map,
 };
+use crate::bf16;
+use crate::op::DType;
 use crate::step::Step;
 use crate::table::Table;
 
-pub(crate) fn run_step(t: &Table, step: &Step, split: Split, rope: &mut rope::Tables, faults: &StepFaults) {
+pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, faults: &StepFaults) {
     // SAFETY (of this function's reads and writes): the validator has proved
     // that a written range overlaps no other operand of its step, except in a
     // row map, which takes pointers; and `Device::run` holds the table for
@@ -44,27 +48,148 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, rope: &mut rope::Ta
             unsafe { t.bits_mut(*$span) }
         };
     }
+    macro_rules! half {
+        ($span:expr) => {
+            // SAFETY: see above.
+            unsafe { t.bf16(*$span) }
+        };
+    }
+    macro_rules! output_half {
+        ($span:expr) => {
+            // SAFETY: see above.
+            unsafe { t.bf16_mut(*$span) }
+        };
+    }
+    macro_rules! ints {
+        ($span:expr) => {
+            // SAFETY: see above; both types accept all bits.
+            unsafe { t.i32_mut(*$span) }
+        };
+    }
+    macro_rules! numbers {
+        ($span:expr, $dtype:expr) => {
+            match $dtype {
+                DType::Bf16 => Numbers::Bf16(half!($span)),
+                DType::F32 | DType::I32 => Numbers::F32(input!($span)),
+            }
+        };
+    }
+    macro_rules! results {
+        ($span:expr, $dtype:expr) => {
+            match $dtype {
+                DType::Bf16 => Results::Bf16(output_half!($span)),
+                DType::F32 | DType::I32 => Results::F32(output!($span)),
+            }
+        };
+    }
     match step {
-        Step::Fill { dst, bits } => output_bits!(dst).fill(*bits),
-        Step::Random { dst, seed, stream, distribution, scale } => {
-            random::fill(split, output!(dst), *seed, *stream, *distribution, *scale);
+        Step::Fill { dst, bits, dtype: DType::Bf16 } => output_half!(dst).fill(*bits as u16),
+        Step::Fill { dst, bits, .. } => output_bits!(dst).fill(*bits),
+        Step::Random { dst, seed, stream, counter, distribution, scale } => {
+            // A step of the counter is a step of the stream, whatever its sign.
+            let moved = counter.as_ref().map_or(0, |counter| i64::from(indices!(counter)[0]) as u64);
+            let stream = stream.wrapping_add(moved);
+            random::fill(split, output!(dst), *seed, stream, *distribution, *scale);
         }
-        Step::Copy { src, dst, from, to } => {
-            moves::copy(split, bits!(src), output_bits!(dst), *from, *to);
-        }
+        Step::Copy { src, dst, from, to } => match (from, to) {
+            (DType::F32, DType::F32) | (DType::I32, DType::I32) => {
+                moves::convert(split, bits!(src), output_bits!(dst), |x| x);
+            }
+            (DType::Bf16, DType::Bf16) => moves::convert(split, half!(src), output_half!(dst), |x| x),
+            // Towards zero, saturating, NaN to 0.
+            (DType::F32, DType::I32) => moves::convert(split, input!(src), ints!(dst), |x| x as i32),
+            (DType::I32, DType::F32) => moves::convert(split, indices!(src), output!(dst), |x| x as f32),
+            (DType::F32, DType::Bf16) => moves::convert(split, input!(src), output_half!(dst), bf16::round),
+            (DType::Bf16, DType::F32) => moves::convert(split, half!(src), output!(dst), bf16::value),
+            (DType::Bf16, DType::I32) => {
+                moves::convert(split, half!(src), ints!(dst), |x| bf16::value(x) as i32);
+            }
+            (DType::I32, DType::Bf16) => {
+                moves::convert(split, indices!(src), output_half!(dst), |x| bf16::round(x as f32));
+            }
+        },
         Step::Columns { src, dst, rows, src_cols, dst_cols, src_col, dst_col, width, accumulate, dtype } => {
             let from = moves::Side { cols: *src_cols, col: *src_col };
             let to = moves::Side { cols: *dst_cols, col: *dst_col };
-            let how = accumulate.then_some(*dtype);
-            moves::columns(split, bits!(src), output_bits!(dst), *rows, from, to, *width, how);
+            let (rows, width) = (*rows, *width);
+            match dtype {
+                DType::F32 => {
+                    let add = accumulate.then_some((|a, b| a + b) as fn(f32, f32) -> f32);
+                    moves::columns(split, input!(src), output!(dst), rows, from, to, width, add);
+                }
+                DType::I32 => {
+                    let add = accumulate.then_some(i32::wrapping_add as fn(i32, i32) -> i32);
+                    moves::columns(split, indices!(src), ints!(dst), rows, from, to, width, add);
+                }
+                DType::Bf16 => {
+                    let sum = |a, b| bf16::round(bf16::value(a) + bf16::value(b));
+                    let add = accumulate.then_some(sum as fn(u16, u16) -> u16);
+                    moves::columns(split, half!(src), output_half!(dst), rows, from, to, width, add);
+                }
+            }
         }
-        Step::Transpose { src, dst, batch, rows, cols } => {
+        Step::Transpose { src, dst, batch, rows, cols, dtype: DType::Bf16 } => {
+            moves::transpose(split, half!(src), output_half!(dst), *batch, *rows, *cols);
+        }
+        Step::Transpose { src, dst, batch, rows, cols, .. } => {
             moves::transpose(split, bits!(src), output_bits!(dst), *batch, *rows, *cols);
         }
-        Step::MatMul { a, b, out, batch, m, n, k, trans_a, trans_b, alpha, accumulate } => {
-            let a = matmul::Matrix::new(input!(a), *m, *k, *trans_a);
-            let b = matmul::Matrix::new(input!(b), *k, *n, *trans_b);
-            matmul::batched(split, *batch, a, b, output!(out), *alpha, *accumulate);
+        Step::MatMul { a, b, out, dims, accumulate } => {
+            let [da, db, dout] = dims.dtypes;
+            let (a, b, out) = (numbers!(a, da), numbers!(b, db), results!(out, dout));
+            product::run(split, &mut kept.wide, a, b, out, dims, *accumulate, None);
+        }
+        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
+            let epilogue = Epilogue {
+                activation: *activation,
+                bias: bias.as_ref().map_or(&[], |bias| input!(bias)),
+                residual: residual.as_ref().map_or(&[], |residual| input!(residual)),
+                pre: match pre {
+                    None => Pre::Dropped,
+                    Some(pre) if *backward => Pre::Read(input!(pre)),
+                    Some(pre) => Pre::Stored(Output::new(output!(pre))),
+                },
+            };
+            let [da, db, dout] = dims.dtypes;
+            let (a, b, out) = (numbers!(a, da), numbers!(b, db), results!(out, dout));
+            product::run(split, &mut kept.wide, a, b, out, dims, false, Some(&epilogue));
+        }
+        Step::GroupedMatMul { a, b, starts, out, dims, trans_b, accumulate } => {
+            let (a, b, starts, out) = (input!(a), input!(b), indices!(starts), output!(out));
+            experts::grouped(split, a, b, starts, out, dims, *trans_b, *accumulate, faults);
+        }
+        Step::GroupedMatMulWeight { a, b, starts, out, dims, accumulate } => {
+            let (a, b, starts, out) = (input!(a), input!(b), indices!(starts), output!(out));
+            experts::grouped_weight(split, a, b, starts, out, dims, *accumulate, faults);
+        }
+        Step::TopK { x, values, indices, rows, cols, k } => {
+            experts::top_k(split, input!(x), output!(values), ints!(indices), *rows, *cols, *k);
+        }
+        Step::TopKBackward { dvalues, indices, dx, rows, cols, k, accumulate } => {
+            let (dvalues, indices, dx) = (input!(dvalues), indices!(indices), output!(dx));
+            experts::top_k_backward(split, dvalues, indices, dx, *rows, *cols, *k, *accumulate, faults);
+        }
+        Step::SortByKey { keys, sources, places, starts, per_source } => {
+            let (keys, sources) = (indices!(keys), ints!(sources));
+            experts::sort_by_key(keys, sources, ints!(places), ints!(starts), *per_source, faults);
+        }
+        Step::LayerNorm { x, out, mean, inv_std, rows, cols, eps } => {
+            let (x, out, mean, inv) = (input!(x), output!(out), output!(mean), output!(inv_std));
+            layer_norm::forward(split, x, out, mean, inv, *rows, *cols, *eps);
+        }
+        Step::LayerNormBackward { x, mean, inv_std, dout, dx, rows, cols, accumulate } => {
+            let (x, mean, inv, dout) = (input!(x), input!(mean), input!(inv_std), input!(dout));
+            layer_norm::backward(split, x, mean, inv, dout, output!(dx), *rows, *cols, *accumulate);
+        }
+        Step::RopeNorm { x, out, inv_rms, dims, base, eps } => {
+            let angles = kept.rope.get(dims.time, dims.dim, *base);
+            let (x, out, inv_rms) = (input!(x), output!(out), output!(inv_rms));
+            rope_norm::forward(split, x, out, inv_rms, &angles, dims, *eps);
+        }
+        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate } => {
+            let angles = kept.rope.get(dims.time, dims.dim, *base);
+            let (out, inv_rms, dout) = (input!(out), input!(inv_rms), input!(dout));
+            rope_norm::backward(split, out, inv_rms, dout, output!(dx), &angles, dims, *accumulate);
         }
         Step::RowMap { program, inputs, stores } => {
             row_map::run(split, t, program, inputs, stores);
@@ -80,7 +205,7 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, rope: &mut rope::Ta
             norm::backward(split, x, inv_rms, dout, output!(dx), *rows, *cols, *accumulate);
         }
         Step::Rope { x, out, batch, time, heads, dim, base, inverse } => {
-            let table = rope.get(*time, *dim, *base);
+            let table = kept.rope.get(*time, *dim, *base);
             rope::rotate(
                 split,
                 input!(x),
@@ -108,7 +233,11 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, rope: &mut rope::Ta
             };
             attention_backward::backward(split, inputs, output!(dq), output!(dk), output!(dv), dims);
         }
-        Step::Gather { table, indices, out, entries, cols } => {
+        Step::Gather { table, indices, out, entries, cols, dtype: DType::Bf16 } => {
+            let (table, indices) = (half!(table), indices!(indices));
+            indexing::gather(split, table, indices, output_half!(out), *entries, *cols, faults);
+        }
+        Step::Gather { table, indices, out, entries, cols, .. } => {
             let (table, indices) = (input!(table), indices!(indices));
             indexing::gather(split, table, indices, output!(out), *entries, *cols, faults);
         }

@@ -1,21 +1,22 @@
 //! Gather, and its transpose: a scatter-add whose order is fixed.
 
+use super::moves::Moved;
 use super::{Output, Split, StepFaults};
 
 const TASK: usize = 16_384;
 
 /// out[n,:] = table[indices[n],:].
-pub(crate) fn gather(
+pub(crate) fn gather<T: Copy + Send + Sync>(
     split: Split,
-    table: &[f32],
+    table: &[T],
     indices: &[i32],
-    out: &mut [f32],
+    out: &mut [T],
     entries: usize,
     cols: usize,
     faults: &StepFaults,
 ) {
     let group = (TASK / cols).max(1);
-    let out = Output::new(out);
+    let out = Moved::new(out);
     split.each(indices.len().div_ceil(group), |task| {
         let first = task * group;
         for (n, &index) in (first..).zip(indices[first..].iter().take(group)) {

@@ -6,6 +6,7 @@
 
 use gemm::Parallelism;
 
+use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -57,6 +58,12 @@ impl<'a> Matrix<'a> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
         }
+    }
+
+    /// Some of its columns.
+    pub fn columns(self, cols: std::ops::Range<usize>) -> Matrix<'a> {
+        let skipped = cols.start * self.col_stride;
+        Matrix { data: &self.data[skipped..], cols: cols.len(), ..self }
     }
 
     fn last(&self) -> usize {
@@ -117,6 +124,39 @@ pub(crate) unsafe fn block(
     }
 }
 
+/// out (=|+=) a · b, as [`block`], with each output summed over the inner
+/// dimension in order whatever the block's sides are.
+///
+/// # Safety
+/// As [`block`].
+///
+/// # Panics
+/// As [`block`].
+pub(crate) unsafe fn steady_block(a: Matrix, b: Matrix, out: *mut f32, out_stride: usize, accumulate: bool) {
+    assert_eq!(a.cols, b.rows);
+    assert!(a.last() < a.data.len() && b.last() < b.data.len());
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx2 {
+        // SAFETY: as in `block`.
+        unsafe { gemm_avx2::product(a, b, out, out_stride, 1.0, accumulate) };
+        return;
+    }
+    for i in 0..a.rows {
+        // SAFETY: a row of the output, the caller's promise.
+        let row = unsafe { std::slice::from_raw_parts_mut(out.add(i * out_stride), b.cols) };
+        if !accumulate {
+            row.fill(0.0);
+        }
+        for l in 0..a.cols {
+            let factor = a.data[i * a.row_stride + l * a.col_stride];
+            let line = b.data[l * b.row_stride..].iter().step_by(b.col_stride);
+            for (o, b) in row.iter_mut().zip(line) {
+                *o += factor * b;
+            }
+        }
+    }
+}
+
 /// Block sides for an m × n product of depth k. By shape alone.
 fn partition(m: usize, n: usize, k: usize) -> (usize, usize) {
     let (mut rows, mut cols) = (m.min(BLOCK), n.min(BLOCK));
@@ -137,7 +177,9 @@ fn partition(m: usize, n: usize, k: usize) -> (usize, usize) {
 }
 
 /// out (=|+=) alpha · a · b for each of `batch` dense products; `a` and `b`
-/// describe the first, and the others follow in their slices.
+/// describe the first, and the others follow in their slices. `epilogue` then
+/// finishes each block.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn batched(
     split: Split,
     batch: usize,
@@ -146,6 +188,7 @@ pub(crate) fn batched(
     out: &mut [f32],
     alpha: f32,
     accumulate: bool,
+    epilogue: Option<&Epilogue>,
 ) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     let (rows, cols) = partition(m, n, k);
@@ -167,6 +210,14 @@ pub(crate) fn batched(
             // by this task alone, and row `row + rows − 1` ends inside it.
             unsafe {
                 block(a_block, b_block, out.at(member * m * n + row * n + col), n, alpha, accumulate);
+            }
+            if let Some(epilogue) = epilogue {
+                for i in 0..a_block.rows {
+                    let start = (member * m + row + i) * n + col;
+                    // SAFETY: a row of the block, which is this task's.
+                    let line = unsafe { out.range(start, b_block.cols) };
+                    epilogue.finish(line, start, col);
+                }
             }
         }
     });

@@ -9,29 +9,36 @@ mod attention;
 mod attention_backward;
 mod cross_entropy;
 mod dispatch;
+mod epilogue;
+mod experts;
 mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
 mod indexing;
+mod layer_norm;
 mod math;
 mod matmul;
 mod moves;
 mod norm;
 mod philox;
+mod product;
 mod random;
 mod reduce;
 mod rope;
+mod rope_norm;
 mod row_map;
 mod scratch;
 mod simd;
 mod tasks;
 
+pub(crate) use self::rope::angles as rope_angles;
+
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
-use crate::Error;
 use crate::error::fail;
 use crate::graph::Graph;
 use crate::table::Table;
+use crate::{Error, bf16};
 
 /// Fuel below which a step runs on one thread: handing it to another would
 /// take as long as doing it.
@@ -41,7 +48,14 @@ const PARALLEL_FROM: u64 = 1_500_000;
 pub(crate) struct Cpu {
     /// None: one thread, the caller's.
     pool: Option<rayon::ThreadPool>,
+    kept: Kept,
+}
+
+/// What is kept from step to step, because making it again would cost time.
+#[derive(Default)]
+pub(crate) struct Kept {
     rope: rope::Tables,
+    wide: product::Wide,
 }
 
 impl Cpu {
@@ -52,7 +66,7 @@ impl Cpu {
             0 => default_threads(),
             some => some,
         };
-        let mut cpu = Cpu { pool: None, rope: rope::Tables::default() };
+        let mut cpu = Cpu { pool: None, kept: Kept::default() };
         if threads > 1 {
             let builder =
                 rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kernels-{i}"));
@@ -76,13 +90,13 @@ impl Cpu {
 
     pub fn run(&mut self, table: &Table, graph: &Graph) -> Result<(), Error> {
         let faults = Faults::default();
-        let Cpu { pool, rope } = self;
+        let Cpu { pool, kept } = self;
         // One hand-over for the whole graph: steps then split from inside.
         // A graph of small steps only is done before a thread would wake.
         let wide = graph.fuels.iter().any(|&fuel| fuel >= PARALLEL_FROM);
         match pool {
-            Some(pool) if wide => pool.install(|| steps(table, graph, rope, true, &faults)),
-            _ => steps(table, graph, rope, false, &faults),
+            Some(pool) if wide => pool.install(|| steps(table, graph, kept, true, &faults)),
+            _ => steps(table, graph, kept, false, &faults),
         }
         faults.report(graph)
     }
@@ -96,10 +110,10 @@ fn default_threads() -> usize {
     }
 }
 
-fn steps(table: &Table, graph: &Graph, rope: &mut rope::Tables, pooled: bool, faults: &Faults) {
+fn steps(table: &Table, graph: &Graph, kept: &mut Kept, pooled: bool, faults: &Faults) {
     for (index, (step, &fuel)) in graph.steps.iter().zip(&graph.fuels).enumerate() {
         let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
         // An op list has at most MAX_OPS entries.
-        dispatch::run_step(table, step, split, rope, &faults.of(index as u32));
+        dispatch::run_step(table, step, split, kept, &faults.of(index as u32));
     }
 }

@@ -1,62 +1,54 @@
-//! Copies: casts, column windows and transposes. They move bits, so that one
-//! code serves both element types.
+//! Copies: casts, column windows and transposes. One code serves all element
+//! types.
 
 use super::Split;
-use crate::op::DType;
 
 const TASK: usize = 32_768;
 /// Side of a transposed tile: two of them fit in L1.
 const SIDE: usize = 32;
 
-/// An output of bits that tasks write in parts.
+/// An output that tasks write in parts, of elements that are only moved.
 #[derive(Clone, Copy)]
-struct Bits {
-    base: *mut u32,
+pub(crate) struct Moved<T> {
+    base: *mut T,
     len: usize,
 }
 // SAFETY: as `Output`: an address whose use is unsafe.
-unsafe impl Send for Bits {}
+unsafe impl<T: Send> Send for Moved<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Bits {}
+unsafe impl<T: Send> Sync for Moved<T> {}
 
-impl Bits {
-    fn new(slice: &mut [u32]) -> Bits {
-        Bits { base: slice.as_mut_ptr(), len: slice.len() }
+impl<T> Moved<T> {
+    pub fn new(slice: &mut [T]) -> Moved<T> {
+        Moved { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// # Safety
     /// Tasks take disjoint ranges.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn range(&self, start: usize, len: usize) -> &mut [u32] {
+    pub unsafe fn range(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: in bounds (checked), exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
     }
 }
 
-/// dst = src, cast. Float to integer goes towards zero, saturates, and turns
-/// NaN into 0; integer to float rounds to nearest.
-pub(crate) fn copy(split: Split, src: &[u32], dst: &mut [u32], from: DType, to: DType) {
+/// dst = src, each element by `cast`.
+pub(crate) fn convert<A: Copy + Sync, B: Copy + Send>(
+    split: Split,
+    src: &[A],
+    dst: &mut [B],
+    cast: impl Fn(A) -> B + Sync + Send,
+) {
     let len = dst.len();
-    let dst = Bits::new(dst);
+    let dst = Moved::new(dst);
     split.each(len.div_ceil(TASK), |task| {
         let start = task * TASK;
         let count = TASK.min(len - start);
         // SAFETY: tasks take disjoint ranges.
         let dst = unsafe { dst.range(start, count) };
-        let src = &src[start..start + count];
-        match (from, to) {
-            (DType::F32, DType::I32) => {
-                for (d, s) in dst.iter_mut().zip(src) {
-                    *d = f32::from_bits(*s) as i32 as u32;
-                }
-            }
-            (DType::I32, DType::F32) => {
-                for (d, s) in dst.iter_mut().zip(src) {
-                    *d = (*s as i32 as f32).to_bits();
-                }
-            }
-            _ => dst.copy_from_slice(src),
+        for (d, s) in dst.iter_mut().zip(&src[start..start + count]) {
+            *d = cast(*s);
         }
     });
 }
@@ -68,47 +60,45 @@ pub(crate) struct Side {
     pub col: usize,
 }
 
-/// dst[:, to.col..][..width] (=|+=) src[:, from.col..][..width]; `accumulate`
-/// names the type to add in. Integers wrap.
+/// dst[:, to.col..][..width] (=|+=) src[:, from.col..][..width]; `add` says how
+/// elements are added, if they are.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn columns(
+pub(crate) fn columns<T: Copy + Send + Sync>(
     split: Split,
-    src: &[u32],
-    dst: &mut [u32],
+    src: &[T],
+    dst: &mut [T],
     rows: usize,
     from: Side,
     to: Side,
     width: usize,
-    accumulate: Option<DType>,
+    add: Option<fn(T, T) -> T>,
 ) {
     let group = (TASK / width).max(1);
-    let dst = Bits::new(dst);
+    let dst = Moved::new(dst);
     split.each(rows.div_ceil(group), |task| {
         for row in task * group..((task + 1) * group).min(rows) {
             // SAFETY: rows do not overlap, and each belongs to one task.
             let d = unsafe { dst.range(row * to.cols + to.col, width) };
             let s = &src[row * from.cols + from.col..][..width];
-            match accumulate {
+            match add {
                 None => d.copy_from_slice(s),
-                Some(DType::F32) => {
-                    for (d, s) in d.iter_mut().zip(s) {
-                        *d = (f32::from_bits(*d) + f32::from_bits(*s)).to_bits();
-                    }
-                }
-                Some(DType::I32) => {
-                    for (d, s) in d.iter_mut().zip(s) {
-                        *d = d.wrapping_add(*s);
-                    }
-                }
+                Some(add) => d.iter_mut().zip(s).for_each(|(d, s)| *d = add(*d, *s)),
             }
         }
     });
 }
 
 /// Each [rows, cols] of the batch becomes [cols, rows].
-pub(crate) fn transpose(split: Split, src: &[u32], dst: &mut [u32], batch: usize, rows: usize, cols: usize) {
+pub(crate) fn transpose<T: Copy + Send + Sync>(
+    split: Split,
+    src: &[T],
+    dst: &mut [T],
+    batch: usize,
+    rows: usize,
+    cols: usize,
+) {
     let strips = cols.div_ceil(SIDE);
-    let dst = Bits::new(dst);
+    let dst = Moved::new(dst);
     // A task writes a strip of SIDE rows of one output matrix: contiguous.
     split.each(batch * strips, |task| {
         let (member, first) = (task / strips, task % strips * SIDE);

@@ -11,7 +11,7 @@ const KEPT: usize = 8;
 const KEPT_FLOATS: usize = 1 << 21;
 
 /// Cosines, then sines, of [time, dim / 2] angles.
-type Angles = Arc<[f32]>;
+pub(crate) type Angles = Arc<[f32]>;
 
 /// The last few tables of angles, by (time, dim, base).
 #[derive(Default)]
@@ -36,8 +36,8 @@ impl Tables {
     }
 }
 
-/// In `f64`, then rounded.
-fn angles(time: usize, dim: usize, base: f32) -> Angles {
+/// Cosines, then sines, of the angles [time, dim / 2]; in `f64`, then rounded.
+pub(crate) fn angles(time: usize, dim: usize, base: f32) -> Angles {
     let half = dim / 2;
     let frequencies: Vec<f64> =
         (0..half).map(|i| f64::from(base).powf(-2.0 * i as f64 / dim as f64)).collect();

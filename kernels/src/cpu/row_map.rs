@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 
-use super::simd::{larger, maximum, multiversion, smaller, sum};
+use super::simd::{dot, larger, maximum, multiversion, smaller, sum};
 use super::{Output, Split, math};
 use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
 use crate::row_kernel::{Code, Instruction, Program, Register, Source};
@@ -90,6 +90,7 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
         // SAFETY: the validator lists them as outputs of this step.
         .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
         .collect();
+    let direct = direct(program, &inputs, &stores);
     let down = program.rows.div_ceil(program.tile_rows);
     let across = program.cols.div_ceil(program.tile_cols);
     let tiles = down * across;
@@ -98,7 +99,7 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
         let mut files = FILES.take();
         files.grow(program);
         let whole = Tile { row: 0, rows: program.tile_rows, col: 0, cols: program.tile_cols, start: 0 };
-        execute(&program.prologue, &mut files, &inputs, whole);
+        execute(&program.prologue, &mut files, &inputs, whole, None);
         for index in task * group..((task + 1) * group).min(tiles) {
             let row = index / across * program.tile_rows;
             let col = index % across * program.tile_cols;
@@ -109,8 +110,11 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
                 cols: program.tile_cols.min(program.cols - col),
                 start: row * program.cols + col,
             };
-            execute(&program.body, &mut files, &inputs, tile);
-            store(program, &files, &stores, tile);
+            // SAFETY: tiles do not overlap, each belongs to one task, and the
+            // output is the range of no input (see `direct`).
+            let out = direct.map(|k| unsafe { stores[k].range(tile.start, tile.rows * tile.cols) });
+            execute(&program.body, &mut files, &inputs, tile, out);
+            store(program, &files, &stores, tile, direct);
         }
         if program.tile_rows * program.tile_cols * program.element_registers <= KEPT {
             FILES.set(files);
@@ -118,8 +122,23 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
     });
 }
 
-fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile) {
-    for ((register, layout), output) in program.stores.iter().zip(stores) {
+/// The store whose value the last instruction makes: that may write it where
+/// it belongs, unless an input is the same range.
+fn direct(program: &Program, inputs: &[Input], stores: &[Output]) -> Option<usize> {
+    let last = program.body.last()?.dst;
+    let mut of_last = program.stores.iter().enumerate().filter(|(_, (register, _))| *register == last);
+    let (k, (register, layout)) = of_last.next()?;
+    let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
+    let base = stores[k].at(0).cast_const();
+    let apart = inputs.iter().all(|input| input.base != base);
+    (whole && apart && of_last.next().is_none()).then_some(k)
+}
+
+fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile, direct: Option<usize>) {
+    for (k, ((register, layout), output)) in program.stores.iter().zip(stores).enumerate() {
+        if direct == Some(k) {
+            continue;
+        }
         match (register, layout) {
             (Register::Element(slot), Layout::Element) => {
                 let count = tile.rows * tile.cols;
@@ -138,10 +157,13 @@ fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile) {
     }
 }
 
-fn read<'a>(source: Option<Source>, files: &'a Files, inputs: &[Input], tile: Tile) -> &'a [f32] {
+fn read<'a>(source: &'a Option<Source>, files: &'a Files, inputs: &[Input], tile: Tile) -> &'a [f32] {
     // SAFETY (all ranges): the slices end before the tile is stored.
-    match source {
+    match *source {
         None => &[],
+        Some(Source::Constant(ref value)) => std::slice::from_ref(value),
+        // SAFETY: see above; a scalar is never the range of a store.
+        Some(Source::ScalarInput(k)) => unsafe { inputs[k].range(0, 1) },
         Some(Source::Register(Register::Element(s))) => &files.element[s][..tile.rows * tile.cols],
         Some(Source::Register(Register::Row(s))) => &files.row[s][..tile.rows],
         // SAFETY: see above.
@@ -154,20 +176,32 @@ fn read<'a>(source: Option<Source>, files: &'a Files, inputs: &[Input], tile: Ti
 }
 
 multiversion! {
-    fn execute(list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile) = execute_body
+    /// Runs the instructions; the last one's result goes to `out`, if given.
+    fn execute(
+        list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile, out: Option<&mut [f32]>,
+    ) = execute_body
 }
 
 #[inline(always)]
-fn execute_body<const FMA: bool>(list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile) {
-    for instruction in list {
+fn execute_body<const FMA: bool>(
+    list: &[Instruction],
+    files: &mut Files,
+    inputs: &[Input],
+    tile: Tile,
+    mut out: Option<&mut [f32]>,
+) {
+    for (at, instruction) in list.iter().enumerate() {
         // The result leaves its file while the operands are read: the
         // allocator never gives it an operand's register.
         let (mut result, len) = match instruction.dst {
             Register::Element(s) => (std::mem::take(&mut files.element[s]), tile.rows * tile.cols),
             Register::Row(s) => (std::mem::take(&mut files.row[s]), tile.rows),
         };
-        let dst = &mut result[..len];
-        let [a, b, c] = instruction.sources.map(|source| read(source, files, inputs, tile));
+        let dst = match &mut out {
+            Some(out) if at + 1 == list.len() => &mut out[..len],
+            _ => &mut result[..len],
+        };
+        let [a, b, c, d] = instruction.sources.each_ref().map(|source| read(source, files, inputs, tile));
         match instruction.code {
             Code::Load => dst.copy_from_slice(a),
             Code::Constant(value) => dst.fill(value),
@@ -199,6 +233,29 @@ fn execute_body<const FMA: bool>(list: &[Instruction], files: &mut Files, inputs
                     *d = if *a > 0.0 { *b } else { *c };
                 }
             }
+            Code::Products { subtract: false } => products(dst, [a, b, c, d], |x, y| x + y),
+            Code::Products { subtract: true } => products(dst, [a, b, c, d], |x, y| x - y),
+            Code::ProductThen { subtract: false } => product(dst, [a, b, c], |ab, c| ab + c),
+            Code::ProductThen { subtract: true } => product(dst, [a, b, c], |ab, c| ab - c),
+            Code::ThenProduct { subtract: false } => product(dst, [a, b, c], |ab, c| c + ab),
+            Code::ThenProduct { subtract: true } => product(dst, [a, b, c], |ab, c| c - ab),
+            Code::Sign => map(dst, a, |x| {
+                let (up, down) = (if x > 0.0 { 1.0 } else { 0.0 }, if -x > 0.0 { 1.0 } else { 0.0 });
+                up - down
+            }),
+            Code::ByRow(op) => {
+                let [left, right, ..] = instruction.sources;
+                for (row, line) in dst.chunks_exact_mut(tile.cols).enumerate() {
+                    let (a, b) = (of_row(&left, a, row, tile), of_row(&right, b, row, tile));
+                    binary(op, line, a, b);
+                }
+            }
+            Code::Dot => {
+                let lines = a.chunks_exact(tile.cols).zip(b.chunks_exact(tile.cols));
+                for (d, (a, b)) in dst.iter_mut().zip(lines) {
+                    *d = dot::<FMA>(a, b);
+                }
+            }
             Code::Reduce(Reduction::Sum) => {
                 for (d, line) in dst.iter_mut().zip(a.chunks_exact(tile.cols)) {
                     *d = sum(line);
@@ -217,6 +274,16 @@ fn execute_body<const FMA: bool>(list: &[Instruction], files: &mut Files, inputs
     }
 }
 
+/// What one row of a tile reads: its elements, its value, or the uniform one.
+#[inline(always)]
+fn of_row<'a>(source: &Option<Source>, values: &'a [f32], row: usize, tile: Tile) -> &'a [f32] {
+    match source {
+        Some(Source::Register(Register::Row(_)) | Source::RowInput(_)) => &values[row..row + 1],
+        Some(Source::Constant(_) | Source::ScalarInput(_)) => values,
+        _ => &values[row * tile.cols..][..tile.cols],
+    }
+}
+
 #[inline(always)]
 fn map(dst: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
     for (d, a) in dst.iter_mut().zip(a) {
@@ -226,8 +293,39 @@ fn map(dst: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
 
 #[inline(always)]
 fn zip(dst: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-    for ((d, a), b) in dst.iter_mut().zip(a).zip(b) {
-        *d = f(*a, *b);
+    match (a, b) {
+        // A uniform operand has one element. (So has each in a tile of one.)
+        ([a], b) if dst.len() > 1 => dst.iter_mut().zip(b).for_each(|(d, b)| *d = f(*a, *b)),
+        (a, [b]) if dst.len() > 1 => dst.iter_mut().zip(a).for_each(|(d, a)| *d = f(*a, *b)),
+        (a, b) => {
+            for ((d, a), b) in dst.iter_mut().zip(a).zip(b) {
+                *d = f(*a, *b);
+            }
+        }
+    }
+}
+
+/// f(a·b, c·d), where a and c may be uniform.
+#[inline(always)]
+fn products(dst: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn(f32, f32) -> f32) {
+    let outputs = dst.iter_mut().zip(b).zip(d);
+    match (a, c) {
+        ([a], [c]) => outputs.for_each(|((o, b), d)| *o = f(a * b, c * d)),
+        ([a], c) => outputs.zip(c).for_each(|(((o, b), d), c)| *o = f(a * b, c * d)),
+        (a, [c]) => outputs.zip(a).for_each(|(((o, b), d), a)| *o = f(a * b, c * d)),
+        (a, c) => outputs.zip(a).zip(c).for_each(|((((o, b), d), a), c)| *o = f(a * b, c * d)),
+    }
+}
+
+/// f(a·b, c), where a and c may be uniform.
+#[inline(always)]
+fn product(dst: &mut [f32], [a, b, c]: [&[f32]; 3], f: impl Fn(f32, f32) -> f32) {
+    let outputs = dst.iter_mut().zip(b);
+    match (a, c) {
+        ([a], [c]) => outputs.for_each(|(o, b)| *o = f(a * b, *c)),
+        ([a], c) => outputs.zip(c).for_each(|((o, b), c)| *o = f(a * b, *c)),
+        (a, [c]) => outputs.zip(a).for_each(|((o, b), a)| *o = f(a * b, *c)),
+        (a, c) => outputs.zip(a).zip(c).for_each(|(((o, b), a), c)| *o = f(a * b, *c)),
     }
 }
 

@@ -37,6 +37,25 @@ impl Output {
         Output { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
+    /// As [`Output::new`], of integers: write it by [`Output::ints`].
+    pub fn new_bits(slice: &mut [i32]) -> Output {
+        Output { base: slice.as_mut_ptr().cast(), len: slice.len() }
+    }
+
+    /// Elements `start..start + len` as integers; both types accept all bits.
+    ///
+    /// # Safety
+    /// As [`Output::range`].
+    ///
+    /// # Panics
+    /// If the range leaves the output.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn ints(&self, start: usize, len: usize) -> &mut [i32] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds (checked), exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(start).cast(), len) }
+    }
+
     /// # Safety
     /// `base..base + len` is memory that the step owns as an output.
     pub unsafe fn from_raw(base: *mut f32, len: usize) -> Output {

@@ -6,10 +6,14 @@
 
 mod attention;
 mod cross_entropy;
+mod experts;
+mod fused;
 mod row_map;
 
 pub use attention::{Attention, attention, attention_backward};
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy, linear_cross_entropy_backward};
+pub use experts::{grouped_matmul, grouped_matmul_weight, sort_by_key, top_k};
+pub use fused::{activation, activation_derivative, rope_norm, rope_norm_backward};
 pub use row_map::row_map;
 
 use crate::op::ReduceAxis;
@@ -75,6 +79,33 @@ pub fn rms_norm_backward(x: &[f64], dout: &[f64], cols: usize, eps: f64) -> Vec<
     rows.flat_map(|((x, dy), s)| {
         let mean = x.iter().zip(dy).map(|(x, dy)| x * dy).sum::<f64>() / cols as f64;
         x.iter().zip(dy).map(move |(x, dy)| s * dy - x * s * s * s * mean).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+/// Layer normalisation: (out, mean, inv_std), with the variance of the whole
+/// row (not of a sample).
+pub fn layer_norm(x: &[f64], cols: usize, eps: f64) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let (mut out, mut means, mut scales) = (Vec::new(), Vec::new(), Vec::new());
+    for row in x.chunks(cols) {
+        let mean = row.iter().sum::<f64>() / cols as f64;
+        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / cols as f64;
+        let scale = 1.0 / (variance + eps).sqrt();
+        out.extend(row.iter().map(|x| (x - mean) * scale));
+        means.push(mean);
+        scales.push(scale);
+    }
+    (out, means, scales)
+}
+
+/// dx = s · (dy − mean(dy) − x̂ · mean(dy · x̂)).
+pub fn layer_norm_backward(x: &[f64], dout: &[f64], cols: usize, eps: f64) -> Vec<f64> {
+    let (normal, _, scales) = layer_norm(x, cols, eps);
+    let rows = normal.chunks(cols).zip(dout.chunks(cols)).zip(scales);
+    rows.flat_map(|((normal, dy), s)| {
+        let level = dy.iter().sum::<f64>() / cols as f64;
+        let along = normal.iter().zip(dy).map(|(n, dy)| n * dy).sum::<f64>() / cols as f64;
+        normal.iter().zip(dy).map(move |(n, dy)| s * (dy - level - n * along)).collect::<Vec<_>>()
     })
     .collect()
 }

@@ -1,7 +1,11 @@
 //! A workbench: the same operations on devices with 1, 2 and 3 threads, whose
-//! results must agree bit for bit.
+//! results must agree bit for bit; or on two CUDA devices, in the process that
+//! `cuda.rs` starts.
 
-use terrarium_kernels::{CpuConfig, DType, Device, Op, TensorId};
+use terrarium_kernels::{CpuConfig, CudaConfig, DType, Device, Op, TensorId};
+
+/// Set where the tests are to run on CUDA devices.
+pub const ON_CUDA: &str = "TERRARIUM_TEST_ON_CUDA";
 
 pub struct Bench {
     devices: Vec<Device>,
@@ -11,7 +15,9 @@ pub struct Bench {
 impl Bench {
     pub fn new(seed: u64) -> Bench {
         let open = |threads| Device::cpu(CpuConfig { threads, ..CpuConfig::default() }).unwrap();
-        Bench { devices: [1, 2, 3].map(open).into(), seed }
+        let card = |_| Device::cuda(CudaConfig::default()).unwrap();
+        let devices = if Self::on_cuda() { [0, 1].map(card).into() } else { [1, 2, 3].map(open).into() };
+        Bench { devices, seed }
     }
 
     /// A number in [−1, 1).
@@ -29,12 +35,24 @@ impl Bench {
         ((self.draw() + 1.0) / 2.0 * bound as f32) as i32 % bound as i32
     }
 
+    /// Whether this process runs the tests on CUDA devices.
+    pub fn on_cuda() -> bool {
+        std::env::var_os(ON_CUDA).is_some()
+    }
+
+    /// A device of the kind that the bench has.
+    pub fn device() -> Device {
+        Bench::new(0).devices.swap_remove(0)
+    }
+
     /// All devices hand out the same handles, having done the same.
     fn agreed<T: PartialEq + std::fmt::Debug>(&mut self, mut f: impl FnMut(&mut Device) -> T) -> T {
         let mut all: Vec<T> = self.devices.iter_mut().map(&mut f).collect();
-        assert_eq!(all[0], all[1], "1 and 2 threads differ");
-        assert_eq!(all[0], all[2], "1 and 3 threads differ");
-        all.swap_remove(0)
+        let first = all.remove(0);
+        for (i, other) in all.iter().enumerate() {
+            assert!(first == *other, "device 0 (1 thread) and device {} differ", i + 1);
+        }
+        first
     }
 
     pub fn zeros(&mut self, shape: &[usize]) -> TensorId {
@@ -62,6 +80,35 @@ impl Bench {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| self.draw()).collect();
         (self.put(shape, &values), widen(&values))
+    }
+
+    /// A tensor of zeros, bfloat16.
+    pub fn halves(&mut self, shape: &[usize]) -> TensorId {
+        let shape: Vec<u32> = shape.iter().map(|&d| d as u32).collect();
+        self.agreed(|d| d.alloc(DType::Bf16, &shape).unwrap())
+    }
+
+    /// As [`Bench::random`], in bfloat16 if `half`: the numbers are what is
+    /// stored.
+    pub fn random_of(&mut self, half: bool, shape: &[usize]) -> (TensorId, Vec<f64>) {
+        if !half {
+            return self.random(shape);
+        }
+        let id = self.halves(shape);
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| self.draw()).collect();
+        self.agreed(|d| d.upload_f32(id, 0, &values).unwrap());
+        let stored = self.get(id);
+        (id, widen(&stored))
+    }
+
+    pub fn get_ints(&mut self, id: TensorId) -> Vec<i32> {
+        self.agreed(|d| {
+            let count = d.shape(id).unwrap().iter().product::<u32>() as usize;
+            let mut out = vec![0; count];
+            d.download_i32(id, 0, &mut out).unwrap();
+            out
+        })
     }
 
     pub fn run(&mut self, ops: Vec<Op>) {
@@ -96,4 +143,9 @@ pub fn close(got: &[f32], want: &[f64], tolerance: f64) {
         let error = (f64::from(*got) - want).abs();
         assert!(error <= tolerance * (1.0 + want.abs()), "element {i}: {got} instead of {want}");
     }
+}
+
+/// Cases of a property: fewer in the simulator, which is slow.
+pub fn cases(usually: u32) -> u32 {
+    if Bench::on_cuda() { usually.div_ceil(8) } else { usually }
 }

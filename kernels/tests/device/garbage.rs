@@ -14,12 +14,15 @@ struct Monkey {
     bench: Bench,
     floats: Vec<Vec<TensorId>>,
     ints: Vec<TensorId>,
+    one: TensorId,
+    three: TensorId,
     gone: TensorId,
     /// Which family of shapes the operation at hand prefers.
     theme: usize,
 }
 
-const SHAPES: [&[u32]; 8] = [&[4, 4], &[4], &[1, 4, 2, 4], &[1, 2, 4], &[7], &[1], &[3, 4], &[2, 2, 4]];
+const SHAPES: [&[u32]; 10] =
+    [&[4, 4], &[4], &[1, 4, 2, 4], &[1, 2, 4], &[7], &[1], &[3, 4], &[2, 2, 4], &[2, 4, 4], &[1, 4, 2, 2]];
 
 impl Monkey {
     fn new(seed: u64, device: &mut Device) -> Monkey {
@@ -33,7 +36,9 @@ impl Monkey {
         let ints = (0..3).map(|_| device.alloc(DType::I32, &[4]).unwrap()).collect();
         let gone = device.alloc(DType::F32, &[4]).unwrap();
         device.free(gone).unwrap();
-        Monkey { bench: Bench::new(seed), floats, ints, gone, theme: 0 }
+        let one = device.alloc(DType::I32, &[1]).unwrap();
+        let three = device.alloc(DType::I32, &[3]).unwrap();
+        Monkey { bench: Bench::new(seed), floats, ints, one, three, gone, theme: 0 }
     }
     fn pick(&mut self, bound: usize) -> usize {
         self.bench.index(bound) as usize
@@ -55,6 +60,13 @@ impl Monkey {
     fn int(&mut self) -> TensorId {
         let place = self.pick(self.ints.len());
         self.ints[place]
+    }
+    /// One integer, and so no vector of four.
+    fn one_int(&mut self) -> TensorId {
+        if self.pick(3) > 0 { self.one } else { self.float() }
+    }
+    fn three_ints(&mut self) -> TensorId {
+        if self.pick(8) > 0 { self.three } else { self.int() }
     }
     fn word(&mut self) -> u64 {
         (self.bench.draw().to_bits() as u64) << self.pick(40)
@@ -127,7 +139,7 @@ impl Monkey {
     }
     fn op(&mut self) -> Op {
         self.theme = self.pick(SHAPES.len());
-        match self.pick(18) {
+        match self.pick(29) {
             0 => Fill { dst: self.float(), value: self.value() }.into(),
             1 => {
                 let distribution = [Distribution::Normal, Distribution::Uniform][self.pick(2)];
@@ -214,6 +226,74 @@ impl Monkey {
                 }
                 .into()
             }
+            17 => {
+                let distribution = [Distribution::Normal, Distribution::Uniform][self.pick(2)];
+                let (dst, scale, counter) = (self.float(), self.value(), self.one_int());
+                let (seed, stream) = (self.word(), self.word());
+                RandomStep { dst, seed, stream, counter, distribution, scale }.into()
+            }
+            18 => {
+                let (a, b, out) = (self.float(), self.float(), self.float());
+                let maybe = |this: &mut Self, shape: usize| this.flag().then(|| this.of(shape));
+                let theme = self.theme;
+                let (bias, residual, pre) = (maybe(self, 1), maybe(self, theme), maybe(self, theme));
+                let activation = [Activation::Gelu, Activation::Relu][self.pick(2)];
+                let (backward, alpha) = (self.flag(), self.value());
+                let (trans_a, trans_b) = (self.flag(), self.flag());
+                let fused = MatMulFused {
+                    a,
+                    b,
+                    out,
+                    trans_a,
+                    trans_b,
+                    alpha,
+                    bias,
+                    residual,
+                    pre,
+                    activation,
+                    backward,
+                };
+                fused.into()
+            }
+            19 => {
+                let (a, b, out, starts) = (self.of(0), self.of(8), self.of(0), self.three_ints());
+                GroupedMatMul { a, b, starts, out, trans_b: self.flag(), accumulate: self.flag() }.into()
+            }
+            20 => {
+                let (a, b, out, starts) = (self.of(0), self.of(0), self.of(8), self.three_ints());
+                GroupedMatMulWeight { a, b, starts, out, accumulate: self.flag() }.into()
+            }
+            21 => {
+                let (x, values, indices) = (self.of(1), self.of(1), self.int());
+                TopK { x, values, indices }.into()
+            }
+            22 => {
+                let (dvalues, indices, dx) = (self.of(1), self.int(), self.of(1));
+                TopKBackward { dvalues, indices, dx, accumulate: self.flag() }.into()
+            }
+            23 => {
+                let (keys, sources, places, starts) = (self.int(), self.int(), self.int(), self.three_ints());
+                SortByKey { keys, sources, places, starts, per_source: self.small() }.into()
+            }
+            24 => {
+                let (x, out, mean, inv_std) = (self.of(0), self.of(0), self.of(1), self.of(1));
+                LayerNorm { x, out, mean, inv_std, eps: self.value() }.into()
+            }
+            25 => {
+                let (x, mean, inv_std) = (self.of(0), self.of(1), self.of(1));
+                let (dout, dx, accumulate) = (self.of(0), self.of(0), self.flag());
+                LayerNormBackward { x, mean, inv_std, dout, dx, accumulate }.into()
+            }
+            26 => {
+                let (x, out, inv_rms, x_col) = (self.of(0), self.of(9), self.of(3), self.small());
+                let (base, eps) = (self.value(), self.value());
+                RopeNorm { x, x_col, out, inv_rms, base, eps }.into()
+            }
+            27 => {
+                let (out, inv_rms, dout, dx) = (self.of(9), self.of(3), self.of(9), self.of(0));
+                let (dx_col, base, accumulate) = (self.small(), self.value(), self.flag());
+                RopeNormBackward { out, inv_rms, dout, dx, dx_col, base, accumulate }.into()
+            }
             _ => {
                 let (param, grad) = (self.float(), self.float());
                 let (m, v, hyper) = (self.float(), self.float(), self.of(4));
@@ -224,7 +304,7 @@ impl Monkey {
 }
 
 fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
-    let mut device = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
+    let mut device = Bench::device();
     let mut monkey = Monkey::new(seed, &mut device);
     let places: Vec<i32> = (0..4).map(|_| (monkey.small() as i32).wrapping_sub(2)).collect();
     device.upload_i32(monkey.ints[0], 0, &places).unwrap();
@@ -250,11 +330,12 @@ fn rampage(seed: u64, count: usize) -> BTreeMap<&'static str, [u32; 2]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50))]
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(50)))]
 
     #[test]
     fn nothing_panics(seed: u64) {
-        rampage(seed, 400);
+        // The simulator is slow.
+        rampage(seed, if Bench::on_cuda() { 100 } else { 400 });
     }
 }
 
@@ -262,7 +343,7 @@ proptest! {
 /// refused.
 #[test]
 fn the_garbage_reaches_every_operation() {
-    for (name, [accepted, refused]) in rampage(1, 20_000) {
+    for (name, [accepted, refused]) in rampage(1, 35_000) {
         assert!(accepted > 20 && refused > 20, "{name}: {accepted} accepted, {refused} refused");
     }
 }

@@ -1,9 +1,13 @@
 //! The device against its reference, its contract and hostile arguments.
 
 mod bench;
+mod cuda;
+mod experts;
+mod fused;
 mod garbage;
 mod gradients;
 mod handles;
+mod image;
 mod matrices;
 mod models;
 mod refusals;

@@ -7,7 +7,7 @@ use terrarium_kernels::*;
 use crate::bench::{Bench, close, widen};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(40)))]
 
     #[test]
     fn matmul(

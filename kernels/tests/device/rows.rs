@@ -133,7 +133,7 @@ fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(60)))]
 
     #[test]
     fn narrow(seed: u64, rows in 1usize..300, cols in 1usize..40, length in 1usize..15, reduce: bool) {

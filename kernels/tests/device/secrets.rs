@@ -1,10 +1,12 @@
 //! What is computed from a secret is found and forgotten, and nothing else.
 
-use terrarium_kernels::{Copy, CpuConfig, DType, Device, Fill, MatMul};
+use terrarium_kernels::{Copy, DType, Device, Fill, MatMul};
+
+use crate::bench::Bench;
 
 #[test]
 fn a_secret_spreads_through_operations_and_views_and_is_forgotten_whole() {
-    let mut d = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
+    let mut d = Bench::device();
     let mut tensor = |shape: &[u32]| d.alloc(DType::F32, shape).unwrap();
     let (secret, weight, product) = (tensor(&[2, 2]), tensor(&[2, 2]), tensor(&[2, 2]));
     let (copy, constant, later, out) = (tensor(&[4]), tensor(&[4]), tensor(&[4]), tensor(&[2]));

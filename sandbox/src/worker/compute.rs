@@ -3,6 +3,7 @@
 //! The device validates shapes, ranges and aliasing; this file counts: handles,
 //! bytes, operations, device fuel. Work is charged before it runs.
 
+use super::operations::op;
 use super::state::{Recorded, State, wit};
 use crate::{Outcome, Phase};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(super) fn error(e: kernels::Error) -> wit::Error {
         From::OutOfMemory => To::OutOfMemory,
         From::Quota => To::Quota,
         From::IndexRange => To::IndexRange,
+        // Ends the evaluation where it happens; whoever asks later is refused.
+        From::DeviceLost => To::Denied,
     };
     wit::Error { code, op: e.op(), detail: e.to_string() }
 }
@@ -110,6 +113,9 @@ impl State {
                     reason: "an index was out of range while held-out data is in play".into(),
                 })
             }
+            Err(e) if e.code() == kernels::ErrorCode::DeviceLost => {
+                self.end(Outcome::DeviceLost { reason: e.to_string() })
+            }
             done => Ok(done.map_err(error)),
         }
     }
@@ -164,6 +170,7 @@ impl wit::Host for State {
         let dtype = match dtype {
             wit::Dtype::Float32 => kernels::DType::F32,
             wit::Dtype::Int32 => kernels::DType::I32,
+            wit::Dtype::Bfloat16 => kernels::DType::Bf16,
         };
         Ok(self
             .room_for_tensor()
@@ -270,213 +277,5 @@ impl wit::Host for State {
             self.recorded -= found.size;
             self.graphs.remove(&graph);
         }))
-    }
-}
-
-const fn t(bits: u64) -> TensorId {
-    TensorId::from_bits(bits)
-}
-
-/// The device's request for a guest's request. Only names change: nothing is
-/// checked here, so that the validator of the device is the one that decides.
-fn op(op: wit::Op) -> kernels::Op {
-    use wit::Op as G;
-    match op {
-        G::Fill(o) => kernels::Fill { dst: t(o.dst), value: o.value }.into(),
-        G::Random(o) => kernels::Random {
-            dst: t(o.dst),
-            seed: o.seed,
-            stream: o.stream,
-            distribution: match o.distribution {
-                wit::Distribution::Normal => kernels::Distribution::Normal,
-                wit::Distribution::Uniform => kernels::Distribution::Uniform,
-            },
-            scale: o.scale,
-        }
-        .into(),
-        G::Copy(o) => kernels::Copy { src: t(o.src), dst: t(o.dst) }.into(),
-        G::Columns(o) => kernels::Columns {
-            src: t(o.src),
-            src_col: o.src_col,
-            dst: t(o.dst),
-            dst_col: o.dst_col,
-            width: o.width,
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::Transpose(o) => kernels::Transpose { src: t(o.src), dst: t(o.dst) }.into(),
-        G::Matmul(o) => kernels::MatMul {
-            a: t(o.a),
-            b: t(o.b),
-            out: t(o.out),
-            trans_a: o.trans_a,
-            trans_b: o.trans_b,
-            alpha: o.alpha,
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::RowMap(o) => kernels::RowMap {
-            rows: o.rows,
-            cols: o.cols,
-            inputs: o
-                .inputs
-                .into_iter()
-                .map(|i| kernels::Operand { tensor: t(i.tensor), layout: layout(i.layout) })
-                .collect(),
-            nodes: o.nodes.into_iter().map(node).collect(),
-            stores: o
-                .stores
-                .into_iter()
-                .map(|s| kernels::Store { node: s.node, tensor: t(s.tensor), layout: layout(s.layout) })
-                .collect(),
-        }
-        .into(),
-        G::Reduce(o) => kernels::Reduce {
-            src: t(o.src),
-            dst: t(o.dst),
-            axis: match o.axis {
-                wit::ReduceAxis::Rows => kernels::ReduceAxis::Rows,
-                wit::ReduceAxis::Cols => kernels::ReduceAxis::Cols,
-                wit::ReduceAxis::All => kernels::ReduceAxis::All,
-            },
-            scale: o.scale,
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::RmsNorm(o) => {
-            kernels::RmsNorm { x: t(o.x), out: t(o.out), inv_rms: t(o.inv_rms), eps: o.eps }.into()
-        }
-        G::RmsNormBackward(o) => kernels::RmsNormBackward {
-            x: t(o.x),
-            inv_rms: t(o.inv_rms),
-            dout: t(o.dout),
-            dx: t(o.dx),
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::Rope(o) => kernels::Rope { x: t(o.x), out: t(o.out), base: o.base, inverse: o.inverse }.into(),
-        G::Attention(o) => kernels::Attention {
-            q: t(o.q),
-            k: t(o.k),
-            v: t(o.v),
-            out: t(o.out),
-            lse: t(o.lse),
-            window: o.window,
-            scale: o.scale,
-        }
-        .into(),
-        G::AttentionBackward(o) => kernels::AttentionBackward {
-            q: t(o.q),
-            k: t(o.k),
-            v: t(o.v),
-            out: t(o.out),
-            lse: t(o.lse),
-            dout: t(o.dout),
-            dq: t(o.dq),
-            dk: t(o.dk),
-            dv: t(o.dv),
-            window: o.window,
-            scale: o.scale,
-        }
-        .into(),
-        G::Gather(o) => kernels::Gather { table: t(o.table), indices: t(o.indices), out: t(o.out) }.into(),
-        G::ScatterAdd(o) => kernels::ScatterAdd {
-            src: t(o.src),
-            indices: t(o.indices),
-            table: t(o.table),
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::LinearCrossEntropy(o) => kernels::LinearCrossEntropy {
-            x: t(o.x),
-            weight: t(o.weight),
-            targets: t(o.targets),
-            losses: t(o.losses),
-            lse: t(o.lse),
-            softcap: o.softcap,
-        }
-        .into(),
-        G::LinearCrossEntropyBackward(o) => kernels::LinearCrossEntropyBackward {
-            x: t(o.x),
-            weight: t(o.weight),
-            targets: t(o.targets),
-            lse: t(o.lse),
-            dx: t(o.dx),
-            dweight: t(o.dweight),
-            softcap: o.softcap,
-            grad_scale: o.grad_scale,
-            accumulate: o.accumulate,
-        }
-        .into(),
-        G::Adamw(o) => {
-            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }
-                .into()
-        }
-    }
-}
-
-fn layout(layout: wit::Layout) -> kernels::Layout {
-    match layout {
-        wit::Layout::Element => kernels::Layout::Element,
-        wit::Layout::PerRow => kernels::Layout::PerRow,
-        wit::Layout::PerCol => kernels::Layout::PerCol,
-        wit::Layout::Scalar => kernels::Layout::Scalar,
-    }
-}
-
-fn node(node: wit::Node) -> kernels::Node {
-    match node {
-        wit::Node::Input(k) => kernels::Node::Input(k),
-        wit::Node::Constant(c) => kernels::Node::Constant(c),
-        wit::Node::Unary(n) => kernels::Node::Unary { op: unary(n.op), a: n.a },
-        wit::Node::Binary(n) => kernels::Node::Binary { op: binary(n.op), a: n.a, b: n.b },
-        wit::Node::Select(n) => {
-            kernels::Node::Select { condition: n.condition, then: n.then, otherwise: n.otherwise }
-        }
-        wit::Node::Reduce(n) => kernels::Node::Reduce {
-            op: match n.op {
-                wit::Reduction::Sum => kernels::Reduction::Sum,
-                wit::Reduction::Maximum => kernels::Reduction::Maximum,
-            },
-            a: n.a,
-        },
-        wit::Node::ColIndex => kernels::Node::ColIndex,
-    }
-}
-
-fn unary(op: wit::UnaryOp) -> kernels::UnaryOp {
-    use kernels::UnaryOp as K;
-    use wit::UnaryOp as G;
-    match op {
-        G::Negate => K::Negate,
-        G::Absolute => K::Absolute,
-        G::Reciprocal => K::Reciprocal,
-        G::Square => K::Square,
-        G::SquareRoot => K::SquareRoot,
-        G::ReciprocalSquareRoot => K::ReciprocalSquareRoot,
-        G::Exponential => K::Exponential,
-        G::Logarithm => K::Logarithm,
-        G::Tanh => K::Tanh,
-        G::Sigmoid => K::Sigmoid,
-        G::Relu => K::Relu,
-        G::Step => K::Step,
-        G::Sine => K::Sine,
-        G::Cosine => K::Cosine,
-        G::Floor => K::Floor,
-    }
-}
-
-fn binary(op: wit::BinaryOp) -> kernels::BinaryOp {
-    use kernels::BinaryOp as K;
-    use wit::BinaryOp as G;
-    match op {
-        G::Add => K::Add,
-        G::Subtract => K::Subtract,
-        G::Multiply => K::Multiply,
-        G::Divide => K::Divide,
-        G::Minimum => K::Minimum,
-        G::Maximum => K::Maximum,
-        G::LessThan => K::LessThan,
-        G::Power => K::Power,
     }
 }

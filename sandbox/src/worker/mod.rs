@@ -9,6 +9,7 @@ mod compute;
 mod evaluate;
 mod host;
 mod link;
+mod operations;
 mod shards;
 mod state;
 mod train;

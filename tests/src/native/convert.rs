@@ -13,6 +13,7 @@ pub fn dtype(dtype: g::Dtype) -> k::DType {
     match dtype {
         g::Dtype::Float32 => k::DType::F32,
         g::Dtype::Int32 => k::DType::I32,
+        g::Dtype::Bfloat16 => k::DType::Bf16,
     }
 }
 
@@ -26,6 +27,8 @@ pub fn error(error: k::Error) -> g::Error {
         k::ErrorCode::OutOfMemory => g::ErrorCode::OutOfMemory,
         k::ErrorCode::Quota => g::ErrorCode::Quota,
         k::ErrorCode::IndexRange => g::ErrorCode::IndexRange,
+        // As in the worker: whoever asks after the loss is refused.
+        k::ErrorCode::DeviceLost => g::ErrorCode::Denied,
     };
     g::Error { code, op: error.op(), detail: error.to_string() }
 }
@@ -41,6 +44,7 @@ macro_rules! cases {
 }
 
 cases!(Distribution: Normal, Uniform);
+cases!(Activation: Identity, Relu, ReluSquared, Gelu, Silu);
 cases!(Reduction: Sum, Maximum);
 cases!(ReduceAxis: Rows, Cols, All);
 cases!(Layout: Element, PerRow, PerCol, Scalar);
@@ -85,6 +89,40 @@ pub fn op(op: &g::Op) -> k::Op {
         g::Op::Columns(o) => op!(o => Columns [src dst] [src_col dst_col width accumulate]),
         g::Op::Transpose(o) => op!(o => Transpose [src dst] []),
         g::Op::Matmul(o) => op!(o => MatMul [a b out] [trans_a trans_b alpha accumulate]),
+        g::Op::RandomStep(o) => k::RandomStep {
+            dst: id(o.dst),
+            seed: o.seed,
+            stream: o.stream,
+            counter: id(o.counter),
+            distribution: Distribution(o.distribution),
+            scale: o.scale,
+        }
+        .into(),
+        g::Op::MatmulFused(o) => k::MatMulFused {
+            a: id(o.a),
+            b: id(o.b),
+            out: id(o.out),
+            trans_a: o.trans_a,
+            trans_b: o.trans_b,
+            alpha: o.alpha,
+            bias: o.bias.map(id),
+            residual: o.residual.map(id),
+            pre: o.pre.map(id),
+            activation: Activation(o.activation),
+            backward: o.backward,
+        }
+        .into(),
+        g::Op::GroupedMatmul(o) => op!(o => GroupedMatMul [a b starts out] [trans_b accumulate]),
+        g::Op::GroupedMatmulWeight(o) => op!(o => GroupedMatMulWeight [a b starts out] [accumulate]),
+        g::Op::TopK(o) => op!(o => TopK [x values indices] []),
+        g::Op::TopKBackward(o) => op!(o => TopKBackward [dvalues indices dx] [accumulate]),
+        g::Op::SortByKey(o) => op!(o => SortByKey [keys sources places starts] [per_source]),
+        g::Op::LayerNorm(o) => op!(o => LayerNorm [x out mean inv_std] [eps]),
+        g::Op::LayerNormBackward(o) => op!(o => LayerNormBackward [x mean inv_std dout dx] [accumulate]),
+        g::Op::RopeNorm(o) => op!(o => RopeNorm [x out inv_rms] [x_col base eps]),
+        g::Op::RopeNormBackward(o) => {
+            op!(o => RopeNormBackward [out inv_rms dout dx] [dx_col base accumulate])
+        }
         g::Op::RowMap(o) => k::RowMap {
             rows: o.rows,
             cols: o.cols,

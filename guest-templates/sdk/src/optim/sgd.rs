@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum.
 
-use super::{Optimizer, required_gradient};
-use crate::error::{Error, Result};
+use super::{Optimizer, required_gradient, rows_of};
+use crate::error::Result;
 use crate::rowkernel::{Kernel, Layout};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -44,9 +44,7 @@ impl Optimizer for Sgd {
         let (rate, momentum, decay) = (scalar(tape, 0)?, scalar(tape, 1)?, scalar(tape, 2)?);
         for (param, velocity) in &self.members {
             let grad = required_gradient(tape, param)?;
-            let cols = param.shape().last().copied().unwrap_or(1);
-            let rows =
-                u32::try_from(param.len() / u64::from(cols)).map_err(|_| Error::shape("too many rows"))?;
+            let (rows, cols) = rows_of(param)?;
             let (p, v) = (tape.bind(param), tape.bind(velocity));
             let k = Kernel::new(cols);
             let [ep, ev, eg] = [(); 3].map(|()| k.input(Layout::Element));

@@ -39,10 +39,19 @@ impl Tape {
     /// Appends the operations that compute the gradient of Σ `loss` with
     /// respect to every parameter.
     pub fn backward(&mut self, loss: Var) -> Result<()> {
+        self.backward_all(&[loss])
+    }
+
+    /// As [`Tape::backward`], of the sum of several losses. Each goes straight
+    /// to its own operations, so that a cross-entropy may stand beside losses
+    /// of your own.
+    pub fn backward_all(&mut self, losses: &[Var]) -> Result<()> {
         if !self.training {
             return Err(Error::invalid("backward on a tape for inference: use Tape::training"));
         }
-        self.give_uniform(loss, 1.0)?;
+        for &loss in losses {
+            self.give_uniform(loss, 1.0)?;
+        }
         while let Some((var, rule)) = self.rules.pop() {
             if let Some(gradient) = self.vars[var.0 as usize].gradient {
                 rule(self, gradient.adjoint)?;
@@ -98,6 +107,23 @@ impl Tape {
                 }
             }
         }
+    }
+
+    /// Makes `gradient` the gradient of a parameter, in place of what
+    /// [`Tape::backward`] found: for clipping, accumulation, or a rule of your
+    /// own. The buffer has as many elements as the parameter.
+    pub fn set_gradient(&mut self, param: &Tensor, gradient: Slot) -> Result<()> {
+        if self.slot_len(gradient) != param.len() {
+            return Err(Error::shape(format!(
+                "set_gradient of shape {:?} for a parameter of shape {:?}",
+                self.slot_shape(gradient),
+                param.shape()
+            )));
+        }
+        let var = self.param(param);
+        self.vars[var.0 as usize].gradient =
+            Some(Gradient { adjoint: Adjoint::Buffer(gradient), own: false });
+        Ok(())
     }
 
     /// A differentiable operation of your own: `output` is what the

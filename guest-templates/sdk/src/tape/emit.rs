@@ -20,7 +20,17 @@ impl Tape {
     /// A float32 buffer of the tape's. Its first content is undefined: write
     /// all of it before reading.
     pub fn temporary(&mut self, shape: &[u32]) -> Slot {
-        self.add_slot(Storage::Temporary, shape, Dtype::Float32)
+        self.temporary_of(Dtype::Float32, shape)
+    }
+
+    /// As [`Tape::temporary`], of any element type.
+    pub fn temporary_of(&mut self, dtype: Dtype, shape: &[u32]) -> Slot {
+        self.add_slot(Storage::Temporary, shape, dtype)
+    }
+
+    /// Element type of a slot.
+    pub fn slot_dtype(&self, slot: Slot) -> Dtype {
+        self.slots[slot.0 as usize].dtype
     }
 
     /// A window onto a slot, from `offset` elements on.
@@ -66,7 +76,7 @@ impl Tape {
         self.emit(Op::Fill(compute::Fill { dst: dst.raw(), value }));
     }
 
-    /// dst = src; equal element counts.
+    /// dst = src, cast to the element type of dst; equal element counts.
     pub fn emit_copy(&mut self, src: Slot, dst: Slot) -> Result<()> {
         self.same_len("copy", src, dst)?;
         self.emit(Op::Copy(compute::CopyCast { src: src.raw(), dst: dst.raw() }));

@@ -12,6 +12,24 @@ pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
         Op::Columns(o) => all(&mut [&mut o.src, &mut o.dst]),
         Op::Transpose(o) => all(&mut [&mut o.src, &mut o.dst]),
         Op::Matmul(o) => all(&mut [&mut o.a, &mut o.b, &mut o.out]),
+        Op::RandomStep(o) => all(&mut [&mut o.dst, &mut o.counter]),
+        Op::MatmulFused(o) => {
+            all(&mut [&mut o.a, &mut o.b, &mut o.out]);
+            for operand in [&mut o.bias, &mut o.residual, &mut o.pre] {
+                operand.iter_mut().for_each(|tensor| all(&mut [tensor]));
+            }
+        }
+        Op::GroupedMatmul(o) => all(&mut [&mut o.a, &mut o.b, &mut o.starts, &mut o.out]),
+        Op::GroupedMatmulWeight(o) => all(&mut [&mut o.a, &mut o.b, &mut o.starts, &mut o.out]),
+        Op::TopK(o) => all(&mut [&mut o.x, &mut o.values, &mut o.indices]),
+        Op::TopKBackward(o) => all(&mut [&mut o.dvalues, &mut o.indices, &mut o.dx]),
+        Op::SortByKey(o) => all(&mut [&mut o.keys, &mut o.sources, &mut o.places, &mut o.starts]),
+        Op::LayerNorm(o) => all(&mut [&mut o.x, &mut o.out, &mut o.mean, &mut o.inv_std]),
+        Op::LayerNormBackward(o) => {
+            all(&mut [&mut o.x, &mut o.mean, &mut o.inv_std, &mut o.dout, &mut o.dx]);
+        }
+        Op::RopeNorm(o) => all(&mut [&mut o.x, &mut o.out, &mut o.inv_rms]),
+        Op::RopeNormBackward(o) => all(&mut [&mut o.out, &mut o.inv_rms, &mut o.dout, &mut o.dx]),
         Op::RowMap(o) => {
             o.inputs.iter_mut().for_each(|i| all(&mut [&mut i.tensor]));
             o.stores.iter_mut().for_each(|s| all(&mut [&mut s.tensor]));

@@ -3,7 +3,7 @@
 //! Each temporary is alive from the first operation that names it to the
 //! last. Temporaries are placed, largest first, at the lowest address where
 //! they meet no other that is alive at the same time (greedy by size; Pisarchyk
-//! & Lee 2020, arXiv 2001.03288), in one arena.
+//! & Lee 2020, arXiv 2001.03288), in one arena for each element type.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,12 @@ use super::{Slot, Storage, Tape, operands};
 use crate::bindings::trainer::terrarium::guest::compute::Op;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::tensor::{Tensor, elements};
+use crate::tensor::{Dtype, Tensor, elements};
 
-/// Elements to which temporaries are aligned (64 bytes).
+/// Elements to which temporaries are aligned (64 bytes, or 32 of bfloat16).
 const ALIGNMENT: u64 = 16;
+/// The element types that have an arena.
+const DTYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Int32, Dtype::Bfloat16];
 
 /// A recorded list of operations. Clones of its tensors stay alive with it.
 pub struct Graph {
@@ -43,7 +45,7 @@ impl Graph {
         self.cost
     }
 
-    /// Elements (of 4 bytes) that its temporaries take together.
+    /// Elements that its temporaries take together.
     pub fn arena_elements(&self) -> u64 {
         self.arena_elements
     }
@@ -56,6 +58,7 @@ struct Piece {
     first: usize,
     last: usize,
     offset: u64,
+    dtype: Dtype,
 }
 
 impl Tape {
@@ -86,12 +89,14 @@ impl Tape {
 
     fn lower(mut self) -> Result<(Vec<Op>, Vec<Tensor>, u64)> {
         let mut ops = std::mem::take(&mut self.ops);
-        let (offsets, total) = self.place(&mut ops)?;
+        let (offsets, totals) = self.place(&mut ops)?;
         let mut resolver =
-            Resolver { tape: &self, offsets, arena: None, made: BTreeMap::new(), tensors: Vec::new() };
-        if total > 0 {
-            let len = u32::try_from(total).map_err(|_| Error::invalid("the tape needs more than 16 GiB"))?;
-            resolver.arena = Some(Tensor::zeros(&[len]).map_err(|e| e.during("memory for the tape"))?);
+            Resolver { tape: &self, offsets, arenas: Vec::new(), made: BTreeMap::new(), tensors: Vec::new() };
+        for (dtype, &total) in DTYPES.into_iter().zip(&totals).filter(|(_, total)| **total > 0) {
+            let len =
+                u32::try_from(total).map_err(|_| Error::invalid("the tape needs more than 2³² elements"))?;
+            let arena = Tensor::alloc(dtype, &[len]).map_err(|e| e.during("memory for the tape"))?;
+            resolver.arenas.push(arena);
         }
         for op in &mut ops {
             let mut failed = None;
@@ -104,16 +109,16 @@ impl Tape {
             }
         }
         let mut tensors = resolver.tensors;
-        tensors.extend(resolver.arena);
+        tensors.extend(resolver.arenas);
         tensors.extend(self.slots.into_iter().filter_map(|entry| match entry.storage {
             Storage::Tensor(tensor) => Some(tensor),
             _ => None,
         }));
-        Ok((ops, tensors, total))
+        Ok((ops, tensors, totals.iter().sum()))
     }
 
-    /// The place of every temporary, by slot number, and the arena's size.
-    fn place(&self, ops: &mut [Op]) -> Result<(Vec<u64>, u64)> {
+    /// The place of every temporary, by slot number, and the arenas' sizes.
+    fn place(&self, ops: &mut [Op]) -> Result<(Vec<u64>, [u64; 3])> {
         let mut lives: Vec<Option<(usize, usize)>> = vec![None; self.slots.len()];
         let mut unknown = false;
         for (at, op) in ops.iter_mut().enumerate() {
@@ -137,11 +142,11 @@ impl Tape {
         for (slot, (entry, life)) in self.slots.iter().zip(&lives).enumerate() {
             if let (Storage::Temporary, Some((first, last))) = (&entry.storage, *life) {
                 let len = elements(&entry.shape).div_ceil(ALIGNMENT) * ALIGNMENT;
-                pieces.push(Piece { slot, len, first, last, offset: 0 });
+                pieces.push(Piece { slot, len, first, last, offset: 0, dtype: entry.dtype });
             }
         }
         pieces.sort_by_key(|p| (std::cmp::Reverse(p.len), p.slot));
-        let mut total = 0;
+        let mut totals = [0; 3];
         let mut busy: Vec<(u64, u64)> = Vec::new();
         for i in 0..pieces.len() {
             let (placed, rest) = pieces.split_at_mut(i);
@@ -150,7 +155,7 @@ impl Tape {
             busy.extend(
                 placed
                     .iter()
-                    .filter(|p| p.first <= piece.last && piece.first <= p.last)
+                    .filter(|p| p.dtype == piece.dtype && p.first <= piece.last && piece.first <= p.last)
                     .map(|p| (p.offset, p.offset + p.len)),
             );
             busy.sort_unstable();
@@ -160,13 +165,14 @@ impl Tape {
                 }
                 piece.offset = piece.offset.max(end);
             }
-            total = total.max(piece.offset + piece.len);
+            let place = DTYPES.iter().position(|dtype| *dtype == piece.dtype).unwrap_or(0);
+            totals[place] = totals[place].max(piece.offset + piece.len);
         }
         let mut offsets = vec![0; self.slots.len()];
         for piece in &pieces {
             offsets[piece.slot] = piece.offset;
         }
-        Ok((offsets, total))
+        Ok((offsets, totals))
     }
 }
 
@@ -174,7 +180,8 @@ impl Tape {
 struct Resolver<'t> {
     tape: &'t Tape,
     offsets: Vec<u64>,
-    arena: Option<Tensor>,
+    /// One for each element type that needs it.
+    arenas: Vec<Tensor>,
     /// By (storage's handle, offset, shape).
     made: BTreeMap<(u64, u64, Vec<u32>), u64>,
     tensors: Vec<Tensor>,
@@ -187,7 +194,8 @@ impl Resolver<'_> {
             Storage::View { of, offset } => (of, offset),
             _ => (Slot(slot as u32), 0),
         };
-        let (base, offset) = match (&self.tape.slots[root.0 as usize].storage, &self.arena) {
+        let arena = self.arenas.iter().find(|arena| arena.dtype() == entry.dtype);
+        let (base, offset) = match (&self.tape.slots[root.0 as usize].storage, arena) {
             (Storage::Tensor(tensor), _) => (tensor.clone(), offset),
             (_, Some(arena)) => (arena.clone(), self.offsets[root.0 as usize] + offset),
             (_, None) => return Err(Error::invalid("a temporary without an arena")),

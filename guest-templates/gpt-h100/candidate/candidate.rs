@@ -1,0 +1,358 @@
+//! The baseline of autoresearch (karpathy/autoresearch, train.py) at its full
+//! size: 8 layers of width 512, 524,288 tokens a step, 300 seconds.
+//!
+//! The family: RMSNorm without weights (on the embedding, each branch, the
+//! queries and the keys), rotary positions, sliding windows, squared ReLU,
+//! value embeddings behind gates, learned residual scalars, an untied head
+//! with capped logits; Muon on the matrices and AdamW on the rest.
+//!
+//! What lies inside the evolve blocks may be changed; the rest is the frame
+//! that the evaluation relies on.
+
+use terrarium_sdk::knobs::{self, Linear, Logarithmic};
+use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
+use terrarium_sdk::rowkernel::Layout::{Element, PerRow, Scalar};
+use terrarium_sdk::schedule::{Decay, Schedule};
+use terrarium_sdk::tape::{Activation, Ends};
+use terrarium_sdk::{
+    Distribution, Graph, Result, Tape, Tensor, Trainer, Var, data, export_trainer, report, train,
+};
+
+// EVOLVE-BLOCK-START sizes
+/// The model's dimensions.
+struct Config {
+    vocabulary: u32,
+    depth: u32,
+    head_dim: u32,
+    heads: u32,
+    kv_heads: u32,
+    hidden: u32,
+    windows: Vec<bool>,
+    /// Which layers have value embeddings.
+    value_layers: Vec<bool>,
+    softcap: f32,
+    rope_base: f32,
+}
+
+impl Config {
+    fn from_knobs() -> Config {
+        let depth = knobs::size("depth", 8, 1, 32, Linear);
+        let head_dim = 8 * knobs::size("head_dim_by_8", 16, 2, 32, Linear);
+        let heads = knobs::size("heads", 4, 1, 16, Linear);
+        let groups = knobs::size("queries_per_key", 1, 1, 4, Linear);
+        let kv_heads = if heads.is_multiple_of(groups) { heads / groups } else { heads };
+        let expansion = knobs::size("mlp_expansion", 4, 1, 8, Linear);
+        let pattern =
+            ["L", "SL", "SSL", "SSSL"][knobs::choice("windows", 3, &["L", "SL", "SSL", "SSSL"])].as_bytes();
+        let value = knobs::choice("value_embeddings", 1, &["none", "alternating", "all"]);
+        let last = depth - 1;
+        Config {
+            vocabulary: data::describe().vocabulary,
+            depth,
+            head_dim,
+            heads,
+            kv_heads,
+            hidden: expansion * head_dim * heads,
+            // The last layer always sees everything.
+            windows: (0..depth).map(|i| i != last && pattern[i as usize % pattern.len()] == b'S').collect(),
+            value_layers: (0..depth)
+                .map(|i| value == 2 || (value == 1 && (last - i).is_multiple_of(2)))
+                .collect(),
+            softcap: knobs::float("softcap", 15.0, 5.0, 60.0, Logarithmic),
+            rope_base: knobs::float("rope_base", 10_000.0, 100.0, 100_000.0, Logarithmic),
+        }
+    }
+
+    fn width(&self) -> u32 {
+        self.head_dim * self.heads
+    }
+
+    fn kv_width(&self) -> u32 {
+        self.head_dim * self.kv_heads
+    }
+}
+
+/// Sequences per training step, and tokens in each.
+fn batch_shape() -> (u32, u32) {
+    let rows = knobs::size("batch_rows", 256, 1, 1024, Logarithmic);
+    let time = knobs::choice("train_context", 1, &["half", "full"]);
+    let context = data::describe().context;
+    (rows, if time == 0 { (context / 2).max(1) } else { context })
+}
+// EVOLVE-BLOCK-END
+
+// EVOLVE-BLOCK-START model
+/// Channels that a value gate looks at.
+const GATE_CHANNELS: u32 = 32;
+const EPS: f32 = 1e-6;
+
+/// The parameters. Matrices of all layers lie in one bank [depth, out, in].
+struct Model {
+    config: Config,
+    embedding: Tensor,
+    head: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    project: Tensor,
+    expand: Tensor,
+    contract: Tensor,
+    value_tables: Vec<Tensor>,
+    gates: Tensor,
+    residual: Tensor,
+    first: Tensor,
+}
+
+impl Model {
+    fn init(seed: u64) -> Result<Model> {
+        let config = Config::from_knobs();
+        let (c, kv, layers) = (config.width(), config.kv_width(), config.depth);
+        let mut stream = 0;
+        let mut random = |shape: &[u32], distribution, scale: f32| {
+            let tensor = Tensor::zeros(shape)?;
+            stream += 1;
+            tensor.randomize(distribution, scale, seed, stream)?;
+            Ok(tensor)
+        };
+        // Uniform with the variance of a normal of deviation 1/√C.
+        let spread = knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
+        let tables = config.value_layers.iter().filter(|&&has| has).count() as u32;
+        let embedding_scale = knobs::float("embedding_init", 1.0, 0.01, 2.0, Logarithmic);
+        let head_scale = knobs::float("head_init", 0.001, 0.0001, 0.1, Logarithmic);
+        Ok(Model {
+            embedding: random(&[config.vocabulary, c], Distribution::Normal, embedding_scale)?,
+            head: random(&[config.vocabulary, c], Distribution::Normal, head_scale)?,
+            query: random(&[layers, c, c], Distribution::Uniform, spread)?,
+            key: random(&[layers, kv, c], Distribution::Uniform, spread)?,
+            value: random(&[layers, kv, c], Distribution::Uniform, spread)?,
+            project: Tensor::zeros(&[layers, c, c])?,
+            expand: random(&[layers, config.hidden, c], Distribution::Uniform, spread)?,
+            contract: Tensor::zeros(&[layers, c, config.hidden])?,
+            value_tables: (0..tables)
+                .map(|_| random(&[config.vocabulary, kv], Distribution::Uniform, spread))
+                .collect::<Result<_>>()?,
+            gates: Tensor::zeros(&[tables.max(1), config.kv_heads, GATE_CHANNELS.min(c)])?,
+            residual: Tensor::full(&[layers, 1], 1.0)?,
+            first: Tensor::full(&[layers, 1], 0.1)?,
+            config,
+        })
+    }
+
+    /// Tokens [B,T] to the last hidden state [B,T,C].
+    fn hidden(&self, t: &mut Tape, tokens: Var) -> Result<Var> {
+        let table = t.param(&self.embedding);
+        let x = t.gather(table, tokens)?;
+        let x0 = t.rms_norm(x, EPS)?;
+        let mut x = x0;
+        let mut tables = 0;
+        for layer in 0..self.config.depth {
+            let (keep, first) = (t.param_row(&self.residual, layer)?, t.param_row(&self.first, layer)?);
+            x = t.map(&[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)], &|e| {
+                e[2] * e[0] + e[3] * e[1]
+            })?;
+            x = self.attention(t, x, tokens, layer, &mut tables)?;
+            x = self.mlp(t, x, layer)?;
+        }
+        t.rms_norm(x, EPS)
+    }
+
+    /// x + attention of x, normalised.
+    fn attention(
+        &self,
+        t: &mut Tape,
+        residual: Var,
+        tokens: Var,
+        layer: u32,
+        tables: &mut u32,
+    ) -> Result<Var> {
+        let c = &self.config;
+        let (b, time) = (t.shape(residual)[0], t.shape(residual)[1]);
+        let x = t.rms_norm(residual, EPS)?;
+        let (wq, wk, wv) = (
+            t.param_row(&self.query, layer)?,
+            t.param_row(&self.key, layer)?,
+            t.param_row(&self.value, layer)?,
+        );
+        let q = t.linear(x, wq)?;
+        let k = t.linear(x, wk)?;
+        let v = t.linear(x, wv)?;
+        let q = t.reshape(q, &[b, time, c.heads, c.head_dim])?;
+        let k = t.reshape(k, &[b, time, c.kv_heads, c.head_dim])?;
+        let mut v = t.reshape(v, &[b, time, c.kv_heads, c.head_dim])?;
+        if c.value_layers[layer as usize] {
+            let table = t.param(&self.value_tables[*tables as usize]);
+            let extra = t.gather(table, tokens)?;
+            let extra = t.reshape(extra, &[b, time, c.kv_heads, c.head_dim])?;
+            let gate = t.param_row(&self.gates, *tables)?;
+            let seen = t.columns(x, 0, GATE_CHANNELS.min(c.width()))?;
+            let gate = t.linear(seen, gate)?;
+            v = t.map(&[(v, Element), (extra, Element), (gate, PerRow)], &|e| {
+                e[0] + 2.0 * e[2].sigmoid() * e[1]
+            })?;
+            *tables += 1;
+        }
+        let q = t.rope_norm(q, c.rope_base, EPS)?;
+        let k = t.rope_norm(k, c.rope_base, EPS)?;
+        let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
+        let y = t.attention(q, k, v, window)?;
+        let y = t.reshape(y, &[b, time, c.width()])?;
+        let wo = t.param_row(&self.project, layer)?;
+        t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
+    }
+
+    /// x + MLP of x, normalised.
+    fn mlp(&self, t: &mut Tape, residual: Var, layer: u32) -> Result<Var> {
+        let (up, down) = (t.param_row(&self.expand, layer)?, t.param_row(&self.contract, layer)?);
+        let x = t.rms_norm(residual, EPS)?;
+        t.mlp(x, up, down, Activation::ReluSquared, Some(residual))
+    }
+}
+// EVOLVE-BLOCK-END
+
+// EVOLVE-BLOCK-START optimizer
+/// Which rule updates which parameters.
+fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
+    let decay = knobs::number("weight_decay", 0.0, 0.0, 0.4, Linear);
+    let muon = MuonConfig {
+        rate: knobs::number("matrix_rate", 0.02, 0.001, 0.2, Logarithmic),
+        momentum: knobs::number("momentum", 0.95, 0.5, 0.99, Linear),
+        nesterov: true,
+        weight_decay: decay,
+        steps: 5,
+        second_moment: knobs::flag("second_moment", true).then_some(0.95),
+    };
+    let adam = AdamWConfig {
+        rate: 0.0,
+        beta1: knobs::number("beta1", 0.9, 0.5, 0.99, Linear),
+        beta2: knobs::number("beta2", 0.95, 0.8, 0.999, Linear),
+        eps: 1e-10,
+        weight_decay: 0.0,
+    };
+    let embedding_rate = knobs::number("embedding_rate", 0.03, 0.003, 1.0, Logarithmic);
+    let head_rate = knobs::number("head_rate", 0.002, 0.0002, 0.05, Logarithmic);
+    let scalar_rate = knobs::number("scalar_rate", 0.01, 0.001, 0.5, Logarithmic);
+
+    let m = model;
+    let matrices = [&m.query, &m.key, &m.value, &m.project, &m.expand, &m.contract];
+    let mut embeddings = vec![m.embedding.clone()];
+    embeddings.extend(m.value_tables.iter().cloned());
+    let mut scalars = vec![m.residual.clone(), m.first.clone()];
+    if !m.value_tables.is_empty() {
+        scalars.push(m.gates.clone());
+    }
+    Ok(vec![
+        Box::new(Muon::new(&matrices.map(Tensor::clone), muon)?),
+        Box::new(AdamW::new(&embeddings, AdamWConfig { rate: embedding_rate, ..adam })?),
+        Box::new(AdamW::new(std::slice::from_ref(&m.head), AdamWConfig { rate: head_rate, ..adam })?),
+        Box::new(AdamW::new(&scalars, AdamWConfig { rate: scalar_rate, ..adam })?),
+    ])
+}
+
+/// The learning rate over the budget.
+fn schedule() -> Schedule {
+    Schedule {
+        warmup: knobs::number("warmup", 0.0, 0.0, 0.3, Linear),
+        warmdown: knobs::number("warmdown", 0.1, 0.0, 1.0, Linear),
+        floor: knobs::number("final_rate", 0.1, 0.0, 1.0, Linear),
+        decay: [Decay::Linear, Decay::Cosine][knobs::choice("decay", 0, &["linear", "cosine"])],
+    }
+}
+// EVOLVE-BLOCK-END
+
+/// Steps between reports of the training loss.
+const REPORT_EVERY: u64 = 20;
+
+/// The frame: builds the graphs, draws the batches, answers the host.
+struct Gpt {
+    model: Model,
+    /// The prediction graph of each batch size met so far.
+    predictors: Vec<Predictor>,
+}
+
+struct Predictor {
+    tokens: Tensor,
+    logits: Tensor,
+    graph: Graph,
+}
+
+impl Gpt {
+    fn predictor(&self, shape: &[u32]) -> Result<Predictor> {
+        let tokens = Tensor::zeros_int(shape)?;
+        let rows = shape.iter().product();
+        let logits = Tensor::zeros(&[rows, self.model.config.vocabulary])?;
+        let mut t = Tape::inference();
+        let input = t.input(&tokens);
+        let x = self.model.hidden(&mut t, input)?;
+        let head = t.param(&self.model.head);
+        let z = t.linear(x, head)?;
+        let cap = self.model.config.softcap;
+        let z = t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())?;
+        t.store(z, &logits)?;
+        Ok(Predictor { tokens, logits, graph: t.record()? })
+    }
+}
+
+impl Trainer for Gpt {
+    fn init(seed: u64) -> Result<Self> {
+        Ok(Gpt { model: Model::init(seed)?, predictors: Vec::new() })
+    }
+
+    fn train(&mut self) -> Result<()> {
+        let (rows, time) = batch_shape();
+        let tokens = Tensor::zeros_int(&[rows, time])?;
+        let targets = Tensor::zeros_int(&[rows, time])?;
+        let loss_value = Tensor::zeros(&[1])?;
+
+        let mut t = Tape::training();
+        let (input, target) = (t.input(&tokens), t.input(&targets));
+        let x = self.model.hidden(&mut t, input)?;
+        let head = t.param(&self.model.head);
+        let losses = t.linear_cross_entropy(x, head, target, self.model.config.softcap)?;
+        let loss = t.mean(losses)?;
+        t.store(loss, &loss_value)?;
+        t.backward(loss)?;
+        let mut optimizers = optimizers(&self.model)?;
+        for optimizer in &mut optimizers {
+            optimizer.emit(&mut t)?;
+        }
+        let graph = t.record()?;
+
+        let schedule = schedule();
+        let mut finished = 0;
+        let steps = train::until_budget_used(&graph, &mut |step| {
+            if finished > 0 && finished % REPORT_EVERY == 0 {
+                report::metric("train_loss", finished, loss_value.scalar()?.into());
+            }
+            finished = step.number;
+            let rate = schedule.at(step.progress);
+            for optimizer in &mut optimizers {
+                optimizer.prepare(step.number, rate)?;
+            }
+            data::next_batch(&tokens, &targets)
+        })?;
+        if steps > 0 {
+            report::metric("train_loss", steps, loss_value.scalar()?.into());
+        }
+        report::metric("steps", steps, steps as f64);
+        report::metric("step_fuel", steps, graph.cost() as f64);
+        Ok(())
+    }
+
+    fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()> {
+        let known = self.predictors.iter().position(|p| p.tokens.shape() == tokens.shape());
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let predictor = self.predictor(tokens.shape())?;
+                self.predictors.push(predictor);
+                self.predictors.len() - 1
+            }
+        };
+        let predictor = &self.predictors[at];
+        predictor.tokens.copy_from(tokens)?;
+        predictor.graph.replay()?;
+        logits.copy_from(&predictor.logits)
+    }
+}
+
+export_trainer!(Gpt);

@@ -1,0 +1,419 @@
+//! Operations that do in one pass what several would do: a linear layer with
+//! its bias, activation and residual; queries and keys turned and normalised;
+//! and casts, for which there is nothing to differentiate.
+
+use super::{Slot, Tape, Var};
+use crate::bindings::trainer::terrarium::guest::compute::{self, Op};
+use crate::error::{Error, Result};
+use crate::tensor::Dtype;
+
+pub use compute::Activation;
+
+/// What [`Tape::linear_fused`] adds to a product. The default adds nothing.
+///
+/// ```
+/// use terrarium_sdk::tape::{Activation, Ends};
+/// let ends = Ends { activation: Activation::Gelu, ..Ends::default() };
+/// assert!(ends.bias.is_none());
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// [N], added to each row before the activation.
+    pub bias: Option<Var>,
+    /// Applied to each element.
+    pub activation: Activation,
+    /// Of the shape of the result, added after the activation.
+    pub residual: Option<Var>,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self { bias: None, activation: Activation::Identity, residual: None }
+    }
+}
+
+/// A fused product as the tape emits it.
+struct Product {
+    a: (Slot, bool),
+    b: (Slot, bool),
+    out: Slot,
+    bias: Option<Slot>,
+    residual: Option<Slot>,
+    pre: Option<Slot>,
+    activation: Activation,
+    backward: bool,
+}
+
+impl Tape {
+    fn emit_fused(&mut self, p: Product) {
+        self.emit(Op::MatmulFused(compute::MatmulFused {
+            a: p.a.0.raw(),
+            b: p.b.0.raw(),
+            out: p.out.raw(),
+            trans_a: p.a.1,
+            trans_b: p.b.1,
+            alpha: 1.0,
+            bias: p.bias.map(Slot::raw),
+            residual: p.residual.map(Slot::raw),
+            pre: p.pre.map(Slot::raw),
+            activation: p.activation,
+            backward: p.backward,
+        }));
+    }
+
+    /// y = act(x·wᵀ + bias) + residual in one pass: x [..., K], weight [N, K]
+    /// → [..., N]. Costs the flops of [`Tape::linear`] and saves two to four
+    /// trips of y through memory; so does its gradient.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Var, tape::{Activation, Ends}};
+    /// # fn f(t: &mut Tape, x: Var, up: Var, down: Var) -> Result<Var> {
+    /// let h = t.linear_fused(x, up, Ends { activation: Activation::ReluSquared, ..Ends::default() })?;
+    /// t.linear_fused(h, down, Ends { residual: Some(x), ..Ends::default() })
+    /// # }
+    /// ```
+    pub fn linear_fused(&mut self, x: Var, weight: Var, ends: Ends) -> Result<Var> {
+        let (rows, k) = self.rows_cols(x)?;
+        let n = match *self.shape(weight) {
+            [n, wk] if wk == k => n,
+            _ => return Err(self.mismatch("linear_fused", x, weight)),
+        };
+        let mut shape = self.shape(x).to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        if let Some(bias) = ends.bias
+            && self.slot_len(self.slot(bias)) != u64::from(n)
+        {
+            return Err(self.mismatch("linear_fused (bias)", bias, weight));
+        }
+        let x2 = self.view(self.slot(x), 0, &[rows, k])?;
+        let w = self.slot(weight);
+        let out = self.temporary(&shape);
+        let y2 = self.view(out, 0, &[rows, n])?;
+        if let Some(residual) = ends.residual
+            && self.slot_len(self.slot(residual)) != self.slot_len(out)
+        {
+            return Err(self.mismatch("linear_fused (residual)", residual, x));
+        }
+        let parts = [Some(x), Some(weight), ends.bias, ends.residual];
+        let needs = parts.into_iter().flatten().any(|v| self.needs_gradient(v));
+        // The identity's derivative needs no value before it.
+        let curved = ends.activation != Activation::Identity;
+        let pre = (curved && needs && self.is_training()).then(|| self.temporary(&[rows, n]));
+        let (bias, residual) = (ends.bias.map(|v| self.slot(v)), ends.residual.map(|v| self.slot(v)));
+        self.emit_fused(Product {
+            a: (x2, false),
+            b: (w, true),
+            out: y2,
+            bias,
+            residual,
+            pre,
+            activation: ends.activation,
+            backward: false,
+        });
+        let y = self.add_var(out, needs);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                let dy = t.buffer(adjoint, y);
+                if let Some(residual) = ends.residual {
+                    t.contribute(residual, dy)?;
+                }
+                let dz = match pre {
+                    Some(pre) => t.activation_gradient(dy, pre, ends.activation)?,
+                    None => t.view(dy, 0, &[rows, n])?,
+                };
+                if let Some(bias) = ends.bias
+                    && t.needs_gradient(bias)
+                {
+                    let (db, add) = t.accumulator(bias)?;
+                    t.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
+                }
+                if t.needs_gradient(x) {
+                    let (dx, add) = t.accumulator(x)?;
+                    let dx = t.view(dx, 0, &[rows, k])?;
+                    t.emit_matmul((dz, false), (w, false), dx, 1.0, add);
+                }
+                if t.needs_gradient(weight) {
+                    let (dw, add) = t.accumulator(weight)?;
+                    t.emit_matmul((dz, true), (x2, false), dw, 1.0, add);
+                }
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// dy ∘ act'(pre), into a temporary of the shape of `pre`.
+    fn activation_gradient(&mut self, dy: Slot, pre: Slot, activation: Activation) -> Result<Slot> {
+        use crate::rowkernel::{Kernel, Layout};
+        let shape = self.slot_shape(pre).to_vec();
+        let out = self.temporary(&shape);
+        let k = Kernel::new(shape[1]);
+        let [d, z] = [(); 2].map(|()| k.input(Layout::Element));
+        let value = match activation {
+            Activation::Identity => z,
+            Activation::Relu => z.relu(),
+            Activation::ReluSquared => z.relu().square(),
+            Activation::Gelu => z.gelu(),
+            Activation::Silu => z.silu(),
+        };
+        let share = k.gradients(value, d).get(1).copied().flatten().unwrap_or(d);
+        self.emit_kernel(&k, shape[0], &[dy, pre], &[(share, out, Layout::Element)])?;
+        Ok(out)
+    }
+
+    /// An MLP y = act(x·upᵀ)·downᵀ + residual with nothing done twice: x
+    /// [..., C], up [H, C], down [C, H]. The gradient multiplies by the
+    /// activation's derivative while the product that it needs is in a cache.
+    pub fn mlp(
+        &mut self,
+        x: Var,
+        up: Var,
+        down: Var,
+        activation: Activation,
+        residual: Option<Var>,
+    ) -> Result<Var> {
+        let (rows, c) = self.rows_cols(x)?;
+        let hidden = match (self.shape(up), self.shape(down)) {
+            (&[h, a], &[b, h2]) if a == c && b == c && h == h2 => h,
+            _ => return Err(self.mismatch("mlp", up, down)),
+        };
+        if let Some(residual) = residual
+            && self.slot_len(self.slot(residual)) != self.slot_len(self.slot(x))
+        {
+            return Err(self.mismatch("mlp (residual)", residual, x));
+        }
+        let shape = self.shape(x).to_vec();
+        let x2 = self.view(self.slot(x), 0, &[rows, c])?;
+        let (wu, wd) = (self.slot(up), self.slot(down));
+        let needs =
+            [Some(x), Some(up), Some(down), residual].into_iter().flatten().any(|v| self.needs_gradient(v));
+        let pre = (needs && self.is_training()).then(|| self.temporary(&[rows, hidden]));
+        let h = self.temporary(&[rows, hidden]);
+        let plain = |a, b, out| Product {
+            a,
+            b,
+            out,
+            bias: None,
+            residual: None,
+            pre: None,
+            activation: Activation::Identity,
+            backward: false,
+        };
+        self.emit_fused(Product { pre, activation, ..plain((x2, false), (wu, true), h) });
+        let out = self.temporary(&shape);
+        let y2 = self.view(out, 0, &[rows, c])?;
+        let residual_slot = residual.map(|v| self.slot(v));
+        self.emit_fused(Product { residual: residual_slot, ..plain((h, false), (wd, true), y2) });
+        let y = self.add_var(out, needs);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                let Some(pre) = pre else {
+                    return Ok(());
+                };
+                let dy = t.buffer(adjoint, y);
+                if let Some(residual) = residual {
+                    t.contribute(residual, dy)?;
+                }
+                let dy = t.view(dy, 0, &[rows, c])?;
+                if t.needs_gradient(down) {
+                    let (dw, add) = t.accumulator(down)?;
+                    t.emit_matmul((dy, true), (h, false), dw, 1.0, add);
+                }
+                if !t.needs_gradient(x) && !t.needs_gradient(up) {
+                    return Ok(());
+                }
+                let dz = t.temporary(&[rows, hidden]);
+                t.emit_fused(Product {
+                    pre: Some(pre),
+                    activation,
+                    backward: true,
+                    ..plain((dy, false), (wd, false), dz)
+                });
+                if t.needs_gradient(up) {
+                    let (dw, add) = t.accumulator(up)?;
+                    t.emit_matmul((dz, true), (x2, false), dw, 1.0, add);
+                }
+                if t.needs_gradient(x) {
+                    let (dx, add) = t.accumulator(x)?;
+                    let dx = t.view(dx, 0, &[rows, c])?;
+                    t.emit_matmul((dz, false), (wu, false), dx, 1.0, add);
+                }
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// Queries or keys made ready in one pass: rms_norm(rope(x)) of x
+    /// [B,T,H,D], D even. As [`Tape::rope`] and [`Tape::rms_norm`], with half
+    /// of their trips through memory.
+    pub fn rope_norm(&mut self, x: Var, base: f32, eps: f32) -> Result<Var> {
+        match *self.shape(x) {
+            [b, t, h, d] => self.heads(x, 0, [b, t, h, d], base, eps),
+            _ => Err(Error::shape(format!("rope_norm needs [B,T,H,D], not {:?}", self.shape(x)))),
+        }
+    }
+
+    /// As [`Tape::rope_norm`], of columns `col..col + H·D` of x, which has one
+    /// row for each position: [B,T,H,D] heads out of a fused projection.
+    pub fn heads(&mut self, x: Var, col: u32, shape: [u32; 4], base: f32, eps: f32) -> Result<Var> {
+        let [b, t, h, d] = shape;
+        let total = self.slot_len(self.slot(x));
+        let positions = u64::from(b) * u64::from(t);
+        let width = u64::from(h) * u64::from(d);
+        let cols = total.checked_div(positions).unwrap_or(0);
+        if !d.is_multiple_of(2) || cols * positions != total || u64::from(col) + width > cols {
+            return Err(Error::shape(format!(
+                "heads {shape:?} (D even) from column {col} of a value of shape {:?}",
+                self.shape(x)
+            )));
+        }
+        let rows = u32::try_from(positions).map_err(|_| Error::shape("heads: too many positions"))?;
+        let cols = u32::try_from(cols).map_err(|_| Error::shape("heads: rows are too long"))?;
+        let src = self.view(self.slot(x), 0, &[rows, cols])?;
+        let out = self.temporary(&shape);
+        let inv_rms = self.temporary(&[b, t, h]);
+        self.emit(Op::RopeNorm(compute::RopeNorm {
+            x: src.raw(),
+            x_col: col,
+            out: out.raw(),
+            inv_rms: inv_rms.raw(),
+            base,
+            eps,
+        }));
+        let y = self.add_var(out, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                if !t.needs_gradient(x) {
+                    return Ok(());
+                }
+                let dout = t.buffer(adjoint, y);
+                let (dx, mut accumulate) = t.accumulator(x)?;
+                let dx = t.view(dx, 0, &[rows, cols])?;
+                if !accumulate && u64::from(cols) != width {
+                    t.emit_fill(dx, 0.0);
+                    accumulate = true;
+                }
+                t.emit(Op::RopeNormBackward(compute::RopeNormBackward {
+                    out: out.raw(),
+                    inv_rms: inv_rms.raw(),
+                    dout: dout.raw(),
+                    dx: dx.raw(),
+                    dx_col: col,
+                    base,
+                    accumulate,
+                }));
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// (x - mean)/√(variance + eps) over the last dimension, without gain (Ba
+    /// et al. 2016); multiply and add your own with [`Tape::map`].
+    pub fn layer_norm(&mut self, x: Var, eps: f32) -> Result<Var> {
+        let (rows, _) = self.rows_cols(x)?;
+        let shape = self.shape(x).to_vec();
+        let src = self.slot(x);
+        let out = self.temporary(&shape);
+        let (mean, inv_std) = (self.temporary(&[rows]), self.temporary(&[rows]));
+        self.emit(Op::LayerNorm(compute::LayerNorm {
+            x: src.raw(),
+            out: out.raw(),
+            mean: mean.raw(),
+            inv_std: inv_std.raw(),
+            eps,
+        }));
+        let y = self.add_var(out, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| {
+                if !t.needs_gradient(x) {
+                    return Ok(());
+                }
+                let dout = t.buffer(adjoint, y);
+                let (dx, accumulate) = t.accumulator(x)?;
+                t.emit(Op::LayerNormBackward(compute::LayerNormBackward {
+                    x: src.raw(),
+                    mean: mean.raw(),
+                    inv_std: inv_std.raw(),
+                    dout: dout.raw(),
+                    dx: dx.raw(),
+                    accumulate,
+                }));
+                Ok(())
+            }),
+        );
+        Ok(y)
+    }
+
+    /// The same values in another element type. Gradients stay float32 and go
+    /// through unchanged, so a float32 parameter may be cast to bfloat16 for
+    /// the products of a step and updated in full precision.
+    pub fn cast(&mut self, x: Var, dtype: Dtype) -> Result<Var> {
+        let shape = self.shape(x).to_vec();
+        let src = self.slot(x);
+        if self.slot_dtype(src) == dtype {
+            return Ok(x);
+        }
+        let out = self.temporary_of(dtype, &shape);
+        self.emit_copy(src, out)?;
+        let y = self.add_var(out, self.needs_gradient(x) && dtype != Dtype::Int32);
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| match adjoint {
+                super::Adjoint::Uniform(value) => t.give_uniform(x, value),
+                super::Adjoint::Buffer(dy) => t.contribute(x, dy),
+            }),
+        );
+        Ok(y)
+    }
+
+    /// Each element is dropped with probability `rate`, and the others grow
+    /// by 1/(1 - rate) (Srivastava et al. 2014); nothing happens on a tape for
+    /// inference. `counter` (int32 [1]) must move between replays:
+    /// [`Tape::count`] does it. Give each call a `stream` of its own, some
+    /// 2³² apart.
+    pub fn dropout(
+        &mut self,
+        x: Var,
+        rate: f32,
+        seed: u64,
+        stream: u64,
+        counter: &crate::Tensor,
+    ) -> Result<Var> {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::invalid(format!("dropout: the rate {rate} is not in 0..1")));
+        }
+        if !self.is_training() || rate == 0.0 {
+            return Ok(x);
+        }
+        let shape = self.shape(x).to_vec();
+        let (dst, counter) = (self.temporary(&shape), self.bind(counter));
+        self.emit(Op::RandomStep(compute::RandomStep {
+            dst: dst.raw(),
+            seed,
+            stream,
+            counter: counter.raw(),
+            distribution: compute::Distribution::Uniform,
+            scale: 1.0,
+        }));
+        let noise = self.add_var(dst, false);
+        // Uniform in (-1, 1): below 2·rate - 1 with probability rate.
+        let (limit, grow) = (2.0 * rate - 1.0, 1.0 / (1.0 - rate));
+        self.map_elements(&[x, noise], &|e| (1.0 - e[1].less_than(limit)) * grow * e[0])
+    }
+
+    /// Adds 1 to `counter` (int32 [1]) at each replay.
+    pub fn count(&mut self, counter: &crate::Tensor) -> Result<()> {
+        let one = crate::Tensor::zeros_int(&[1])?;
+        one.upload_ints(&[1])?;
+        let (one, counter) = (self.bind(&one), self.bind(counter));
+        self.emit_add(one, counter)
+    }
+}

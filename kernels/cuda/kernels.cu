@@ -1,0 +1,13 @@
+// Every kernel, as one module.
+#include "adamw.cu"
+#include "attention.cu"
+#include "cross_entropy.cu"
+#include "epilogue.cu"
+#include "experts.cu"
+#include "indexing.cu"
+#include "matmul.cu"
+#include "moves.cu"
+#include "norm.cu"
+#include "reduce.cu"
+#include "rope.cu"
+#include "row_map.cu"

@@ -1,0 +1,170 @@
+// A CUDA driver library without a GPU: the part of the driver's interface that
+// the backend uses, whose kernels run in the simulator. It is loaded in place
+// of libcuda.so.1 by tests.
+//
+// Device memory is host memory with a poisoned start, so that reading what was
+// never written is seen. Everything happens at once, in the order of the
+// calls; TERRARIUM_SIM_SEED shuffles the simulated threads differently, and
+// TERRARIUM_SIM_FAIL=NAME[:N] makes the Nth call of an entry point fail as a
+// lost device does.
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "sim.h"
+
+using Result = int;
+constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, INVALID_IMAGE = 200,
+                 NOT_FOUND = 500, LAUNCH_FAILED = 719, NOT_SUPPORTED = 801;
+constexpr size_t CARD_BYTES = size_t(2) << 30;
+
+namespace {
+
+std::recursive_mutex lock;
+std::map<uintptr_t, size_t> allocations;
+size_t used = 0;
+std::map<std::string, int> calls;
+// A failed launch poisons the context, as on a card.
+Result sticky = OK;
+
+Result enter(const char* name) {
+    if (sticky != OK) return sticky;
+    const char* plan = std::getenv("TERRARIUM_SIM_FAIL");
+    if (plan) {
+        std::string text = plan;
+        size_t colon = text.find(':');
+        int at = colon == std::string::npos ? 1 : std::atoi(text.c_str() + colon + 1);
+        if (text.substr(0, colon) == name && ++calls[name] == at) return sticky = LAUNCH_FAILED;
+    }
+    return OK;
+}
+
+#define ENTER(name)                                  \
+    std::lock_guard<std::recursive_mutex> guard(lock); \
+    if (Result failed = enter(name)) return failed
+
+uint64_t seed() {
+    static uint64_t launches = 0;
+    const char* text = std::getenv("TERRARIUM_SIM_SEED");
+    return (text ? std::strtoull(text, nullptr, 10) : 1) * 0x9e3779b97f4a7c15ull + launches++;
+}
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default")))
+
+API Result cuInit(unsigned) { ENTER("cuInit"); return OK; }
+API Result cuDriverGetVersion(int* version) { *version = 13000; return OK; }
+API Result cuDeviceGetCount(int* count) { *count = 1; return OK; }
+API Result cuDeviceGet(int* device, int ordinal) {
+    if (ordinal != 0) return 101;
+    *device = 0;
+    return OK;
+}
+API Result cuDeviceGetName(char* name, int length, int) {
+    std::snprintf(name, size_t(length), "Terrarium simulator");
+    return OK;
+}
+API Result cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = CARD_BYTES; return OK; }
+API Result cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 16: *value = 4; break;            // Multiprocessors.
+        case 75: *value = 9; break;            // Compute capability, major.
+        case 76: *value = 0; break;            // … minor.
+        case 97: *value = 227 << 10; break;    // Shared memory of a block, opt-in.
+        default: *value = 0;
+    }
+    return OK;
+}
+API Result cuDevicePrimaryCtxRetain(void** context, int) { ENTER("cuDevicePrimaryCtxRetain"); *context = &allocations; return OK; }
+API Result cuDevicePrimaryCtxRelease_v2(int) { return OK; }
+API Result cuCtxSetCurrent(void*) { return OK; }
+API Result cuCtxSynchronize() { ENTER("cuCtxSynchronize"); return OK; }
+API Result cuStreamCreate(void** stream, unsigned) { ENTER("cuStreamCreate"); *stream = &used; return OK; }
+API Result cuStreamDestroy_v2(void*) { return OK; }
+API Result cuStreamSynchronize(void*) { ENTER("cuStreamSynchronize"); return OK; }
+
+API Result cuMemAlloc_v2(uintptr_t* address, size_t bytes) {
+    ENTER("cuMemAlloc");
+    if (bytes == 0) return INVALID_VALUE;
+    if (bytes > CARD_BYTES - used) return OUT_OF_MEMORY;
+    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!memory) return OUT_OF_MEMORY;
+    std::memset(memory, 0xff, bytes);
+    used += bytes;
+    *address = reinterpret_cast<uintptr_t>(memory);
+    allocations[*address] = bytes;
+    return OK;
+}
+API Result cuMemFree_v2(uintptr_t address) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto found = allocations.find(address);
+    if (found == allocations.end()) return INVALID_VALUE;
+    used -= found->second;
+    allocations.erase(found);
+    std::free(reinterpret_cast<void*>(address));
+    return OK;
+}
+
+namespace {
+bool inside(uintptr_t address, size_t bytes) {
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return false;
+    auto home = std::prev(after);
+    return address - home->first <= home->second && bytes <= home->second - (address - home->first);
+}
+}  // namespace
+
+API Result cuMemcpyHtoDAsync_v2(uintptr_t dst, const void* src, size_t bytes, void*) {
+    ENTER("cuMemcpyHtoDAsync");
+    if (!inside(dst, bytes)) return INVALID_VALUE;
+    std::memcpy(reinterpret_cast<void*>(dst), src, bytes);
+    return OK;
+}
+API Result cuMemcpyDtoHAsync_v2(void* dst, uintptr_t src, size_t bytes, void*) {
+    ENTER("cuMemcpyDtoHAsync");
+    if (!inside(src, bytes)) return INVALID_VALUE;
+    std::memcpy(dst, reinterpret_cast<void*>(src), bytes);
+    return OK;
+}
+API Result cuMemsetD8Async(uintptr_t dst, unsigned char value, size_t bytes, void*) {
+    ENTER("cuMemsetD8Async");
+    if (!inside(dst, bytes)) return INVALID_VALUE;
+    std::memset(reinterpret_cast<void*>(dst), value, bytes);
+    return OK;
+}
+
+API Result cuModuleLoadData(void** module, const void* image) {
+    ENTER("cuModuleLoadData");
+    if (!image) return INVALID_IMAGE;
+    *module = &sticky;
+    return OK;
+}
+API Result cuModuleUnload(void*) { return OK; }
+API Result cuModuleGetFunction(void** function, void*, const char* name) {
+    ENTER("cuModuleGetFunction");
+    const sim::Kernel* kernel = sim::find(name);
+    if (!kernel) return NOT_FOUND;
+    *function = const_cast<sim::Kernel*>(kernel);
+    return OK;
+}
+API Result cuFuncSetAttribute(void*, int, int) { return OK; }
+API Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                          unsigned shared, void*, void** parameters, void**) {
+    ENTER("cuLaunchKernel");
+    const sim::Kernel* kernel = static_cast<const sim::Kernel*>(function);
+    std::string what = sim::launch(*kernel, {{gx, gy, gz}, {bx, by, bz}, shared, seed()}, parameters[0]);
+    if (what.empty()) return OK;
+    std::fprintf(stderr, "simulator: %s: %s\n", kernel->name, what.c_str());
+    return sticky = LAUNCH_FAILED;
+}
+API Result cuGetErrorName(Result error, const char** text) {
+    *text = error == OK ? "CUDA_SUCCESS" : error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_SIMULATED";
+    return OK;
+}
+API Result cuGetErrorString(Result error, const char** text) {
+    *text = error == LAUNCH_FAILED ? "unspecified launch failure" : "an error of the simulated driver";
+    return OK;
+}

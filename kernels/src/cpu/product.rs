@@ -1,0 +1,83 @@
+//! Matrix products over operands of either floating-point type.
+//!
+//! A bfloat16 operand is widened into scratch memory first, in parallel, and
+//! a bfloat16 result is rounded once, at the end: the products and sums are
+//! those of `f32`.
+
+use super::epilogue::Epilogue;
+use super::matmul::{Matrix, batched};
+use super::moves::convert;
+use super::{Split, bf16};
+use crate::step::MatMulDims;
+
+/// Most floats of a buffer that is kept for the next product (16 MiB).
+const KEPT: usize = 1 << 22;
+
+/// Buffers for widened operands and results.
+#[derive(Default)]
+pub(crate) struct Wide {
+    buffers: [Vec<f32>; 3],
+}
+
+/// An operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbers<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
+}
+
+/// A result.
+pub(crate) enum Results<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+}
+
+fn widened<'a>(split: Split, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    match numbers {
+        Numbers::F32(values) => values,
+        Numbers::Bf16(bits) => {
+            if buffer.len() < bits.len() {
+                buffer.resize(bits.len(), 0.0);
+            }
+            convert(split, bits, &mut buffer[..bits.len()], bf16::value);
+            &buffer[..bits.len()]
+        }
+    }
+}
+
+/// out (=|+=) alpha · op(a) · op(b), finished by `epilogue`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn run(
+    split: Split,
+    wide: &mut Wide,
+    a: Numbers,
+    b: Numbers,
+    out: Results,
+    dims: &MatMulDims,
+    accumulate: bool,
+    epilogue: Option<&Epilogue>,
+) {
+    let MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, .. } = *dims;
+    let [a_buffer, b_buffer, out_buffer] = &mut wide.buffers;
+    let a = Matrix::new(widened(split, a, a_buffer), m, k, trans_a);
+    let b = Matrix::new(widened(split, b, b_buffer), k, n, trans_b);
+    match out {
+        Results::F32(out) => batched(split, batch, a, b, out, alpha, accumulate, epilogue),
+        Results::Bf16(out) => {
+            if out_buffer.len() < out.len() {
+                out_buffer.resize(out.len(), 0.0);
+            }
+            let sums = &mut out_buffer[..out.len()];
+            if accumulate {
+                convert(split, out, sums, bf16::value);
+            }
+            batched(split, batch, a, b, sums, alpha, accumulate, epilogue);
+            convert(split, sums, out, bf16::round);
+        }
+    }
+    for buffer in &mut wide.buffers {
+        if buffer.len() > KEPT {
+            *buffer = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What kernels take: the `#[repr(C)]` twins of the structs in
+//! `kernels/cuda/*.cu`, field by field, in their order.
+
+use super::driver::Address;
+
+macro_rules! twins {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident : $ty:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug)]
+            pub(super) struct $name { $(pub $field: $ty),* }
+        )*
+    };
+}
+
+twins! {
+    /// cuda.cuh. `first` is `u32::MAX` where there was none.
+    Faults { first: u32, count: u32 }
+    // moves.cu
+    Fill { dst: Address, count: u64, bits: u32 }
+    Random { dst: Address, counter: Address, count: u64, seed: u64, stream: u64, normal: u32, scale: f32 }
+    Copy { src: Address, dst: Address, count: u64, from: u32, to: u32 }
+    Columns {
+        src: Address, dst: Address, rows: u64, src_cols: u64, dst_cols: u64,
+        src_col: u64, dst_col: u64, width: u64, accumulate: u32,
+    }
+    Transpose { src: Address, dst: Address, batch: u64, rows: u64, cols: u64 }
+    // matmul.cu
+    MatMul {
+        a: Address, b: Address, out: Address, batch: u64, m: u64, n: u64, k: u64,
+        a_row: u64, a_col: u64, b_row: u64, b_col: u64, alpha: f32, accumulate: u32,
+    }
+    // epilogue.cu
+    Epilogue {
+        out: Address, bias: Address, residual: Address, pre: Address, count: u64, cols: u64,
+        activation: u32, backward: u32,
+    }
+    // experts.cu
+    TopK { x: Address, values: Address, indices: Address, rows: u64, cols: u64, k: u64 }
+    TopKBackward {
+        dvalues: Address, indices: Address, dx: Address, rows: u64, cols: u64, k: u64, faults: Address,
+        step: u32, accumulate: u32,
+    }
+    Sort {
+        keys: Address, sources: Address, places: Address, starts: Address, count: u64, faults: Address,
+        groups: u32, per_source: u32, step: u32,
+    }
+    Bounds { starts: Address, bounds: Address, faults: Address, count: u32, rows: u32, step: u32 }
+    // reduce.cu
+    Reduce {
+        src: Address, dst: Address, partial: Address, rows: u64, cols: u64, scale: f32, accumulate: u32,
+    }
+    // norm.cu
+    RmsNorm { x: Address, out: Address, inv_rms: Address, rows: u64, cols: u64, eps: f32 }
+    RmsNormBackward {
+        x: Address, inv_rms: Address, dout: Address, dx: Address, rows: u64, cols: u64, accumulate: u32,
+    }
+    LayerNorm {
+        x: Address, out: Address, mean: Address, inv_std: Address, rows: u64, cols: u64, eps: f32,
+    }
+    LayerNormBackward {
+        x: Address, mean: Address, inv_std: Address, dout: Address, dx: Address, rows: u64, cols: u64,
+        accumulate: u32,
+    }
+    // rope.cu
+    Rope {
+        x: Address, out: Address, angles: Address, positions: u64, time: u64, heads: u64, dim: u64,
+        inverse: u32,
+    }
+    RopeNorm {
+        x: Address, out: Address, inv_rms: Address, angles: Address, positions: u64, time: u64, heads: u64,
+        dim: u64, cols: u64, col: u64, eps: f32,
+    }
+    RopeNormBackward {
+        out: Address, inv_rms: Address, dout: Address, dx: Address, angles: Address, positions: u64,
+        time: u64, heads: u64, dim: u64, cols: u64, col: u64, accumulate: u32,
+    }
+    // attention.cu
+    Attention {
+        q: Address, k: Address, v: Address, out: Address, lse: Address, dout: Address,
+        delta: Address, dq: Address, dk: Address, dv: Address,
+        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32,
+    }
+    // indexing.cu
+    Gather {
+        table: Address, indices: Address, out: Address, count: u64, cols: u64, faults: Address,
+        entries: u32, step: u32,
+    }
+    ScatterAdd {
+        src: Address, indices: Address, table: Address, count: u64, cols: u64, faults: Address,
+        entries: u32, step: u32, accumulate: u32,
+    }
+    // cross_entropy.cu
+    CrossEntropy {
+        logits: Address, targets: Address, losses: Address, lse: Address, vocabulary: u64,
+        faults: Address, step: u32, softcap: f32, grad_scale: f32,
+    }
+    // adamw.cu
+    AdamW { param: Address, grad: Address, m: Address, v: Address, hyper: Address, count: u64 }
+    // row_map.cu
+    Instruction {
+        code: u32, dst_is_row: u32, dst: u32, source_kind: [u32; 4], source: [u32; 4], operand: u32,
+    }
+    RowStore { dst: Address, is_row: u32, slot: u32 }
+    RowMap {
+        instructions: Address, inputs: Address, stores: Address, scratch: Address,
+        rows: u64, cols: u64, tile_rows: u64, tile_cols: u64,
+        prologue: u32, body: u32, store_count: u32, element_registers: u32, row_registers: u32,
+    }
+}
+
+/// Bytes of shared memory of kernels that need a fixed amount.
+pub(super) mod shared {
+    /// `ReduceShared`, `CrossEntropyShared`.
+    pub const WARP_PARTS: usize = 32;
+    /// `SortShared`.
+    pub const SORT: usize = 8 * 4;
+    /// `TransposeShared`.
+    pub const TRANSPOSE: usize = 32 * 33 * 4;
+    /// `MatMulShared`.
+    pub const MATMUL: usize = 2 * 2 * 16 * 132 * 4;
+    /// `ScatterAddShared`.
+    pub const SCATTER_ADD: usize = (8 * 256 + 256 + 256 + 8) * 4;
+}

@@ -1,0 +1,308 @@
+//! The driver: one context, one stream, one module of kernels, and memory.
+//!
+//! The only file that calls the CUDA driver. The driver library is opened when
+//! a device is asked for, so neither building nor running anything else needs
+//! it. Every call's result is looked at; one that says that the context is
+//! lost makes every later call fail with [`ErrorCode::DeviceLost`].
+//!
+//! [`ErrorCode::DeviceLost`]: crate::ErrorCode::DeviceLost
+
+use std::ffi::{CStr, CString, c_void};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cudarc::driver::sys;
+
+use crate::Error;
+use crate::error::fail;
+
+/// Every kernel, compiled for each architecture: made by `make cubins`.
+static IMAGE: &[u8] = include_bytes!("../../cuda/kernels.fatbin");
+
+/// An address on the device.
+pub(crate) type Address = u64;
+
+/// A kernel of the module.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel(sys::CUfunction);
+
+// SAFETY: a function handle is a name within its module, which outlives it
+// here; the driver takes it from any thread.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+/// What is launched: blocks, threads of a block, bytes of shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub blocks: u64,
+    pub threads: u32,
+    pub shared_bytes: usize,
+}
+
+/// What is known of a card.
+#[derive(Clone, Debug)]
+pub(crate) struct Card {
+    pub name: String,
+    pub capability: (i32, i32),
+    pub multiprocessors: u32,
+    pub shared_bytes: usize,
+}
+
+pub(crate) struct Driver {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    module: sys::CUmodule,
+    lost: AtomicBool,
+    pub card: Card,
+}
+
+// SAFETY: driver handles may be used from any thread; each method makes the
+// context current first, and the driver itself is thread-safe.
+unsafe impl Send for Driver {}
+// SAFETY: as above.
+unsafe impl Sync for Driver {}
+
+/// Shared memory that a kernel may use without asking.
+const SHARED_BY_DEFAULT: usize = 48 << 10;
+
+impl Driver {
+    /// Opens card number `ordinal`.
+    pub fn open(ordinal: u32) -> Result<Driver, Error> {
+        // SAFETY: looks for the library by name; nothing else is promised.
+        if !unsafe { sys::is_culib_present() } {
+            return fail!(
+                DeviceLost,
+                "no CUDA driver (libcuda.so.1) on this machine; install NVIDIA's driver, or use --device cpu"
+            );
+        }
+        let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        let mut device = 0;
+        let mut context = null_mut();
+        let mut stream = null_mut();
+        let mut module = null_mut();
+        // SAFETY: the out pointer is a live local.
+        unsafe {
+            check(sys::cuInit(0), "starting CUDA")?;
+            check(sys::cuDeviceGet(&mut device, ordinal), &format!("opening card {ordinal}"))?;
+        }
+        let card = card(device)?;
+        if card.capability < (8, 0) {
+            return fail!(
+                DeviceLost,
+                "{} has compute capability {}.{}; kernels need 8.0 or newer",
+                card.name,
+                card.capability.0,
+                card.capability.1
+            );
+        }
+        // SAFETY: the out pointers are live locals; the image is a static that
+        // ends as the driver expects (it carries its own length).
+        unsafe {
+            check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "making a context")?;
+            check(sys::cuCtxSetCurrent(context), "entering the context")?;
+            let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check(sys::cuStreamCreate(&mut stream, flags), "making a stream")?;
+            check(sys::cuModuleLoadData(&mut module, IMAGE.as_ptr().cast()), "loading the kernels")?;
+        }
+        Ok(Driver { device, context, stream, module, lost: AtomicBool::new(false), card })
+    }
+
+    /// Makes the context this thread's: each thread has a current one.
+    fn enter(&self) -> Result<(), Error> {
+        // SAFETY: the context is retained until this is dropped.
+        self.checked(unsafe { sys::cuCtxSetCurrent(self.context) }, "entering the context")
+    }
+
+    /// Looks at a result; a lost context stays lost.
+    fn checked(&self, result: sys::CUresult, what: &str) -> Result<(), Error> {
+        if self.lost.load(Ordering::Relaxed) {
+            return fail!(DeviceLost, "{what}: the card's context was lost before; start a new one");
+        }
+        let outcome = check(result, what);
+        if let Err(Error::DeviceLost { .. }) = outcome {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// The kernel of that name, allowed `shared_bytes` of shared memory.
+    pub fn kernel(&self, name: &str, shared_bytes: usize) -> Result<Kernel, Error> {
+        let Ok(symbol) = CString::new(name) else {
+            return fail!(InvalidArgument, "{name:?} is no kernel's name");
+        };
+        let mut function = null_mut();
+        self.enter()?;
+        // SAFETY: the module is loaded, the name ends with a zero.
+        let result = unsafe { sys::cuModuleGetFunction(&mut function, self.module, symbol.as_ptr()) };
+        self.checked(result, name)?;
+        if shared_bytes > SHARED_BY_DEFAULT {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = i32::try_from(shared_bytes).unwrap_or(i32::MAX);
+            // SAFETY: the function was just found.
+            self.checked(unsafe { sys::cuFuncSetAttribute(function, attribute, bytes) }, name)?;
+        }
+        Ok(Kernel(function))
+    }
+
+    /// Launches a kernel whose only argument is `arguments`, by value.
+    ///
+    /// # Safety
+    /// `T` is the `#[repr(C)]` twin of the kernel's argument struct, and every
+    /// address in it is live, as long as the kernel believes, and not written
+    /// by anything else in the meantime.
+    pub unsafe fn launch<T: Copy>(
+        &self,
+        kernel: Kernel,
+        shape: Shape,
+        mut arguments: T,
+    ) -> Result<(), Error> {
+        let Ok(blocks @ 1..=0x7fff_ffff) = u32::try_from(shape.blocks) else {
+            return fail!(InvalidArgument, "{} blocks are more than a launch can have", shape.blocks);
+        };
+        self.enter()?;
+        let mut parameters = [(&raw mut arguments).cast::<c_void>()];
+        let shared = u32::try_from(shape.shared_bytes).unwrap_or(u32::MAX);
+        // SAFETY: the function belongs to our module; the parameter array has
+        // its one parameter, which the driver copies before it returns.
+        let result = unsafe {
+            sys::cuLaunchKernel(
+                kernel.0,
+                blocks,
+                1,
+                1,
+                shape.threads,
+                1,
+                1,
+                shared,
+                self.stream,
+                parameters.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        self.checked(result, "launching a kernel")
+    }
+
+    /// `bytes` of memory, zeroed; `None` where the card has no more.
+    pub fn allocate(&self, bytes: usize) -> Option<Address> {
+        self.enter().ok()?;
+        let mut address = 0;
+        // SAFETY: the out pointer is a live local.
+        let result = unsafe { sys::cuMemAlloc_v2(&mut address, bytes) };
+        self.checked(result, "allocating").ok()?;
+        if self.zero(address, bytes).is_err() {
+            self.free(address);
+            return None;
+        }
+        Some(address)
+    }
+
+    /// Gives memory back. The stream is drained first, so nothing uses it.
+    pub fn free(&self, address: Address) {
+        // A failure here means a lost context, whose memory is gone anyway.
+        let _ = self.wait();
+        // SAFETY: the address came from `allocate` and is freed once, by its
+        // owner.
+        let _ = unsafe { sys::cuMemFree_v2(address) };
+    }
+
+    /// Zeroes `bytes` from `address` on.
+    pub fn zero(&self, address: Address, bytes: usize) -> Result<(), Error> {
+        self.enter()?;
+        // SAFETY: the driver refuses ranges that it did not hand out; within
+        // those that it did, the caller owns this one.
+        self.checked(unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream) }, "zeroing memory")
+    }
+
+    /// Copies to the device; when this returns `values` may be reused.
+    pub fn upload<T: Copy>(&self, address: Address, values: &[T]) -> Result<(), Error> {
+        let bytes = std::mem::size_of_val(values);
+        self.enter()?;
+        // SAFETY: `values` is readable memory of `bytes`; the stream is waited
+        // for before the borrow ends.
+        let result =
+            unsafe { sys::cuMemcpyHtoDAsync_v2(address, values.as_ptr().cast(), bytes, self.stream) };
+        self.checked(result, "copying to the card")?;
+        self.wait()
+    }
+
+    /// Copies from the device, after everything that was launched.
+    pub fn download<T: Copy>(&self, values: &mut [T], address: Address) -> Result<(), Error> {
+        let bytes = std::mem::size_of_val(values);
+        self.enter()?;
+        // SAFETY: `values` is writable memory of `bytes`, borrowed until the
+        // stream was waited for; only types of plain bits are asked for.
+        let result =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(values.as_mut_ptr().cast(), address, bytes, self.stream) };
+        self.checked(result, "copying from the card")?;
+        self.wait()
+    }
+
+    /// Waits for everything that was launched.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.enter()?;
+        // SAFETY: the stream is alive.
+        self.checked(unsafe { sys::cuStreamSynchronize(self.stream) }, "waiting for the card")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // SAFETY: nothing else uses the handles any more; a failure means that
+        // the context is lost, and they with it.
+        unsafe {
+            let _ = sys::cuStreamSynchronize(self.stream);
+            let _ = sys::cuModuleUnload(self.module);
+            let _ = sys::cuStreamDestroy_v2(self.stream);
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+fn card(device: sys::CUdevice) -> Result<Card, Error> {
+    let attribute = |which: sys::CUdevice_attribute| -> Result<i32, Error> {
+        let mut value = 0;
+        // SAFETY: the out pointer is a live local.
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) }, "asking about the card")?;
+        Ok(value)
+    };
+    use sys::CUdevice_attribute as A;
+    let mut name = [0u8; 128];
+    check(
+        // SAFETY: at most 128 bytes are written, with a zero at their end.
+        unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), 128, device) },
+        "asking for the card's name",
+    )?;
+    let name =
+        CStr::from_bytes_until_nul(&name).map_or("an unnamed card".into(), |n| n.to_string_lossy().into());
+    Ok(Card {
+        name,
+        capability: (
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: u32::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(1),
+        shared_bytes: usize::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?)
+            .unwrap_or(SHARED_BY_DEFAULT),
+    })
+}
+
+/// Success, "no memory", or a device that cannot be used any more.
+fn check(result: sys::CUresult, what: &str) -> Result<(), Error> {
+    use sys::CUresult as R;
+    if result == R::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text = std::ptr::null();
+    // SAFETY: the out pointer is a live local; the driver gives a static text.
+    let known = unsafe { sys::cuGetErrorString(result, &mut text) } == R::CUDA_SUCCESS && !text.is_null();
+    // SAFETY: a static text of the driver, ended by a zero.
+    let reason = if known { unsafe { CStr::from_ptr(text) }.to_string_lossy() } else { "unknown".into() };
+    match result {
+        R::CUDA_ERROR_OUT_OF_MEMORY => {
+            fail!(OutOfMemory, "{what}: {reason}; free tensors or use smaller ones")
+        }
+        _ => fail!(DeviceLost, "{what}: {reason} ({result:?})"),
+    }
+}

@@ -1,0 +1,157 @@
+//! Row kernels on the card: the compiled program is sent along, and a block
+//! interprets it tile by tile.
+
+use super::Cuda;
+use super::address;
+use super::arguments::{Instruction as Encoded, RowMap, RowStore};
+use super::driver::Address;
+use crate::Error;
+use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+use crate::row_kernel::{Code, Instruction, Program, Register, Source};
+use crate::table::{Span, Table};
+
+/// Blocks for each multiprocessor.
+const BLOCKS_EACH: usize = 4;
+
+pub(super) fn run(
+    cuda: &mut Cuda,
+    t: &Table,
+    program: &Program,
+    inputs: &[Span],
+    stores: &[Span],
+) -> Result<(), Error> {
+    let list: Vec<Encoded> = program.prologue.iter().chain(&program.body).map(encode).collect();
+    let inputs: Vec<Address> = inputs.iter().map(|&span| address(t, span)).collect();
+    let stores: Vec<RowStore> = program
+        .stores
+        .iter()
+        .zip(stores)
+        .map(|((register, layout), &span)| {
+            let (_, slot) = place(*register);
+            RowStore { dst: address(t, span), is_row: u32::from(*layout != Layout::Element), slot }
+        })
+        .collect();
+
+    let tiles = program.rows.div_ceil(program.tile_rows) * program.cols.div_ceil(program.tile_cols);
+    let blocks = tiles.min(cuda.driver.card.multiprocessors as usize * BLOCKS_EACH);
+    let element_words = program.element_registers * program.tile_rows * program.tile_cols;
+    let row_words = program.row_registers * program.tile_rows;
+    let fits = (element_words + row_words) * 4 <= cuda.driver.card.shared_bytes;
+    let scratch_words = if fits { 0 } else { blocks * element_words };
+
+    // One buffer: scratch, then inputs, stores and instructions, each aligned
+    // to 16 bytes.
+    let parts = [scratch_words * 4, size_of_val(&*inputs), size_of_val(&*stores), size_of_val(&*list)];
+    let mut starts = [0usize; 4];
+    for i in 1..4 {
+        starts[i] = starts[i - 1] + parts[i - 1].next_multiple_of(16);
+    }
+    let buffer = cuda.scratch(starts[3] + parts[3])?;
+    let [scratch, at_inputs, at_stores, at_list] = starts.map(|start| buffer + start as Address);
+    cuda.driver.upload(at_inputs, &inputs)?;
+    cuda.driver.upload(at_stores, &stores)?;
+    cuda.driver.upload(at_list, &list)?;
+    let a = RowMap {
+        instructions: at_list,
+        inputs: at_inputs,
+        stores: at_stores,
+        scratch: if fits { 0 } else { scratch },
+        rows: program.rows as u64,
+        cols: program.cols as u64,
+        tile_rows: program.tile_rows as u64,
+        tile_cols: program.tile_cols as u64,
+        prologue: program.prologue.len() as u32,
+        body: program.body.len() as u32,
+        store_count: stores.len() as u32,
+        element_registers: program.element_registers as u32,
+        row_registers: program.row_registers as u32,
+    };
+    let shared = if fits { element_words + row_words } else { row_words } * 4;
+    // SAFETY: the program is validated: every source is an input, or a
+    // register below the counts; the buffer holds what the addresses name.
+    unsafe { cuda.launch("row_map", blocks, shared.max(4), a) }
+}
+
+fn place(register: Register) -> (u32, u32) {
+    match register {
+        Register::Element(slot) => (0, slot as u32),
+        Register::Row(slot) => (1, slot as u32),
+    }
+}
+
+fn encode(instruction: &Instruction) -> Encoded {
+    let (dst_is_row, dst) = place(instruction.dst);
+    let (code, operand) = code(instruction.code);
+    let sources = instruction.sources.map(|source| match source {
+        None => (0, 0),
+        Some(Source::Register(Register::Element(slot))) => (1, slot as u32),
+        Some(Source::Register(Register::Row(slot))) => (2, slot as u32),
+        Some(Source::ElementInput(k)) => (3, k as u32),
+        Some(Source::RowInput(k)) => (4, k as u32),
+        Some(Source::ColInput(k)) => (5, k as u32),
+        Some(Source::Constant(value)) => (6, value.to_bits()),
+        Some(Source::ScalarInput(k)) => (7, k as u32),
+    });
+    Encoded {
+        code,
+        dst_is_row,
+        dst,
+        source_kind: sources.map(|(kind, _)| kind),
+        source: sources.map(|(_, at)| at),
+        operand,
+    }
+}
+
+/// The number of a code in row_map.cu, and its operand.
+fn code(code: Code) -> (u32, u32) {
+    match code {
+        Code::Load => (0, 0),
+        Code::Constant(value) => (1, value.to_bits()),
+        Code::Scalar(k) => (2, k as u32),
+        Code::Spread(k) => (3, k as u32),
+        Code::ColIndex => (4, 0),
+        Code::Broadcast => (5, 0),
+        Code::Select => (6, 0),
+        Code::Reduce(Reduction::Sum) => (7, 0),
+        Code::Reduce(Reduction::Maximum) => (8, 0),
+        Code::Unary(op) => {
+            let at = match op {
+                UnaryOp::Negate => 0,
+                UnaryOp::Absolute => 1,
+                UnaryOp::Reciprocal => 2,
+                UnaryOp::Square => 3,
+                UnaryOp::SquareRoot => 4,
+                UnaryOp::ReciprocalSquareRoot => 5,
+                UnaryOp::Exponential => 6,
+                UnaryOp::Logarithm => 7,
+                UnaryOp::Tanh => 8,
+                UnaryOp::Sigmoid => 9,
+                UnaryOp::Relu => 10,
+                UnaryOp::Step => 11,
+                UnaryOp::Sine => 12,
+                UnaryOp::Cosine => 13,
+                UnaryOp::Floor => 14,
+            };
+            (9 + at, 0)
+        }
+        // Where an operand lies says whether it is of its row.
+        Code::Binary(op) | Code::ByRow(op) => {
+            let at = match op {
+                BinaryOp::Add => 0,
+                BinaryOp::Subtract => 1,
+                BinaryOp::Multiply => 2,
+                BinaryOp::Divide => 3,
+                BinaryOp::Minimum => 4,
+                BinaryOp::Maximum => 5,
+                BinaryOp::LessThan => 6,
+                BinaryOp::Power => 7,
+            };
+            (24 + at, 0)
+        }
+        Code::Products { subtract } => (32 + u32::from(subtract), 0),
+        Code::ProductThen { subtract } => (34 + u32::from(subtract), 0),
+        Code::ThenProduct { subtract } => (36 + u32::from(subtract), 0),
+        Code::Sign => (38, 0),
+        Code::Dot => (39, 0),
+    }
+}

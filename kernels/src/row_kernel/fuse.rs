@@ -1,0 +1,203 @@
+//! Fewer passes over a tile: instructions whose intermediate results nobody
+//! else reads become one.
+//!
+//! Multiplications and additions keep their separate roundings, so that fusing
+//! changes no bit of an element-wise result; a sum of products may be made
+//! with fused multiply-adds.
+
+use std::collections::HashMap;
+
+use super::{Code, Instruction, Register, Source};
+use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+
+/// Narrowest row for which an operation row by row pays.
+const WIDE: usize = 32;
+
+/// Rewrites a program with virtual registers (each written once), whose tiles
+/// have `cols` columns.
+pub(super) fn fuse(
+    prologue: &mut Vec<Instruction>,
+    body: &mut Vec<Instruction>,
+    stores: &[(Register, Layout)],
+    cols: usize,
+) {
+    spread_late(prologue, body);
+    let mut uses = count(body, stores);
+    let place: HashMap<usize, usize> = body
+        .iter()
+        .enumerate()
+        .filter_map(|(at, i)| match i.dst {
+            Register::Element(r) => Some((r, at)),
+            Register::Row(_) => None,
+        })
+        .collect();
+    for at in 0..body.len() {
+        // What made a source, if only this instruction reads it.
+        let only = |source: Option<Source>, uses: &HashMap<usize, usize>| match source {
+            Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
+                place.get(&r).map(|&made| (r, body[made]))
+            }
+            _ => None,
+        };
+        let [x, y, ..] = body[at].sources;
+        let product = |source, uses: &HashMap<usize, usize>| {
+            only(source, uses).filter(|(_, i)| i.code == Code::Binary(BinaryOp::Multiply))
+        };
+        let mut gone = Vec::new();
+        let fused = match body[at].code {
+            Code::Binary(BinaryOp::Subtract) if sign_of(body, &place, x, y, &uses).is_some() => {
+                sign_of(body, &place, x, y, &uses).map(|(source, registers)| {
+                    gone = registers;
+                    (Code::Sign, [Some(source), None, None, None])
+                })
+            }
+            Code::Binary(op @ (BinaryOp::Add | BinaryOp::Subtract)) => {
+                let subtract = op == BinaryOp::Subtract;
+                match (product(x, &uses), product(y, &uses)) {
+                    (Some((p, a)), Some((q, b))) => {
+                        gone = vec![p, q];
+                        let ([a0, a1, ..], [b0, b1, ..]) = (ordered(a.sources), ordered(b.sources));
+                        Some((Code::Products { subtract }, [a0, a1, b0, b1]))
+                    }
+                    (Some((p, a)), None) => {
+                        gone = vec![p];
+                        let [a0, a1, ..] = ordered(a.sources);
+                        Some((Code::ProductThen { subtract }, [a0, a1, y, None]))
+                    }
+                    (None, Some((q, b))) => {
+                        gone = vec![q];
+                        let [b0, b1, ..] = ordered(b.sources);
+                        Some((Code::ThenProduct { subtract }, [b0, b1, x, None]))
+                    }
+                    (None, None) => None,
+                }
+            }
+            Code::Reduce(Reduction::Sum) => match only(x, &uses) {
+                Some((r, Instruction { code: Code::Unary(UnaryOp::Square), sources: [a, ..], .. })) => {
+                    gone = vec![r];
+                    Some((Code::Dot, [a, a, None, None]))
+                }
+                Some((r, i)) if i.code == Code::Binary(BinaryOp::Multiply) && i.sources.iter().all(whole) => {
+                    gone = vec![r];
+                    Some((Code::Dot, i.sources))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some((code, sources)) = fused {
+            (body[at].code, body[at].sources) = (code, sources);
+            for register in gone {
+                uses.insert(register, 0);
+            }
+        }
+    }
+    if cols >= WIDE {
+        read_rows(body);
+    }
+    // What was swallowed is read by nobody.
+    let uses = count(body, stores);
+    let read = |i: &Instruction| match i.dst {
+        Register::Element(r) => uses.contains_key(&r),
+        Register::Row(_) => true,
+    };
+    body.retain(read);
+    prologue.retain(read);
+}
+
+/// How often each element register is read.
+fn count(body: &[Instruction], stores: &[(Register, Layout)]) -> HashMap<usize, usize> {
+    let read = body.iter().flat_map(|i| i.sources.into_iter().flatten());
+    let registers = read.filter_map(|source| match source {
+        Source::Register(register) => Some(register),
+        _ => None,
+    });
+    let mut uses = HashMap::new();
+    for register in registers.chain(stores.iter().map(|(register, _)| *register)) {
+        if let Register::Element(r) = register {
+            *uses.entry(r).or_insert(0) += 1;
+        }
+    }
+    uses
+}
+
+/// Uniform values are read where they are, not spread over a tile first, by
+/// the instructions that can.
+fn spread_late(prologue: &[Instruction], body: &mut [Instruction]) {
+    let uniform: HashMap<usize, Source> = prologue
+        .iter()
+        .filter_map(|i| match (i.dst, i.code) {
+            (Register::Element(r), Code::Constant(value)) => Some((r, Source::Constant(value))),
+            (Register::Element(r), Code::Scalar(k)) => Some((r, Source::ScalarInput(k))),
+            _ => None,
+        })
+        .collect();
+    for instruction in body {
+        if let (Code::Binary(_), Register::Element(_)) = (instruction.code, instruction.dst) {
+            for source in instruction.sources.iter_mut().flatten() {
+                if let Source::Register(Register::Element(r)) = source
+                    && let Some(late) = uniform.get(r)
+                {
+                    *source = *late;
+                }
+            }
+        }
+    }
+}
+
+/// Row values are read where they are, not broadcast over a tile first.
+fn read_rows(body: &mut [Instruction]) {
+    let mut spread: HashMap<usize, Source> = HashMap::new();
+    for instruction in body {
+        match (instruction.code, instruction.dst) {
+            (Code::Broadcast, Register::Element(r)) => {
+                if let [Some(row), ..] = instruction.sources {
+                    spread.insert(r, row);
+                }
+            }
+            (Code::Binary(op), Register::Element(_)) => {
+                for source in instruction.sources.iter_mut().flatten() {
+                    if let Source::Register(Register::Element(r)) = source
+                        && let Some(row) = spread.get(r)
+                    {
+                        *source = *row;
+                        instruction.code = Code::ByRow(op);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a source has a value per element.
+fn whole(source: &Option<Source>) -> bool {
+    !matches!(source, Some(Source::Constant(_) | Source::ScalarInput(_)))
+}
+
+/// A uniform factor first.
+fn ordered(sources: [Option<Source>; 4]) -> [Option<Source>; 4] {
+    let [a, b, ..] = sources;
+    if whole(&a) && !whole(&b) { [b, a, None, None] } else { sources }
+}
+
+/// step(a) − step(−a): a, and the registers between.
+fn sign_of(
+    body: &[Instruction],
+    place: &HashMap<usize, usize>,
+    x: Option<Source>,
+    y: Option<Source>,
+    uses: &HashMap<usize, usize>,
+) -> Option<(Source, Vec<usize>)> {
+    let made = |source: Option<Source>, op: UnaryOp| match source {
+        Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
+            let instruction = body.get(*place.get(&r)?)?;
+            (instruction.code == Code::Unary(op)).then_some((r, instruction.sources[0]))
+        }
+        _ => None,
+    };
+    let (up, a) = made(x, UnaryOp::Step)?;
+    let (down, negated) = made(y, UnaryOp::Step)?;
+    let (minus, b) = made(negated, UnaryOp::Negate)?;
+    (a == b).then_some((a?, vec![up, down, minus]))
+}

@@ -1,0 +1,121 @@
+//! Trains the gpt template, with everything that it has switched on, for
+//! fifty steps, and leaves weights, batches and losses for
+//! `tests/peers/parity.py`, which trains the same model in PyTorch.
+//!
+//! `cargo run --release --workspace --example parity FOLDER`
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+
+use serde_json::json;
+use terrarium_sdk::{Dtype, Tensor};
+use terrarium_tests::native::{NativeConfig, NativeSession};
+
+#[allow(dead_code)]
+#[path = "../../guest-templates/gpt/candidate/candidate.rs"]
+mod gpt;
+
+const STEPS: usize = 50;
+const DEPTH: u32 = 4;
+const CONTEXT: u32 = 64;
+const ROWS: u32 = 8;
+
+/// Knobs that differ from the template's defaults: grouped queries, windows,
+/// weight decay, second moments, warm-up and warm-down.
+const KNOBS: [(&str, f64); 7] = [
+    ("depth", DEPTH as f64),
+    ("queries_per_key", 2.0),
+    ("windows", 3.0),
+    ("weight_decay", 0.1),
+    ("second_moment", 1.0),
+    ("warmup", 0.1),
+    ("warmdown", 0.4),
+];
+
+/// The handle of the device's n-th tensor: generation 1, slot n.
+const fn handle(n: u64) -> u64 {
+    1 << 32 | n
+}
+
+fn text() -> Vec<u8> {
+    let words = ["fn", "let", "mut", "match", "self", "value", "=>", "{", "}", ";\n"];
+    let mut state = 1u32;
+    let mut out = Vec::new();
+    while out.len() < 40_000 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        out.extend(words[(state >> 24) as usize % words.len()].bytes());
+        out.push(b' ');
+    }
+    out
+}
+
+fn config(device_fuel: u64) -> NativeConfig {
+    let knobs = BTreeMap::from(KNOBS.map(|(name, value)| (name.to_owned(), value)));
+    NativeConfig { text: text(), context: CONTEXT, device_fuel, knobs, ..NativeConfig::default() }
+}
+
+/// The tensors that `init` made, in order: shapes, and all values.
+fn weights() -> Result<(Vec<Vec<u32>>, Vec<f32>), Box<dyn Error>> {
+    let (mut shapes, mut values) = (Vec::new(), Vec::new());
+    while let Ok(tensor) = Tensor::lent(handle(shapes.len() as u64), Dtype::Float32) {
+        values.extend(tensor.to_vec()?);
+        shapes.push(tensor.shape().to_vec());
+    }
+    Ok((shapes, values))
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args().nth(1).ok_or("name the folder to write to")?;
+    let folder = Path::new(&folder);
+    // What one step costs: the budget is fifty of them, and what init takes.
+    let step = {
+        let session = NativeSession::start(config(20_000_000_000))?;
+        gpt::native_trainer(1)?.train()?;
+        let record = session.record();
+        let found = record.metrics.iter().find(|m| m.0 == "step_fuel");
+        found.ok_or("the template reports no step_fuel")?.2
+    };
+    let batch = f64::from(8 * ROWS * CONTEXT);
+    let session = NativeSession::start(config(((step + batch) * (STEPS as f64 + 0.5)) as u64))?;
+    let mut trainer = gpt::native_trainer(1)?;
+    let (shapes, values) = weights()?;
+    // The loop allocates tokens, targets and the loss first, in this order.
+    session.watch(handle(shapes.len() as u64 + 2));
+    trainer.train()?;
+    let record = session.record();
+    if record.watched.len() != STEPS {
+        return Err(format!("{} steps instead of {STEPS}", record.watched.len()).into());
+    }
+    // As `Schedule::at`, with the default final rate and the knobs above.
+    let factor = |progress: f64| {
+        let left = 1.0 - progress;
+        let down = if left < 0.4 { 0.1 + 0.9 * left / 0.4 } else { 1.0 };
+        if progress < 0.1 { (progress / 0.1).max(0.01) } else { down }
+    };
+    let factors: Vec<f64> = record.progress[..STEPS].iter().map(|&p| factor(p)).collect();
+    let last = DEPTH - 1;
+    let windows: Vec<u32> =
+        (0..DEPTH).map(|i| if i != last && i % 4 < 3 { CONTEXT / 2 } else { 0 }).collect();
+    let value_layers: Vec<bool> = (0..DEPTH).map(|i| (last - i).is_multiple_of(2)).collect();
+    let run = json!({
+        "shapes": shapes,
+        "rows": ROWS,
+        "losses": record.watched,
+        "factors": factors,
+        "model": {
+            "depth": DEPTH, "heads": 2, "kv_heads": 1, "head_dim": 32, "time": CONTEXT,
+            "windows": windows, "value_layers": value_layers, "softcap": 15.0, "rope_base": 10_000.0,
+        },
+        "optimizers": {
+            "matrix_rate": 0.01, "momentum": 0.9, "weight_decay": 0.1, "second_moment": 0.95,
+            "beta1": 0.9, "beta2": 0.95, "embedding_rate": 0.03, "head_rate": 0.002, "scalar_rate": 0.01,
+        },
+    });
+    std::fs::write(folder.join("run.json"), run.to_string())?;
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(folder.join("weights.f32"), bytes)?;
+    let bytes: Vec<u8> = record.batches.iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(folder.join("batches.i32"), bytes)?;
+    Ok(())
+}
