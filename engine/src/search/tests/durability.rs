@@ -151,7 +151,9 @@ fn a_full_disk_is_told_and_what_was_acknowledged_is_kept() {
     let home = tempfile::tempdir().unwrap();
     let folder = new_run(home.path(), small_search(), 3);
     folder.archive().limit_pages(24);
-    let error = run(&folder, &Quadratic::default(), 2, &Unobserved).unwrap_err();
+    // Slow enough for several commits before the disk is full.
+    let slow = Quadratic { jitter_ms: 20, ..Quadratic::default() };
+    let error = run(&folder, &slow, 2, &Unobserved).unwrap_err();
     assert!(matches!(error, EngineError::DiskFull { .. }), "{error}");
     assert!(error.hint().contains("resume"));
     let kept = folder.archive().evaluation_count().unwrap();
