@@ -324,6 +324,9 @@ impl io::Read for Timed {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
+        if let Some(read) = wire::look(&self.socket, buffer)? {
+            return Ok(read);
+        }
         self.socket.set_read_timeout(Some(left))?;
         match self.socket.read(buffer) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),

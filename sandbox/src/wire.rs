@@ -6,6 +6,9 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 /// Sends one message with a single `write`.
 pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
@@ -65,5 +68,37 @@ mod tests {
             receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
+    }
+}
+
+/// How long the end of a channel looks for an answer before it goes to sleep:
+/// less than going to sleep and being woken costs, twice.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// Whether there is one processor only.
+static ALONE: LazyLock<bool> =
+    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|n| n.get() == 1));
+
+/// Asks what [`look`] must know, with system calls that a worker's filter kills
+/// for: to be called before it.
+pub(crate) fn ready_to_look() {
+    LazyLock::force(&ALONE);
+}
+
+/// What has come, or comes within a moment; `None`: go to sleep for it. Where
+/// there is one processor only, nothing can come while one looks.
+pub(crate) fn look(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut end = None;
+    loop {
+        match rustix::net::recv(socket, &mut *buffer, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((read, _)) => return Ok(Some(read)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let now = Instant::now();
+        if *ALONE || now >= *end.get_or_insert(now + LOOK) {
+            return Ok(None);
+        }
+        std::hint::spin_loop();
     }
 }

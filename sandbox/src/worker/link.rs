@@ -18,7 +18,9 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// To be made before the last filter.
     pub fn new(channel: UnixStream) -> Self {
+        wire::ready_to_look();
         let replies = Arc::new(channel);
         let requests = BufReader::new(Requests(replies.clone()));
         Self { requests, replies, ahead: VecDeque::new() }
@@ -30,7 +32,10 @@ struct Requests(Arc<UnixStream>);
 
 impl io::Read for Requests {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
+        match wire::look(&self.0, buffer)? {
+            Some(read) => Ok(read),
+            None => (&*self.0).read(buffer),
+        }
     }
 }
 
