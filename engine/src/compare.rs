@@ -190,7 +190,7 @@ fn method(name: &str, runs: &[&RunScore], direction: Direction) -> Method {
 fn pairing(one: &[&RunScore], other: &[&RunScore], direction: Direction) -> Pairing {
     let partner = |run: &&RunScore| other.iter().find(|o| o.seed == run.seed).copied();
     let pairs: Vec<(&RunScore, &RunScore)> =
-        one.iter().filter_map(|run| Some((*run, partner(&run)?))).collect();
+        one.iter().filter_map(|run| Some((*run, partner(run)?))).collect();
     let paired = pairs.len() >= 2;
     let gain = match paired {
         true => {

@@ -48,29 +48,6 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read, limit: usize) -> io::R
     rmp_serde::from_slice(&body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_comes_back_and_a_bad_frame_is_refused() {
-        let mut buffer = Vec::new();
-        send(&mut buffer, &(1u32, "two".to_owned(), f64::NAN.to_bits())).unwrap();
-        let back: (u32, String, u64) = receive(&mut buffer.as_slice(), 100).unwrap();
-        assert_eq!(back, (1, "two".to_owned(), f64::NAN.to_bits()));
-
-        let forged = [0xff, 0xff, 0xff, 0xff, 1];
-        assert_eq!(
-            receive::<u8>(&mut forged.as_slice(), 100).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
-        assert_eq!(
-            receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
-    }
-}
-
 /// How long the end of a channel looks for an answer before it goes to sleep:
 /// less than going to sleep and being woken costs, twice.
 const LOOK: Duration = Duration::from_micros(50);
@@ -100,5 +77,28 @@ pub(crate) fn look(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<
             return Ok(None);
         }
         std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_back_and_a_bad_frame_is_refused() {
+        let mut buffer = Vec::new();
+        send(&mut buffer, &(1u32, "two".to_owned(), f64::NAN.to_bits())).unwrap();
+        let back: (u32, String, u64) = receive(&mut buffer.as_slice(), 100).unwrap();
+        assert_eq!(back, (1, "two".to_owned(), f64::NAN.to_bits()));
+
+        let forged = [0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(
+            receive::<u8>(&mut forged.as_slice(), 100).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(
+            receive::<u64>(&mut buffer[..7].as_ref(), 100).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

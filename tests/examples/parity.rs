@@ -56,7 +56,10 @@ fn config(device_fuel: u64) -> NativeConfig {
 }
 
 /// The tensors that `init` made, in order: shapes, and all values.
-fn weights() -> Result<(Vec<Vec<u32>>, Vec<f32>), Box<dyn Error>> {
+/// Shapes, and all values one after the other.
+type Weights = (Vec<Vec<u32>>, Vec<f32>);
+
+fn weights() -> Result<Weights, Box<dyn Error>> {
     let (mut shapes, mut values) = (Vec::new(), Vec::new());
     while let Ok(tensor) = Tensor::lent(handle(shapes.len() as u64), Dtype::Float32) {
         values.extend(tensor.to_vec()?);

@@ -61,7 +61,7 @@ struct State {
 #[derive(Debug)]
 enum Pending {
     Event(&'static str, LedgerEntry),
-    Candidate(Candidate),
+    Candidate(Box<Candidate>),
     Evaluation(Arc<EvaluationRecord>),
 }
 
@@ -194,7 +194,7 @@ impl Archive {
                 head.clone_from(&hash);
                 fresh.push(Pending::Event(event.kind(), LedgerEntry { seq: position, text, hash }));
                 if let Event::Proposed { candidate, .. } = event {
-                    fresh.push(Pending::Candidate(candidate.clone()));
+                    fresh.push(Pending::Candidate(Box::new(candidate.clone())));
                 }
             }
             position += 1;

@@ -307,7 +307,7 @@ fn no_peer_holds_a_call_beyond_its_deadline() {
 #[test]
 fn no_budget_is_exceeded_whatever_the_peer_does() {
     let chaos =
-        vec![Act::Drop, Act::Good, Act::Malformed, Act::Busy("0"), Act::BadChange, Act::Broken, Act::Good];
+        [Act::Drop, Act::Good, Act::Malformed, Act::Busy("0"), Act::BadChange, Act::Broken, Act::Good];
     for (requests, tokens, money) in
         [(Some(5), None, None), (None, Some(30_000), None), (None, None, Some(0.02))]
     {

@@ -106,7 +106,7 @@ fn value(name: &FeatureKind, entry: &HistoryEntry) -> f64 {
         FeatureKind::Knob(name) => match entry.knobs.get(name) {
             Some(KnobValue::Number(v)) => *v,
             Some(KnobValue::Integer(v)) => *v as f64,
-            Some(KnobValue::Choice(v)) => f64::from(*v as u32),
+            Some(KnobValue::Choice(v)) => f64::from(*v),
             None => 0.0,
         },
     }
