@@ -349,7 +349,7 @@ fn random_programs_are_metered_alike_at_every_setting() -> Outcome<()> {
 /// `SOAK_SECONDS=300 cargo test --release --workspace --lib soak -- --ignored --nocapture`
 /// (and `SOAK_SEED=N` for the first seed).
 #[test]
-#[ignore = "minutes: see the command in its documentation"]
+#[ignore = "minutes: SOAK_SECONDS=300 cargo test --release --workspace --lib soak -- --ignored --nocapture"]
 fn soak_random_programs() -> Outcome<()> {
     let number = |name: &str, default: u64| -> Outcome<u64> {
         Ok(std::env::var(name).map_or(Ok(default), |text| text.parse())?)
