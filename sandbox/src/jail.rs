@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::Isolation;
+use crate::namespaces::{self, Link};
 pub use crate::outcome::Diagnostic;
 use crate::outcome::{Outcome, Phase};
 pub(crate) use clang::HEADER;
@@ -225,6 +226,8 @@ struct Plan {
     read: Vec<PathBuf>,
     execute: Vec<PathBuf>,
     write: Vec<PathBuf>,
+    /// Other names of what is read, where the compiler has a root of its own.
+    links: Vec<Link>,
     cpu_seconds: u64,
     address_space: u64,
     data: u64,
@@ -357,6 +360,7 @@ pub fn run_program(
         let path = root.join(folder);
         fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
     }
+    let links = namespaces::other_names(read).to_vec();
     let mut readable = read.to_vec();
     readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
     // The loader is a library that is executed.
@@ -372,6 +376,7 @@ pub fn run_program(
         read: readable,
         execute,
         write: vec![root.join("out"), root.join("tmp")],
+        links,
         cpu_seconds: limits.cpu_seconds,
         address_space: limits.address_space,
         data: limits.data,
@@ -443,6 +448,7 @@ impl Plan {
         {
             environment.push(("LD_LIBRARY_PATH".to_owned(), joined));
         }
+        let links = namespaces::other_names(&read).to_vec();
         read.extend([
             PathBuf::from("/etc/ld.so.cache"),
             // One number and one word about the kernel, for the compiler's
@@ -460,6 +466,7 @@ impl Plan {
             read,
             execute,
             write: vec![root.join("out"), root.join("tmp")],
+            links,
             cpu_seconds: limits.cpu_seconds,
             address_space: limits.address_space,
             data: limits.data,

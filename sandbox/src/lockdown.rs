@@ -115,7 +115,7 @@ impl Lockdown {
     pub fn files(&mut self) -> Result<(), LockdownError> {
         let Self { isolation, standing, .. } = self;
         if standing.has(Layer::UserNamespace) {
-            let root = namespaces::own_root(&[]).map(|()| "empty, cannot be written".to_owned());
+            let root = namespaces::own_root(&[], &[]).map(|()| "empty, cannot be written".to_owned());
             standing.tried(Layer::Root, root);
             namespaces::drop_capabilities().map_err(failed("capabilities"))?;
         } else if namespaces::root_is_small() {

@@ -68,6 +68,9 @@ pub fn runner(memory_bytes: u64, table_elements: u64, metering: Metering) -> was
         .total_core_instances(instances)
         .total_memories(memories)
         .total_tables(tables)
+        // One guest at a time. The default, a thousand, is a call of the kernel
+        // for each in every worker's start.
+        .total_stacks(2)
         .max_memory_size(usize::try_from(memory_bytes).unwrap_or(usize::MAX))
         .table_elements(usize::try_from(table_elements).unwrap_or(usize::MAX))
         .max_component_instance_size(4 << 20)

@@ -6,7 +6,7 @@
 //! old path is opened; then [`own_root`]; then [`drop_capabilities`].
 //! (`user_namespaces(7)`, `mount_namespaces(7)`, `pivot_root(2)`.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
@@ -14,6 +14,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 /// Which namespaces to leave besides the user's, the mounts' and the IPC's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,15 @@ pub(crate) struct Show {
     pub from: PathBuf,
     /// What may be done there.
     pub access: Access,
+}
+
+/// Another name of something that is shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// Where it lies in the new root; absolute.
+    pub at: PathBuf,
+    /// What it names; absolute, shown in the new root.
+    pub to: PathBuf,
 }
 
 impl Show {
@@ -88,9 +100,9 @@ pub(crate) fn drop_capabilities() -> Result<(), String> {
 }
 
 /// Replaces the root folder by an empty one, which cannot be written, in which
-/// the given paths lie. Those that do not exist are left out. On failure the
-/// old root is still there.
-pub(crate) fn own_root(show: &[Show]) -> Result<(), String> {
+/// the given paths lie, and links to them. Paths that do not exist are left
+/// out. On failure the old root is still there.
+pub(crate) fn own_root(show: &[Show], links: &[Link]) -> Result<(), String> {
     mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None).map_err(in_step("private mounts"))?;
     // Opened before anything is covered by the new root.
     let mut sources = Vec::new();
@@ -112,7 +124,7 @@ pub(crate) fn own_root(show: &[Show]) -> Result<(), String> {
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     mount(Some(c"tmpfs"), &place, Some(c"tmpfs"), quiet, Some(c"size=1m,mode=0755"))
         .map_err(in_step("an empty file system"))?;
-    enter_root(base, &sources).inspect_err(|_| {
+    enter_root(base, &sources, links).inspect_err(|_| {
         // SAFETY: the pointer is to a C string that lives. What the new root
         // covered can be seen again.
         unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) };
@@ -123,10 +135,13 @@ pub(crate) fn own_root(show: &[Show]) -> Result<(), String> {
 }
 
 /// Fills the file system at `base` and makes it the root.
-fn enter_root(base: &str, sources: &[(&PathBuf, Access, fs::File)]) -> Result<(), String> {
+fn enter_root(base: &str, sources: &[(&PathBuf, Access, fs::File)], links: &[Link]) -> Result<(), String> {
     std::env::set_current_dir(base).map_err(in_step("chdir"))?;
     for (path, access, file) in sources {
         show_one(path, *access, file).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    for link in links {
+        lay(link).map_err(|e| format!("{}: {e}", link.at.display()))?;
     }
     // `pivot_root(".", ".")` stacks the old root upon the new one, from where
     // it is taken away (pivot_root(2), NOTES).
@@ -167,6 +182,19 @@ fn show_one(path: &Path, access: Access, file: &fs::File) -> io::Result<()> {
     let flags =
         libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOSUID | libc::MS_NODEV | flags | locked(&target)?;
     mount(None, &target, None, flags, None)
+}
+
+/// Lays a link into the new root, which is the current folder, unless its
+/// place is taken.
+fn lay(link: &Link) -> io::Result<()> {
+    let at = link.at.strip_prefix("/").map_err(io::Error::other)?;
+    if at.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    std::os::unix::fs::symlink(&link.to, at)
 }
 
 /// The flags of a mount that its owner set and that may not be taken off.
@@ -217,42 +245,53 @@ fn in_step(step: &'static str) -> impl Fn(io::Error) -> String {
 /// the file is `libz.so.1.3`, for its interpreter in `/lib64`, and for `/lib`
 /// where the folder is `/usr/lib`. Those that a compiler brings along it finds
 /// relative to `/proc/self/exe`, which a root of one's own does not have: they
-/// are laid where the loader looks by itself.
-pub(crate) fn other_names(libraries: &[PathBuf]) -> Vec<Show> {
-    let means_one = |path: &Path| fs::canonicalize(path).is_ok_and(|real| libraries.contains(&real));
+/// are named where the loader looks by itself.
+///
+/// Reads whole folders, which takes milliseconds, so what was found for a list
+/// is kept as long as this process lives.
+pub(crate) fn other_names(libraries: &[PathBuf]) -> Arc<[Link]> {
+    static FOUND: Mutex<BTreeMap<Vec<PathBuf>, Arc<[Link]>>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(links) = found.get(libraries) {
+        return Arc::clone(links);
+    }
+    let links: Arc<[Link]> = look_for_names(libraries).into();
+    found.insert(libraries.to_vec(), Arc::clone(&links));
+    links
+}
+
+fn look_for_names(libraries: &[PathBuf]) -> Vec<Link> {
+    let meant = |path: &Path| fs::canonicalize(path).ok().filter(|real| libraries.contains(real));
     let names: BTreeSet<_> = libraries.iter().filter_map(|path| path.file_name()).collect();
     let mut folders: BTreeSet<&Path> = libraries.iter().filter_map(|path| path.parent()).collect();
     folders.extend(["/lib64", "/lib"].map(Path::new));
-    let mut found = BTreeSet::new();
+    let mut links = BTreeSet::new();
     for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
-        let path = entry.path();
+        let at = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_symlink())
-            && let Ok(target) = fs::read_link(&path)
+            && let Ok(target) = fs::read_link(&at)
             && target.file_name().is_some_and(|name| names.contains(name))
-            && means_one(&path)
+            && let Some(to) = meant(&at)
         {
-            found.insert(path);
+            links.insert(Link { at, to });
         }
     }
-    let short: Vec<PathBuf> = libraries
+    let short: Vec<Link> = libraries
         .iter()
-        .chain(&found)
-        .filter_map(|path| Some(Path::new("/").join(path.strip_prefix("/usr").ok()?)))
-        .filter(|path| means_one(path))
+        .chain(links.iter().map(|link| &link.at))
+        .filter_map(|path| {
+            let at = Path::new("/").join(path.strip_prefix("/usr").ok()?);
+            let to = meant(&at)?;
+            Some(Link { at, to })
+        })
         .collect();
-    found.extend(short);
-    let mut shown: Vec<Show> = found.iter().map(|path| Show::same(path, Access::Read)).collect();
+    links.extend(short);
     for library in libraries.iter().filter(|path| is_library(path)) {
         let Some(name) = library.file_name() else { continue };
-        for folder in ["/lib", "/lib64"] {
-            shown.push(Show {
-                at: Path::new(folder).join(name),
-                from: library.clone(),
-                access: Access::Read,
-            });
-        }
+        let folders = ["/lib", "/lib64"].map(|folder| Path::new(folder).join(name));
+        links.extend(folders.map(|at| Link { at, to: library.clone() }));
     }
-    shown
+    links.into_iter().filter(|link| !libraries.contains(&link.at)).collect()
 }
 
 /// A shared library that does not lie where the loader looks by itself.
@@ -286,8 +325,8 @@ mod tests {
         std::os::unix::fs::symlink("libx.so.1.2", folder.join("libx.so.1")).unwrap();
         std::os::unix::fs::symlink("liby.so", folder.join("liby.so.1")).unwrap();
         let found = other_names(std::slice::from_ref(&real));
-        assert!(found.contains(&Show::same(&folder.join("libx.so.1"), Access::Read)), "{found:?}");
-        assert!(found.iter().any(|show| show.at == Path::new("/lib/libx.so.1.2") && show.from == real));
-        assert!(found.iter().all(|show| !show.at.ends_with("liby.so.1")), "{found:?}");
+        assert!(found.contains(&Link { at: folder.join("libx.so.1"), to: real.clone() }), "{found:?}");
+        assert!(found.contains(&Link { at: "/lib/libx.so.1.2".into(), to: real.clone() }), "{found:?}");
+        assert!(found.iter().all(|link| !link.at.ends_with("liby.so.1")), "{found:?}");
     }
 }

@@ -105,7 +105,7 @@ pub(crate) fn child_main(isolation: Isolation, what: Option<OsString>) -> Result
         Some("start") => Ok(()),
         Some("namespaces") => {
             namespaces::enter(Wanted { network: true, processes: true })?;
-            namespaces::own_root(&[])
+            namespaces::own_root(&[], &[])
         }
         Some("jail") => jail::probe_main(isolation),
         Some("codegen") => locked(Role::Codegen),

@@ -46,6 +46,7 @@ pub(crate) fn probe_main(isolation: Isolation) -> Result<(), String> {
         read: Vec::new(),
         execute: Vec::new(),
         write: Vec::new(),
+        links: Vec::new(),
         cpu_seconds: 10,
         address_space: 3 << 30,
         data: 1 << 30,
@@ -241,7 +242,8 @@ fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result
     close_inherited()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     if standing.has(Layer::UserNamespace) {
-        let root = namespaces::own_root(&shown(plan)).map(|()| "only what the compiler needs".to_owned());
+        let root = namespaces::own_root(&shown(plan), &plan.links)
+            .map(|()| "only what the compiler needs".to_owned());
         standing.tried(Layer::Root, root);
         // Below a user namespace of one's own the number counts from zero;
         // elsewhere all processes of the user count, which is not ours to bound.
@@ -284,8 +286,8 @@ fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result
 
 /// What lies in the compiler's root folder.
 fn shown(plan: &Plan) -> Vec<Show> {
-    let mut all = namespaces::other_names(&plan.read);
-    all.extend(plan.read.iter().chain(&plan.execute).map(|path| Show::same(path, Access::Read)));
+    let files = plan.read.iter().chain(&plan.execute);
+    let mut all: Vec<Show> = files.map(|path| Show::same(path, Access::Read)).collect();
     all.extend(plan.write.iter().map(|path| Show::same(path, Access::Write)));
     all.sort();
     all.dedup_by(|a, b| a.at == b.at);
