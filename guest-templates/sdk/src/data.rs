@@ -21,7 +21,7 @@ pub fn describe() -> Info {
     Info { vocabulary: info.vocabulary, context: info.context, train_tokens: info.train_tokens }
 }
 
-/// Fills `tokens` and `targets` (int32 [B,T]) with the next batch;
+/// Fills `tokens` and `targets` (int32 `[B,T]`) with the next batch;
 /// `targets[b,t]` is the token after `tokens[b,t]`. Which windows come is
 /// fixed by the evaluation's seed.
 pub fn next_batch(tokens: &Tensor, targets: &Tensor) -> Result<()> {

@@ -12,7 +12,7 @@ pub trait Trainer: Sized {
     /// is the usual loop.
     fn train(&mut self) -> Result<()>;
 
-    /// Predicts: tokens int32 [B,T] → logits float32 [B·T, vocabulary], all of
+    /// Predicts: tokens int32 `[B,T]` → logits float32 [B·T, vocabulary], all of
     /// it. T is `data::describe().context`, B varies. The tokens are held-out
     /// data: downloads, logs, metrics and batches are refused here. The same
     /// tokens must give the same logits, whatever else is in the batch, and

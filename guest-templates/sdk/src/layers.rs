@@ -26,7 +26,7 @@ use crate::tensor::Tensor;
 pub struct Linear {
     /// [outputs, inputs]
     pub weight: Tensor,
-    /// [outputs]
+    /// `[outputs]`
     pub bias: Option<Tensor>,
 }
 
@@ -79,9 +79,9 @@ impl Embedding {
 
 /// Layer normalisation with gain and bias over the last dimension.
 pub struct LayerNorm {
-    /// [channels], 1 at first.
+    /// `[channels]`, 1 at first.
     pub gain: Tensor,
-    /// [channels], 0 at first.
+    /// `[channels]`, 0 at first.
     pub bias: Tensor,
     /// Added to the variance.
     pub eps: f32,

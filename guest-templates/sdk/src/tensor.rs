@@ -108,7 +108,7 @@ impl Tensor {
         Ok(Self::from_raw(raw, shape, self.dtype(), true))
     }
 
-    /// Element `index` of the first dimension, as a view: [L,m,n] → [m,n].
+    /// Element `index` of the first dimension, as a view: `[L,m,n]` → `[m,n]`.
     pub fn row(&self, index: u32) -> Result<Self> {
         let shape = self.shape();
         if shape.len() < 2 || index >= shape[0] {

@@ -43,7 +43,7 @@ impl Default for MuonConfig {
     }
 }
 
-/// Muon over parameter banks [L,m,n] or matrices [m,n]; all matrices of a bank
+/// Muon over parameter banks `[L,m,n]` or matrices `[m,n]`; all matrices of a bank
 /// go through the iteration together.
 pub struct Muon {
     config: MuonConfig,
@@ -150,7 +150,7 @@ fn direction(tape: &mut Tape, member: &Member, hyper: &Hyper, nesterov: bool) ->
 }
 
 /// The nearest semi-orthogonal matrix to each of L m×n matrices: singular
-/// values near 1. `x` is [L,m,n]; so is the result.
+/// values near 1. `x` is `[L,m,n]`; so is the result.
 pub(crate) fn orthogonalize(
     tape: &mut Tape,
     x: Slot,
@@ -231,7 +231,7 @@ fn rescale(
     Ok(out)
 }
 
-/// out[r,:] = factor[r]·x[r,:]
+/// `out[r,:] = factor[r]·x[r,:]`
 fn scale_rows(tape: &mut Tape, x: Slot, factor: Slot, out: Slot, (l, m, n): (u32, u32, u32)) -> Result<()> {
     let k = Kernel::new(n);
     let e = k.input(Layout::Element);

@@ -41,7 +41,7 @@ impl Tape {
         Ok(y)
     }
 
-    /// Rotary position embedding of x [B,T,H,D], D even (Su et al. 2021):
+    /// Rotary position embedding of x `[B,T,H,D]`, D even (Su et al. 2021):
     /// pairs (i, i + D/2) turn by the angle t·base^(-2i/D).
     pub fn rope(&mut self, x: Var, base: f32) -> Result<Var> {
         let shape = self.shape(x).to_vec();
@@ -67,8 +67,8 @@ impl Tape {
         Ok(y)
     }
 
-    /// Causal attention: q [B,T,H,D]; k, v [B,T,K,D] with K dividing H
-    /// (grouped queries) → [B,T,H,D]. Position t sees the last `window`
+    /// Causal attention: q `[B,T,H,D]`; k, v `[B,T,K,D]` with K dividing H
+    /// (grouped queries) → `[B,T,H,D]`. Position t sees the last `window`
     /// positions, itself among them (0: all). Scores are scaled by 1/√D.
     pub fn attention(&mut self, q: Var, k: Var, v: Var, window: u32) -> Result<Var> {
         let shape = self.shape(q).to_vec();

@@ -9,11 +9,11 @@ use crate::tensor::Dtype;
 /// What [`Tape::sort_by_key`] gives, all int32.
 #[derive(Clone, Copy, Debug)]
 pub struct Sorted {
-    /// [M]: whose key stands at each sorted place.
+    /// `[M]`: whose key stands at each sorted place.
     pub sources: Var,
-    /// [M]: the sorted place of each key.
+    /// `[M]`: the sorted place of each key.
     pub places: Var,
-    /// [G + 1]: where each group begins, and the last one ends.
+    /// `[G + 1]`: where each group begins, and the last one ends.
     pub starts: Var,
 }
 
@@ -72,8 +72,8 @@ impl Tape {
         Ok(Sorted { sources, places, starts })
     }
 
-    /// Row r of the result is weight[g]·x[r] for the group g whose rows
-    /// starts[g]..starts[g+1] hold r, else 0: x [M, K], weight [G, N, K],
+    /// Row r of the result is `weight[g]·x[r]` for the group g whose rows
+    /// `starts[g]..starts[g+1]` hold r, else 0: x [M, K], weight [G, N, K],
     /// starts int32 [G + 1] → [M, N]. Costs 2·M·N·K flops however the groups
     /// are filled.
     pub fn grouped_linear(&mut self, x: Var, weight: Var, starts: Var) -> Result<Var> {

@@ -18,7 +18,7 @@ pub use compute::Activation;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
-    /// [N], added to each row before the activation.
+    /// `[N]`, added to each row before the activation.
     pub bias: Option<Var>,
     /// Applied to each element.
     pub activation: Activation,
@@ -249,7 +249,7 @@ impl Tape {
     }
 
     /// Queries or keys made ready in one pass: rms_norm(rope(x)) of x
-    /// [B,T,H,D], D even. As [`Tape::rope`] and [`Tape::rms_norm`], with half
+    /// `[B,T,H,D]`, D even. As [`Tape::rope`] and [`Tape::rms_norm`], with half
     /// of their trips through memory.
     pub fn rope_norm(&mut self, x: Var, base: f32, eps: f32) -> Result<Var> {
         match *self.shape(x) {
@@ -259,7 +259,7 @@ impl Tape {
     }
 
     /// As [`Tape::rope_norm`], of columns `col..col + H·D` of x, which has one
-    /// row for each position: [B,T,H,D] heads out of a fused projection.
+    /// row for each position: `[B,T,H,D]` heads out of a fused projection.
     pub fn heads(&mut self, x: Var, col: u32, shape: [u32; 4], base: f32, eps: f32) -> Result<Var> {
         let [b, t, h, d] = shape;
         let total = self.slot_len(self.slot(x));
@@ -376,7 +376,7 @@ impl Tape {
 
     /// Each element is dropped with probability `rate`, and the others grow
     /// by 1/(1 - rate) (Srivastava et al. 2014); nothing happens on a tape for
-    /// inference. `counter` (int32 [1]) must move between replays:
+    /// inference. `counter` (int32 `[1]`) must move between replays:
     /// [`Tape::count`] does it. Give each call a `stream` of its own, some
     /// 2³² apart.
     pub fn dropout(
@@ -409,7 +409,7 @@ impl Tape {
         self.map_elements(&[x, noise], &|e| (1.0 - e[1].less_than(limit)) * grow * e[0])
     }
 
-    /// Adds 1 to `counter` (int32 [1]) at each replay.
+    /// Adds 1 to `counter` (int32 `[1]`) at each replay.
     pub fn count(&mut self, counter: &crate::Tensor) -> Result<()> {
         let one = crate::Tensor::zeros_int(&[1])?;
         one.upload_ints(&[1])?;

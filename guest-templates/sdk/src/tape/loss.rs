@@ -44,7 +44,7 @@ impl Tape {
 
     /// The losses of next-token prediction, one per row, without ever storing
     /// the logits: x [..., C], weight [V, C], targets int32 with one entry
-    /// per row (negative: ignored, loss 0) → [rows]. Logits are capped as
+    /// per row (negative: ignored, loss 0) → `[rows]`. Logits are capped as
     /// softcap·tanh(z/softcap) (0: not capped). Its adjoint must be uniform,
     /// so finish with [`Tape::mean`] or [`Tape::sum`].
     pub fn linear_cross_entropy(&mut self, x: Var, weight: Var, targets: Var, softcap: f32) -> Result<Var> {
@@ -101,13 +101,13 @@ impl Tape {
         Ok(y)
     }
 
-    /// The mean of all elements, [1].
+    /// The mean of all elements, `[1]`.
     pub fn mean(&mut self, x: Var) -> Result<Var> {
         let count = elements(self.shape(x));
         self.total(x, 1.0 / count as f32)
     }
 
-    /// The sum of all elements, [1].
+    /// The sum of all elements, `[1]`.
     pub fn sum(&mut self, x: Var) -> Result<Var> {
         self.total(x, 1.0)
     }
