@@ -38,8 +38,10 @@ bench-cpu:
 cubins:
 	sh kernels/cuda/build.sh
 
-# The hostile corpus alone (it is part of `make test`).
+# The hostile corpus alone (it is part of `make test`): first what is written
+# in C and on WASI, and what is tried at every level; then all the others.
 escape: setup
+	$(CARGO) test --release --workspace --test languages --test levels
 	$(CARGO) test --release --workspace --test escape
 
 # What metering costs, beside wasmtime's fuel and epochs.

@@ -17,7 +17,7 @@ use std::time::Instant;
 use terrarium_sandbox::jail::{self, CompileLimits};
 use terrarium_sandbox::toolchain::{self, Dirs, guest_rustc_args};
 use terrarium_sandbox::{
-    BuildError, Component, Evaluation, Job, Knobs, Limits, Report, Sandbox, Source, World,
+    BuildError, Component, Evaluation, Job, Knobs, Limits, Outcome, Report, Sandbox, Source, World,
 };
 
 /// Name and version of the object.
@@ -47,6 +47,28 @@ impl Function for Caller {
     }
 }
 export_function!(Caller);
+";
+
+/// Comes back at once with no input; else never: by a loop, or by filling
+/// memory in bulk.
+const STUCK: &str = "\
+use std::hint::black_box;
+use terrarium_sdk::{Function, Result, export_function};
+#[derive(Default)]
+struct Stuck;
+impl Function for Stuck {
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
+        match input {
+            [] => Ok(Vec::new()),
+            [0] => loop { black_box(0); },
+            _ => {
+                let mut room = vec![0u8; 64 << 20];
+                loop { black_box(&mut room[..]).fill(black_box(1)); }
+            }
+        }
+    }
+}
+export_function!(Stuck);
 ";
 
 /// One measured figure.
@@ -100,6 +122,7 @@ pub fn bench(args: &Bench) -> Ended {
     jail_overhead(args.repeat * 2, &mut figures)?;
     warm_and_cold(&sandbox, args.repeat, &mut figures)?;
     batch(&sandbox, args.repeat, &mut figures)?;
+    deadlines(&sandbox, args.repeat, &mut figures)?;
     host_calls(&sandbox, args.repeat, &mut figures)?;
     training(&sandbox, args.repeat.min(5), &mut figures)?;
     if args.json {
@@ -305,6 +328,40 @@ fn batch(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<
     let meaning = "smallest candidate, sent ahead through one worker, by the clock";
     figures.push(Figure::new("evaluations", "1/s", meaning, by_clock).against("evaluations_in_worker", peer));
     figures.push(by_worker);
+    Ok(())
+}
+
+/// How long after its deadline a guest that is stuck is gone, and the caller
+/// told so.
+fn deadlines(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+    const WALL_MS: u64 = 100;
+    let stuck = build(sandbox, STUCK)?;
+    let late = |way: u8| -> Result<Vec<f64>, Failure> {
+        let mut late = Vec::new();
+        for _ in 0..repeat {
+            // The worker is there already, so that its start is not counted.
+            call(sandbox, &stuck, &[])?;
+            let limits = Limits { fuel: 1 << 60, wall_ms: WALL_MS, ..Limits::default() };
+            let evaluation = Evaluation { limits, ..Evaluation::call(vec![way]) };
+            let start = Instant::now();
+            let report = sandbox.run(&stuck, &evaluation)?;
+            let took = start.elapsed().as_secs_f64() * 1e3;
+            if !matches!(report.outcome, Outcome::Deadline { .. }) {
+                return Err(Failure::new(
+                    format!("the benchmark's endless candidate: {}", report.outcome),
+                    "",
+                ));
+            }
+            late.push(took - WALL_MS as f64);
+        }
+        Ok(late)
+    };
+    for (name, meaning, way) in [
+        ("deadline_loop", "from a loop's deadline to its worker killed and reaped", 0),
+        ("deadline_bulk", "the same while memory is filled in bulk", 1),
+    ] {
+        figures.push(Figure::new(name, "ms", meaning, late(way)?));
+    }
     Ok(())
 }
 
