@@ -41,7 +41,7 @@ STEPS, WARM_UP = 2, 2
 # Where bf16 has no instructions PyTorch multiplies element by element: then a
 # few products show it, and a step that takes longer than this is left out.
 BF16_PRODUCTS = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[5]]
-LONGEST_STEP = 30.0
+LONGEST_STEP = 10.0
 
 
 class Contestant:
