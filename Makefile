@@ -28,9 +28,10 @@ parity:
 	$(CARGO) build --release --workspace --example parity
 	python3 tests/peers/parity.py
 
-# Matrix products beside PyTorch, and row kernels beside loops by hand.
+# Matrix products and the training step of a GPT beside PyTorch, into
+# bench/cpu.json; and row kernels beside loops by hand.
 bench-cpu:
-	$(CARGO) build --release --workspace --example gemm --example rows
+	$(CARGO) build --release --workspace --example bench_cpu --example rows
 	python3 tests/peers/bench_cpu.py
 	target/release/examples/rows
 

@@ -1,5 +1,7 @@
 //! What the validator makes and a backend runs.
 
+use std::time::Duration;
+
 use crate::TensorId;
 use crate::step::Step;
 
@@ -34,6 +36,17 @@ pub struct ProfileLine {
     pub cost: u64,
 }
 
+/// One line of [`crate::Device::run_timed`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpTime {
+    /// Name of the operation, as in [`crate::Op::name`].
+    pub name: &'static str,
+    /// Times that it occurs.
+    pub count: u64,
+    /// What all of them took.
+    pub time: Duration,
+}
+
 impl Graph {
     /// Device fuel of one run; see [`mod@crate::cost`].
     pub fn cost(&self) -> u64 {
@@ -64,6 +77,23 @@ impl Graph {
             }
         }
         lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));
+        lines
+    }
+
+    /// The times of the steps, in order, summed by kind.
+    pub(crate) fn times(&self, times: &[Duration]) -> Vec<OpTime> {
+        let mut lines: Vec<OpTime> = Vec::new();
+        for (step, &time) in self.steps.iter().zip(times) {
+            let name = step.name();
+            match lines.iter_mut().find(|line| line.name == name) {
+                Some(line) => {
+                    line.count += 1;
+                    line.time += time;
+                }
+                None => lines.push(OpTime { name, count: 1, time }),
+            }
+        }
+        lines.sort_by(|a, b| b.time.cmp(&a.time).then(a.name.cmp(b.name)));
         lines
     }
 }

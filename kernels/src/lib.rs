@@ -35,7 +35,7 @@ mod validate;
 
 pub use device::{CpuConfig, CudaConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
-pub use graph::{Graph, ProfileLine};
+pub use graph::{Graph, OpTime, ProfileLine};
 pub use kind::{cpu_kind, warm_up};
 pub use op::*;
 pub use row_kernel::{MAX_INPUTS, MAX_NODES, MAX_ROW_VALUES, MAX_STORES};

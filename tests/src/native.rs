@@ -29,6 +29,8 @@ pub struct NativeConfig {
     /// Values of number and integer knobs, and option numbers of choices;
     /// others keep their defaults.
     pub knobs: BTreeMap<String, f64>,
+    /// Whether replays are timed operation by operation.
+    pub timed: bool,
 }
 
 impl Default for NativeConfig {
@@ -40,6 +42,7 @@ impl Default for NativeConfig {
             context: 128,
             seed: 0,
             knobs: BTreeMap::new(),
+            timed: false,
         }
     }
 }
@@ -64,6 +67,9 @@ pub struct NativeRecord {
     pub progress: Vec<f64>,
     /// Tokens, then targets, of each batch, while a tensor is watched.
     pub batches: Vec<i32>,
+    /// Of timed replays: seconds of each kind of operation, and how many of
+    /// it there were.
+    pub times: BTreeMap<&'static str, (u64, f64)>,
 }
 
 /// The host installed on this thread for as long as this lives.
@@ -172,7 +178,19 @@ impl Host {
     }
 
     fn run(&mut self, graph: &k::Graph) -> HostResult<()> {
-        let result = self.device.run(graph).map_err(convert::error);
+        let result = if self.config.timed {
+            self.device.run_timed(graph).map(|lines| {
+                let mut record = self.record.borrow_mut();
+                for line in lines {
+                    let sum = record.times.entry(line.name).or_default();
+                    sum.0 += line.count;
+                    sum.1 += line.time.as_secs_f64();
+                }
+            })
+        } else {
+            self.device.run(graph)
+        }
+        .map_err(convert::error);
         self.record.borrow_mut().peak_bytes = self.device.usage().peak_bytes;
         result
     }

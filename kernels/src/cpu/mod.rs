@@ -31,6 +31,8 @@ mod scratch;
 mod simd;
 mod tasks;
 
+use std::time::{Duration, Instant};
+
 pub(crate) use self::rope::angles as rope_angles;
 
 use self::faults::{Faults, StepFaults};
@@ -88,15 +90,21 @@ impl Cpu {
         Ok(cpu)
     }
 
-    pub fn run(&mut self, table: &Table, graph: &Graph) -> Result<(), Error> {
+    /// Runs the steps; where `times` is given, each step's is appended.
+    pub fn run(
+        &mut self,
+        table: &Table,
+        graph: &Graph,
+        times: Option<&mut Vec<Duration>>,
+    ) -> Result<(), Error> {
         let faults = Faults::default();
         let Cpu { pool, kept } = self;
         // One hand-over for the whole graph: steps then split from inside.
         // A graph of small steps only is done before a thread would wake.
         let wide = graph.fuels.iter().any(|&fuel| fuel >= PARALLEL_FROM);
         match pool {
-            Some(pool) if wide => pool.install(|| steps(table, graph, kept, true, &faults)),
-            _ => steps(table, graph, kept, false, &faults),
+            Some(pool) if wide => pool.install(|| steps(table, graph, kept, true, &faults, times)),
+            _ => steps(table, graph, kept, false, &faults, times),
         }
         faults.report(graph)
     }
@@ -110,10 +118,21 @@ fn default_threads() -> usize {
     }
 }
 
-fn steps(table: &Table, graph: &Graph, kept: &mut Kept, pooled: bool, faults: &Faults) {
+fn steps(
+    table: &Table,
+    graph: &Graph,
+    kept: &mut Kept,
+    pooled: bool,
+    faults: &Faults,
+    mut times: Option<&mut Vec<Duration>>,
+) {
     for (index, (step, &fuel)) in graph.steps.iter().zip(&graph.fuels).enumerate() {
         let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
+        let start = times.is_some().then(Instant::now);
         // An op list has at most MAX_OPS entries.
         dispatch::run_step(table, step, split, kept, &faults.of(index as u32));
+        if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
+            times.push(start.elapsed());
+        }
     }
 }

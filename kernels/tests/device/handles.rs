@@ -119,6 +119,8 @@ fn graphs_are_bound_to_their_device_and_tensors() {
     assert_eq!(graph.ops(), 1);
     assert_eq!(graph.profile()[0].name, "Fill");
     assert_eq!(graph.profile()[0].cost, graph.cost());
+    let timed = d.run_timed(&graph).unwrap();
+    assert_eq!((timed.len(), timed[0].name, timed[0].count), (1, "Fill", 1));
     d.run(&graph).unwrap();
     assert_eq!(code(other.run(&graph)), ErrorCode::BadHandle);
     d.free(id).unwrap();

@@ -1,0 +1,265 @@
+//! This device's side of `tests/peers/bench_cpu.py`, which asks it and
+//! PyTorch in turn: one question a line on stdin, one JSON answer a line on
+//! stdout. Times are in seconds.
+//!
+//! - `peak`: f32 GFLOP/s of fused multiply-adds in registers, all threads
+//! - `product f32|bf16 nn|nt|tn M K N`: times of one product
+//! - `step N`: times of N training steps
+//! - `loss`: the loss of the last step
+//! - `profile N`: time of each kind of operation in N steps: [count, seconds]
+//!
+//! The model is GPT-2's of 10.84 million parameters (6 layers of 384 channels,
+//! 6 heads, 256 positions, bytes, tied head), trained by AdamW on 8 rows. A
+//! step is a replayed graph of the SDK's, as a guest drives it.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use terrarium_kernels as k;
+use terrarium_sdk::optim::{AdamW, AdamWConfig, Optimizer};
+use terrarium_sdk::tape::{Activation, Ends};
+use terrarium_sdk::{Graph, Tape, Tensor, Var, data, init::Seeds, layers};
+use terrarium_tests::native::{NativeConfig, NativeSession};
+
+const DEPTH: u32 = 6;
+const CHANNELS: u32 = 384;
+const HEADS: u32 = 6;
+const TIME: u32 = 256;
+const ROWS: u32 = 8;
+const VOCABULARY: u32 = 256;
+/// Seconds that the repetitions of one product should take.
+const PRODUCT_SECONDS: f64 = 0.25;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+struct Block {
+    norms: [layers::LayerNorm; 2],
+    heads: [layers::Linear; 3],
+    project: layers::Linear,
+    up: layers::Linear,
+    down: layers::Linear,
+}
+
+impl Block {
+    fn new(seeds: &mut Seeds) -> terrarium_sdk::Result<Block> {
+        let mut linear = |inputs, outputs| layers::Linear::new(seeds, inputs, outputs, true);
+        let c = CHANNELS;
+        Ok(Block {
+            norms: [layers::LayerNorm::new(c)?, layers::LayerNorm::new(c)?],
+            heads: [linear(c, c)?, linear(c, c)?, linear(c, c)?],
+            project: linear(c, c)?,
+            up: linear(c, 4 * c)?,
+            down: linear(4 * c, c)?,
+        })
+    }
+
+    fn params(&self) -> Vec<Tensor> {
+        let linears = self.heads.iter().chain([&self.project, &self.up, &self.down]);
+        let norms = self.norms.iter().flat_map(layers::LayerNorm::params);
+        linears.flat_map(layers::Linear::params).chain(norms).collect()
+    }
+
+    fn forward(&self, t: &mut Tape, x: Var) -> terrarium_sdk::Result<Var> {
+        let h = self.norms[0].forward(t, x)?;
+        let mut heads = Vec::new();
+        for linear in &self.heads {
+            let y = linear.forward(t, h, Activation::Identity)?;
+            heads.push(t.reshape(y, &[ROWS, TIME, HEADS, CHANNELS / HEADS])?);
+        }
+        let y = t.attention(heads[0], heads[1], heads[2], 0)?;
+        let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
+        let x = added(&self.project, t, y, x)?;
+        let h = self.norms[1].forward(t, x)?;
+        let h = self.up.forward(t, h, Activation::Gelu)?;
+        added(&self.down, t, h, x)
+    }
+}
+
+/// residual + layer of x.
+fn added(layer: &layers::Linear, t: &mut Tape, x: Var, residual: Var) -> terrarium_sdk::Result<Var> {
+    let weight = t.param(&layer.weight);
+    let bias = layer.bias.as_ref().map(|bias| t.param(bias));
+    t.linear_fused(x, weight, Ends { bias, residual: Some(residual), ..Ends::default() })
+}
+
+/// A model, its graph, and the session that they live in.
+struct Training {
+    graph: Graph,
+    optimizer: AdamW,
+    tokens: Tensor,
+    targets: Tensor,
+    loss: Tensor,
+    steps: u64,
+    parameters: u64,
+    session: NativeSession,
+}
+
+impl Training {
+    fn new(timed: bool) -> Result<Training> {
+        let text = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let config = NativeConfig { threads: 0, text, context: TIME, timed, ..NativeConfig::default() };
+        let session = NativeSession::start(config)?;
+        let mut seeds = Seeds::new(1);
+        let words = layers::Embedding::new(&mut seeds, VOCABULARY, CHANNELS, 0.02)?;
+        let places = layers::Embedding::new(&mut seeds, TIME, CHANNELS, 0.02)?;
+        let blocks = (0..DEPTH).map(|_| Block::new(&mut seeds)).collect::<terrarium_sdk::Result<Vec<_>>>()?;
+        let last = layers::LayerNorm::new(CHANNELS)?;
+        let (tokens, targets) = (Tensor::zeros_int(&[ROWS, TIME])?, Tensor::zeros_int(&[ROWS, TIME])?);
+        let positions = Tensor::zeros_int(&[ROWS, TIME])?;
+        positions.upload_ints(&(0..(ROWS * TIME) as i32).map(|i| i % TIME as i32).collect::<Vec<_>>())?;
+        let loss = Tensor::zeros(&[1])?;
+
+        let mut t = Tape::training();
+        let (input, target, position) = (t.input(&tokens), t.input(&targets), t.input(&positions));
+        let (word, place) = (words.forward(&mut t, input)?, places.forward(&mut t, position)?);
+        let mut x = t.add(word, place)?;
+        for block in &blocks {
+            x = block.forward(&mut t, x)?;
+        }
+        x = last.forward(&mut t, x)?;
+        let head = t.param(&words.table);
+        let losses = t.linear_cross_entropy(x, head, target, 0.0)?;
+        let mean = t.mean(losses)?;
+        t.store(mean, &loss)?;
+        t.backward(mean)?;
+        let mut params: Vec<Tensor> = blocks.iter().flat_map(Block::params).collect();
+        params.extend([words.params(), places.params(), last.params()].concat());
+        let parameters =
+            params.iter().map(|p| p.shape().iter().map(|&d| u64::from(d)).product::<u64>()).sum();
+        let mut optimizer = AdamW::new(&params, AdamWConfig { rate: 3e-4, ..AdamWConfig::default() })?;
+        optimizer.emit(&mut t)?;
+        let graph = t.record()?;
+        Ok(Training { graph, optimizer, tokens, targets, loss, steps: 0, parameters, session })
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.steps += 1;
+        self.optimizer.prepare(self.steps, 1.0)?;
+        data::next_batch(&self.tokens, &self.targets)?;
+        Ok(self.graph.replay()?)
+    }
+}
+
+fn product(dtype: k::DType, way: &str, [m, k_, n]: [u32; 3]) -> Result<Vec<f64>> {
+    let mut device = k::Device::cpu(k::CpuConfig::default())?;
+    let (trans_a, trans_b) = (way == "tn", way == "nt");
+    let a = device.alloc(dtype, &if trans_a { [k_, m] } else { [m, k_] })?;
+    let b = device.alloc(dtype, &if trans_b { [n, k_] } else { [k_, n] })?;
+    let out = device.alloc(dtype, &[m, n])?;
+    let values = |len: u32| (0..len).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect::<Vec<_>>();
+    device.upload_f32(a, 0, &values(m * k_))?;
+    device.upload_f32(b, 0, &values(k_ * n))?;
+    let op = k::MatMul { a, b, out, trans_a, trans_b, alpha: 1.0, accumulate: false };
+    let graph = device.prepare(vec![op.into()])?;
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 3 || begin.elapsed().as_secs_f64() < PRODUCT_SECONDS {
+        let start = Instant::now();
+        device.run(&graph)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(times)
+}
+
+/// GFLOP/s of independent chains of fused multiply-adds, one set a thread:
+/// the best of many short runs.
+fn peak() -> Value {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        const ROUNDS: usize = 1 << 20;
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let best = |_| {
+            // SAFETY: both features were just detected.
+            let once = |_| unsafe { chains(ROUNDS) };
+            (0..40).map(once).fold(f64::INFINITY, f64::min)
+        };
+        let times: Vec<f64> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..threads).map(|i| scope.spawn(move || best(i))).collect();
+            all.into_iter().filter_map(|one| one.join().ok()).collect()
+        });
+        // Ten chains of eight, two flops each.
+        let flops = (ROUNDS * 10 * 8 * 2) as f64;
+        return json!(times.iter().map(|time| flops / time / 1e9).sum::<f64>());
+    }
+    Value::Null
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn chains(rounds: usize) -> f64 {
+    use std::arch::x86_64::*;
+    let (factor, term) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001));
+    let mut s = [_mm256_set1_ps(0.5); 10];
+    let start = Instant::now();
+    for _ in 0..rounds {
+        // Written out: an array that is indexed would live in memory.
+        let [a, b, c, d, e, f, g, h, i, j] = s;
+        s = [
+            _mm256_fmadd_ps(a, factor, term),
+            _mm256_fmadd_ps(b, factor, term),
+            _mm256_fmadd_ps(c, factor, term),
+            _mm256_fmadd_ps(d, factor, term),
+            _mm256_fmadd_ps(e, factor, term),
+            _mm256_fmadd_ps(f, factor, term),
+            _mm256_fmadd_ps(g, factor, term),
+            _mm256_fmadd_ps(h, factor, term),
+            _mm256_fmadd_ps(i, factor, term),
+            _mm256_fmadd_ps(j, factor, term),
+        ];
+    }
+    let time = start.elapsed().as_secs_f64();
+    std::hint::black_box(s);
+    time
+}
+
+fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
+    let words: Vec<&str> = question.split_whitespace().collect();
+    match words[..] {
+        ["peak"] => Ok(peak()),
+        ["product", dtype, way, m, k_, n] => {
+            let dtype = if dtype == "bf16" { k::DType::Bf16 } else { k::DType::F32 };
+            Ok(json!(product(dtype, way, [m.parse()?, k_.parse()?, n.parse()?])?))
+        }
+        ["step", count] => {
+            if training.is_none() {
+                *training = Some(Training::new(false)?);
+            }
+            let training = training.as_mut().ok_or("no model")?;
+            let mut times = Vec::new();
+            for _ in 0..count.parse::<u32>()? {
+                let start = Instant::now();
+                training.step()?;
+                times.push(start.elapsed().as_secs_f64());
+            }
+            Ok(json!(times))
+        }
+        ["loss"] => {
+            let training = training.as_ref().ok_or("no step yet")?;
+            Ok(json!({ "loss": training.loss.scalar()?, "parameters": training.parameters }))
+        }
+        ["profile", count] => {
+            // Sessions take turns: one host a thread.
+            *training = None;
+            let mut timed = Training::new(true)?;
+            for _ in 0..count.parse::<u32>()? {
+                timed.step()?;
+            }
+            let record = timed.session.record();
+            Ok(json!(record.times))
+        }
+        _ => Err(format!("unknown question {question:?}; see the head of this file").into()),
+    }
+}
+
+fn main() -> Result<()> {
+    let mut training = None;
+    for line in std::io::stdin().lock().lines() {
+        let value = answer(&line?, &mut training)?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{value}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
