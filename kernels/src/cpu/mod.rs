@@ -33,6 +33,8 @@ mod tasks;
 
 pub(crate) use self::rope::angles as rope_angles;
 
+use std::ops::Range;
+
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
 use crate::error::fail;
@@ -88,15 +90,15 @@ impl Cpu {
         Ok(cpu)
     }
 
-    pub fn run(&mut self, table: &Table, graph: &Graph) -> Result<(), Error> {
+    pub fn run(&mut self, table: &Table, graph: &Graph, part: Range<usize>) -> Result<(), Error> {
         let faults = Faults::default();
         let Cpu { pool, kept } = self;
         // One hand-over for the whole graph: steps then split from inside.
         // A graph of small steps only is done before a thread would wake.
-        let wide = graph.fuels.iter().any(|&fuel| fuel >= PARALLEL_FROM);
+        let wide = graph.fuels[part.clone()].iter().any(|&fuel| fuel >= PARALLEL_FROM);
         match pool {
-            Some(pool) if wide => pool.install(|| steps(table, graph, kept, true, &faults)),
-            _ => steps(table, graph, kept, false, &faults),
+            Some(pool) if wide => pool.install(|| steps(table, graph, part, kept, true, &faults)),
+            _ => steps(table, graph, part, kept, false, &faults),
         }
         faults.report(graph)
     }
@@ -110,8 +112,10 @@ fn default_threads() -> usize {
     }
 }
 
-fn steps(table: &Table, graph: &Graph, kept: &mut Kept, pooled: bool, faults: &Faults) {
-    for (index, (step, &fuel)) in graph.steps.iter().zip(&graph.fuels).enumerate() {
+fn steps(table: &Table, graph: &Graph, part: Range<usize>, kept: &mut Kept, pooled: bool, faults: &Faults) {
+    for (index, (step, &fuel)) in
+        graph.steps.iter().zip(&graph.fuels).enumerate().take(part.end).skip(part.start)
+    {
         let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
         // An op list has at most MAX_OPS entries.
         dispatch::run_step(table, step, split, kept, &faults.of(index as u32));
