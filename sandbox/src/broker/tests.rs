@@ -87,7 +87,7 @@ proptest! {
 #[test]
 fn what_exceeds_a_quota_or_forges_a_handle_is_refused() {
     let quota =
-        Quota { graphs: 1, graph_ops: 2, launch_fuel: 10_000, evaluation_fuel: 200, ..Quota::default() };
+        Quota { graphs: 1, graph_ops: 2, launch_fuel: 100_000, evaluation_fuel: 50_000, ..Quota::default() };
     let mut served = served(quota);
     let small = alloc(&mut served, &[8, 8]);
     let fill = |dst| Op::from(Fill { dst, value: 1.0 });

@@ -149,8 +149,17 @@ mod tests {
 
     #[test]
     fn a_weight_of_three_gets_three_times_as_much() {
-        let got = shares(&[(tenant(1, 1), 3, 100), (tenant(2, 2), 1, 100)]);
-        let ratio = got[0] as f64 / got[1] as f64;
+        // Several connections each, so that both users always have one waiting:
+        // a turn that nobody else waits for is given away.
+        let connections: Vec<_> = (0..6)
+            .map(|number| {
+                let (uid, weight) = if number < 3 { (1, 3) } else { (2, 1) };
+                (tenant(uid, number), weight, 100)
+            })
+            .collect();
+        let got = shares(&connections);
+        let (heavy, light) = (got[..3].iter().sum::<u64>(), got[3..].iter().sum::<u64>());
+        let ratio = heavy as f64 / light as f64;
         assert!((2.5..3.5).contains(&ratio), "{got:?}");
     }
 
