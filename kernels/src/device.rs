@@ -1,5 +1,6 @@
 //! The device: tensors, and graphs run on them.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::cpu::Cpu;
 use crate::cuda::Cuda;
 use crate::error::fail;
 use crate::graph::{Graph, OpTime};
+use crate::remote::{Call, Line, Recorded, Remote};
 use crate::storage::Memory;
 use crate::table::{Span, Table, Tensor};
 use crate::validate;
@@ -74,6 +76,7 @@ pub struct Device {
 enum Backend {
     Cpu(Cpu),
     Cuda(Box<Cuda>),
+    Remote(Line),
 }
 
 static NEXT_IDENTITY: AtomicU64 = AtomicU64::new(1);
@@ -108,12 +111,36 @@ impl Device {
         })
     }
 
+    /// A device that another process owns. `max_bytes` and `max_tensors` are
+    /// counted here as there.
+    pub fn remote(way: Box<dyn Remote>, max_bytes: u64, max_tensors: u32) -> Device {
+        Device {
+            identity: NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed),
+            table: Table::new(max_bytes, max_tensors, Memory::Elsewhere),
+            backend: Backend::Remote(Line::new(way)),
+        }
+    }
+
+    /// Why the device cannot be used any more, where another process owns it
+    /// and it is lost.
+    pub fn lost(&self) -> Option<String> {
+        self.line().and_then(Line::lost)
+    }
+
+    fn line(&self) -> Option<&Line> {
+        match &self.backend {
+            Backend::Remote(line) => Some(line),
+            Backend::Cpu(_) | Backend::Cuda(_) => None,
+        }
+    }
+
     /// What has to be equal for results to be equal to the bit, besides the
     /// build.
     pub fn kind(&self) -> String {
         match &self.backend {
             Backend::Cpu(_) => format!("cpu {}", crate::cpu_kind()),
             Backend::Cuda(cuda) => format!("cuda {}", cuda.kind()),
+            Backend::Remote(line) => line.kind(),
         }
     }
 
@@ -123,7 +150,8 @@ impl Device {
     /// `InvalidArgument` (rank, a zero dimension, overflow), `OutOfMemory`,
     /// `Quota`.
     pub fn alloc(&mut self, dtype: DType, shape: &[u32]) -> Result<TensorId, Error> {
-        self.table.alloc(dtype, shape)
+        let id = self.table.alloc(dtype, shape)?;
+        self.told(id, || Call::Alloc { dtype, shape: shape.to_vec() })
     }
 
     /// A window onto the same storage, from element `offset` of `of` on.
@@ -131,7 +159,20 @@ impl Device {
     /// # Errors
     /// `BadHandle`, `InvalidArgument` (leaves the tensor), `Quota`.
     pub fn view(&mut self, of: TensorId, offset: u64, shape: &[u32]) -> Result<TensorId, Error> {
-        self.table.view(of, offset, shape)
+        let id = self.table.view(of, offset, shape)?;
+        self.told(id, || Call::View { of, offset, shape: shape.to_vec() })
+    }
+
+    /// Has the owner make the same handle, or takes it back here.
+    fn told(&mut self, id: TensorId, call: impl FnOnce() -> Call) -> Result<TensorId, Error> {
+        if let Some(line) = self.line()
+            && let Err(error) = line.expect(&call(), id)
+        {
+            // Both sides have to count alike, and the owner gave no handle.
+            self.table.take_back(id);
+            return Err(error);
+        }
+        Ok(id)
     }
 
     /// Gives a handle back; the storage goes with its last handle.
@@ -139,7 +180,11 @@ impl Device {
     /// # Errors
     /// `BadHandle`.
     pub fn free(&mut self, id: TensorId) -> Result<(), Error> {
-        self.table.free(id)
+        self.table.free(id)?;
+        match self.line() {
+            Some(line) => line.call(&Call::Free { id }).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Dimensions, outermost first.
@@ -166,6 +211,9 @@ impl Device {
     pub fn upload_f32(&mut self, id: TensorId, offset: u64, values: &[f32]) -> Result<(), Error> {
         if self.table.get(id)?.dtype == DType::Bf16 {
             let span = self.window(id, DType::Bf16, offset, values.len())?;
+            if let Some(line) = self.line() {
+                return line.upload(id, false, offset, &floats(values));
+            }
             if let Backend::Cuda(cuda) = &self.backend {
                 let mut bits = vec![0; values.len()];
                 bf16::narrow(values, &mut bits);
@@ -176,6 +224,9 @@ impl Device {
             return Ok(());
         }
         let span = self.window(id, DType::F32, offset, values.len())?;
+        if let Some(line) = self.line() {
+            return line.upload(id, false, offset, &floats(values));
+        }
         if let Backend::Cuda(cuda) = &self.backend {
             return cuda.driver().upload(self.table.address(span) as u64, values);
         }
@@ -190,6 +241,10 @@ impl Device {
     /// As [`Device::upload_f32`].
     pub fn upload_i32(&mut self, id: TensorId, offset: u64, values: &[i32]) -> Result<(), Error> {
         let span = self.window(id, DType::I32, offset, values.len())?;
+        if let Some(line) = self.line() {
+            let words: Vec<u32> = values.iter().map(|&value| value as u32).collect();
+            return line.upload(id, true, offset, &words);
+        }
         if let Backend::Cuda(cuda) = &self.backend {
             return cuda.driver().upload(self.table.address(span) as u64, values);
         }
@@ -209,6 +264,9 @@ impl Device {
     pub fn download_f32(&self, id: TensorId, offset: u64, out: &mut [f32]) -> Result<(), Error> {
         if self.table.get(id)?.dtype == DType::Bf16 {
             let span = self.window(id, DType::Bf16, offset, out.len())?;
+            if let Some(line) = self.line() {
+                return read(line, id, false, offset, out, f32::from_bits);
+            }
             if let Backend::Cuda(cuda) = &self.backend {
                 let mut bits = vec![0; out.len()];
                 cuda.driver().download(&mut bits, self.table.address(span) as u64)?;
@@ -220,6 +278,9 @@ impl Device {
             return Ok(());
         }
         let span = self.window(id, DType::F32, offset, out.len())?;
+        if let Some(line) = self.line() {
+            return read(line, id, false, offset, out, f32::from_bits);
+        }
         if let Backend::Cuda(cuda) = &self.backend {
             return cuda.driver().download(out, self.table.address(span) as u64);
         }
@@ -234,6 +295,9 @@ impl Device {
     /// As [`Device::upload_f32`].
     pub fn download_i32(&self, id: TensorId, offset: u64, out: &mut [i32]) -> Result<(), Error> {
         let span = self.window(id, DType::I32, offset, out.len())?;
+        if let Some(line) = self.line() {
+            return read(line, id, true, offset, out, |word| word as i32);
+        }
         if let Backend::Cuda(cuda) = &self.backend {
             return cuda.driver().download(out, self.table.address(span) as u64);
         }
@@ -264,7 +328,12 @@ impl Device {
     /// # Errors
     /// Whatever is wrong with the first bad operation, with its position.
     pub fn prepare(&self, ops: Vec<Op>) -> Result<Graph, Error> {
-        validate::graph(&self.table, self.identity, ops)
+        let mut graph = validate::graph(&self.table, self.identity, &ops)?;
+        if let Some(line) = self.line() {
+            let number = line.call(&Call::Record { ops })?;
+            graph.recorded = Some(Recorded { line: line.clone(), graph: number });
+        }
+        Ok(graph)
     }
 
     /// Runs a graph, in order.
@@ -274,38 +343,62 @@ impl Device {
     /// tensors was freed: nothing ran. `IndexRange` when an index tensor held
     /// a value out of range: everything ran, with the index clamped.
     pub fn run(&mut self, graph: &Graph) -> Result<(), Error> {
-        self.execute(graph, None)
+        self.execute(graph, 0..graph.steps.len(), None)
     }
 
     /// As [`Device::run`], with the time that each kind of operation took,
     /// the longest first. Reading the clock costs some 50 ns an operation. On
-    /// a card, whose operations run behind the host's back, the list is empty.
+    /// a card, whose operations run behind the host's back, and in another
+    /// process, the list is empty.
     ///
     /// # Errors
     /// As [`Device::run`].
     pub fn run_timed(&mut self, graph: &Graph) -> Result<Vec<OpTime>, Error> {
         let mut times = Vec::with_capacity(graph.ops());
-        self.execute(graph, Some(&mut times))?;
+        self.execute(graph, 0..graph.steps.len(), Some(&mut times))?;
         Ok(graph.times(&times))
     }
 
-    fn execute(&mut self, graph: &Graph, times: Option<&mut Vec<Duration>>) -> Result<(), Error> {
+    /// Runs some of a graph's operations, so that others can have the device
+    /// in between. A device of another process runs all of it.
+    ///
+    /// # Errors
+    /// As [`Device::run`], and `InvalidArgument` for operations that the graph
+    /// does not have.
+    pub fn run_part(&mut self, graph: &Graph, part: Range<usize>) -> Result<(), Error> {
+        self.execute(graph, part, None)
+    }
+
+    fn execute(
+        &mut self,
+        graph: &Graph,
+        part: Range<usize>,
+        times: Option<&mut Vec<Duration>>,
+    ) -> Result<(), Error> {
+        if part.start > part.end || part.end > graph.steps.len() {
+            return fail!(InvalidArgument, "{part:?} are not operations of a graph of {}", graph.steps.len());
+        }
         if graph.device != self.identity {
             return fail!(BadHandle, "the graph was prepared on another device");
         }
         for &id in &graph.handles {
             self.table.get(id)?;
         }
+        if let (Some(line), Some(recorded)) = (self.line(), &graph.recorded) {
+            return line.call(&Call::Run { graph: recorded.graph }).map(drop);
+        }
         if self.table.has_secrets() {
-            for flow in &graph.flows {
+            for flow in &graph.flows[part.clone()] {
                 if flow.reads.iter().any(|&storage| self.table.is_secret(storage)) {
                     flow.writes.iter().for_each(|&storage| self.table.mark_secret(storage));
                 }
             }
         }
         match &mut self.backend {
-            Backend::Cpu(cpu) => cpu.run(&self.table, graph, times),
-            Backend::Cuda(cuda) => cuda.run(&self.table, graph),
+            Backend::Cpu(cpu) => cpu.run(&self.table, graph, part, times),
+            Backend::Cuda(cuda) => cuda.run(&self.table, graph, part),
+            // A graph of it is recorded there, which was seen above.
+            Backend::Remote(_) => fail!(BadHandle, "the graph was not recorded with the device's owner"),
         }
     }
 
@@ -318,13 +411,20 @@ impl Device {
     pub fn mark_secret(&mut self, id: TensorId) -> Result<(), Error> {
         let storage = self.table.get(id)?.span.storage;
         self.table.mark_secret(storage);
-        Ok(())
+        match self.line() {
+            Some(line) => line.call(&Call::MarkSecret { id }).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Zeroes every secret storage, so that nothing remains on the device that
     /// was computed from a secret. Handles and graphs stay valid.
     pub fn forget_secrets(&mut self) {
         self.table.forget_secrets();
+        if let Some(line) = self.line() {
+            // A failure loses the device, and every later call says so.
+            let _ = line.call(&Call::ForgetSecrets);
+        }
     }
 
     /// What the device holds now.
@@ -343,5 +443,27 @@ impl Device {
     pub fn reset(&mut self) {
         self.identity = NEXT_IDENTITY.fetch_add(1, Ordering::Relaxed);
         self.table.clear();
+        if let Some(line) = self.line() {
+            // As in `forget_secrets`.
+            let _ = line.call(&Call::Reset);
+        }
     }
+}
+
+fn floats(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn read<T>(
+    line: &Line,
+    id: TensorId,
+    ints: bool,
+    offset: u64,
+    out: &mut [T],
+    of: impl Fn(u32) -> T,
+) -> Result<(), Error> {
+    let mut words = vec![0; out.len()];
+    line.download(id, ints, offset, &mut words)?;
+    out.iter_mut().zip(words).for_each(|(value, word)| *value = of(word));
+    Ok(())
 }

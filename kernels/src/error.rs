@@ -1,5 +1,7 @@
 //! The crate's one error type.
 
+use serde::{Deserialize, Serialize};
+
 /// Stable classes of [`Error`], one to one with `error-code` in the host
 /// interface.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,7 +28,7 @@ pub enum ErrorCode {
 ///
 /// `op` is the position of the offending operation in the submitted list;
 /// `None` outside of a list.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Error {
     #[error("{}{detail}", place(.op))]
@@ -55,7 +57,8 @@ fn place(op: &Option<u32>) -> String {
 }
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Error {
+    /// An error without a place.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Error {
         let (op, detail) = (None, detail.into());
         match code {
             ErrorCode::BadHandle => Error::BadHandle { op, detail },

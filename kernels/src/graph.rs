@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::TensorId;
+use crate::remote::Recorded;
 use crate::step::Step;
 
 /// A validated, costed list of operations, bound to the device and tensors it
@@ -16,6 +17,8 @@ pub struct Graph {
     pub(crate) handles: Vec<TensorId>,
     /// Storages that each of the steps reads and writes.
     pub(crate) flows: Vec<Flow>,
+    /// Its twin, where the device is in another process.
+    pub(crate) recorded: Option<Recorded>,
 }
 
 /// Which storages a step reads and writes, by their numbers in the table.
@@ -56,6 +59,11 @@ impl Graph {
     /// Number of operations.
     pub fn ops(&self) -> usize {
         self.steps.len()
+    }
+
+    /// Device fuel of each of the operations, in order.
+    pub fn costs(&self) -> &[u64] {
+        &self.fuels
     }
 
     /// Device fuel of the dearest single operation.

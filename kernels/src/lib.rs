@@ -26,6 +26,7 @@ mod kind;
 mod op;
 
 pub mod reference;
+pub mod remote;
 mod row_kernel;
 mod shape;
 mod step;

@@ -18,6 +18,8 @@ pub(crate) enum Memory {
     /// On a card: the addresses mean nothing here, and only the CUDA backend
     /// uses them.
     Card(Arc<Driver>),
+    /// In another process: there is nothing here but numbers.
+    Elsewhere,
 }
 
 /// Memory of a fixed number of elements of `width` bytes. The element type is
@@ -49,6 +51,7 @@ impl Storage {
         let base = match memory {
             // SAFETY: the layout has a non-zero size (checked above).
             Memory::Host => unsafe { alloc_zeroed(layout) },
+            Memory::Elsewhere => std::ptr::without_provenance_mut(ALIGN),
             Memory::Card(driver) => {
                 std::ptr::without_provenance_mut(usize::try_from(driver.allocate(bytes)?).ok()?)
             }
@@ -73,6 +76,7 @@ impl Storage {
             // `&mut self` means that nobody else uses them; a test reads them
             // back.
             Memory::Host => unsafe { std::ptr::write_bytes(self.base.as_ptr(), 0, self.layout.size()) },
+            Memory::Elsewhere => {}
             // A failure means a lost card: nothing can be read from it again.
             Memory::Card(driver) => {
                 let _ = driver.zero(self.address(), self.layout.size());
@@ -96,6 +100,7 @@ impl Drop for Storage {
             // SAFETY: `base` came from `alloc_zeroed` with this very layout,
             // and is released once, here.
             Memory::Host => unsafe { dealloc(self.base.as_ptr(), self.layout) },
+            Memory::Elsewhere => {}
             Memory::Card(driver) => driver.free(self.address()),
         }
     }

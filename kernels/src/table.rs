@@ -205,6 +205,19 @@ impl Table {
         Ok(())
     }
 
+    /// Undoes the making of a handle that was just given out: the next one
+    /// gets the same number.
+    pub fn take_back(&mut self, id: TensorId) {
+        if self.get(id).is_err() {
+            return;
+        }
+        let slot = id.to_bits() as u32;
+        self.release(slot);
+        if let Some(entry) = self.slots.get_mut(slot as usize) {
+            entry.generation = (id.to_bits() >> 32) as u32;
+        }
+    }
+
     fn release(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
         let Some(tensor) = entry.tensor.take() else {

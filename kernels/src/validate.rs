@@ -28,7 +28,7 @@ pub const MAX_OPS: usize = 65_536;
 /// cannot fill the host's memory (about 100 bytes each).
 pub const MAX_GRAPH_NODES: usize = 1 << 18;
 
-pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, Error> {
+pub(crate) fn graph(table: &Table, device: u64, ops: &[Op]) -> Result<Graph, Error> {
     if ops.len() > MAX_OPS {
         return fail!(Quota, "{} operations in one list, at most {MAX_OPS}; split it", ops.len());
     }
@@ -59,7 +59,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: Vec<Op>) -> Result<Graph, E
     }
     handles.sort_unstable();
     handles.dedup();
-    Ok(Graph { device, steps, fuels, handles, flows })
+    Ok(Graph { device, steps, fuels, handles, flows, recorded: None })
 }
 
 /// One operand of the operation at hand.

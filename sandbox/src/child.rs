@@ -7,7 +7,7 @@
 use crate::cgroup::Group;
 use crate::isolation::Isolation;
 use crate::namespaces::Access;
-use crate::{bubblewrap, codegen, jail, probe, wire, worker};
+use crate::{broker, bubblewrap, codegen, jail, probe, wire, worker};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -58,7 +58,10 @@ pub struct NamedDevice {
 /// Name of the device that is always there.
 pub const CPU: &str = "cpu";
 
-const BUILT_IN: NamedDevice = NamedDevice { name: CPU, open: open_cpu };
+const BUILT_IN: [NamedDevice; 2] = [
+    NamedDevice { name: CPU, open: open_cpu },
+    NamedDevice { name: broker::BROKERED, open: broker::inherited },
+];
 
 fn open_cpu(request: &DeviceRequest) -> Result<kernels::Device, kernels::Error> {
     kernels::Device::cpu(kernels::CpuConfig {
@@ -87,8 +90,12 @@ pub fn run_if_child_with(devices: &[NamedDevice]) {
         Some("jail") => jail::child_main(isolation, args.next()),
         Some("probe") => probe::child_main(isolation, args.next()),
         Some("codegen") => codegen::child_main(channel(), isolation),
+        Some("broker") => {
+            let all: Vec<NamedDevice> = devices.iter().copied().chain([BUILT_IN[0]]).collect();
+            broker::child_main(args.next(), &all)
+        }
         Some("worker") => {
-            let all: Vec<NamedDevice> = devices.iter().copied().chain([BUILT_IN]).collect();
+            let all: Vec<NamedDevice> = devices.iter().copied().chain(BUILT_IN).collect();
             worker::child_main(channel(), &all, isolation)
         }
         _ => Err(format!("unknown role {role:?}")),
@@ -155,6 +162,8 @@ pub(crate) struct Start {
     pub files: Vec<PathBuf>,
     /// Memory of its control group, in bytes, where there is one.
     pub memory: u64,
+    /// Its connection to a device's broker: its standard output.
+    pub broker: Option<Arc<OwnedFd>>,
 }
 
 impl Child {
@@ -183,7 +192,7 @@ impl Child {
     }
 
     fn start(start: &Start) -> io::Result<Self> {
-        let Start { exe, role, isolation, files, memory } = start;
+        let Start { exe, role, isolation, files, memory, broker } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -202,7 +211,10 @@ impl Child {
             .env_clear()
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(match broker {
+                Some(connection) => Stdio::from(connection.try_clone()?),
+                None => Stdio::null(),
+            })
             .stderr(stderr)
             .process_group(0)
             .spawn()?;

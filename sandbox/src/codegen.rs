@@ -121,8 +121,14 @@ pub(crate) fn compile(
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let start =
-        Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
+    let start = Start {
+        exe: exe.to_owned(),
+        role: "codegen",
+        isolation,
+        files: Vec::new(),
+        memory: CODEGEN_BYTES,
+        broker: None,
+    };
     let mut child = Child::spawn(start).map_err(|e| host(&e))?;
     let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {

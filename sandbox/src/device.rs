@@ -13,9 +13,13 @@ pub fn unavailable(name: &str) -> (String, String) {
     let config = kernels::CudaConfig { ordinal, ..kernels::CudaConfig::default() };
     match kernels::Device::cuda(config) {
         Ok(device) => {
-            let missing =
-                "workers are locked down and cannot reach it without a broker, which does not exist yet";
-            (format!("{name} is there ({}), but {missing}", device.kind()), cpu.into())
+            let missing = "workers are locked down and reach it only through `terrarium broker`";
+            (
+                format!("{name} is there ({}), but {missing}", device.kind()),
+                format!(
+                    "run `terrarium broker --device {name} --socket PATH` and use --broker PATH, or {cpu}"
+                ),
+            )
         }
         Err(error) => {
             let said = error.to_string();

@@ -43,12 +43,14 @@
 //! * [`Sandbox::run_async`] and its like are futures of any executor.
 //! * [`Limits`] bound all of it; [`Outcome`] says how it ended;
 //!   [`SandboxError`] means that the host is in trouble, not the candidate.
+//! * [`broker`] lends one device to the workers of many processes and users.
 //! * [`child::run_if_child_with`] registers devices of the embedder's own.
 //!
 //! Longer: `docs/embedding.md`. Whole programs: `sandbox/examples/`.
 
 #![deny(missing_docs)]
 
+pub mod broker;
 mod bubblewrap;
 mod cache;
 mod cancel;

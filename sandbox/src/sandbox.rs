@@ -130,13 +130,18 @@ impl Sandbox {
     /// recorded with a run, so that another build is not taken for the same.
     pub fn identity(&self) -> Result<String, SandboxError> {
         let toolchain = toolchain::find(&self.config.dirs)?;
+        let device = match &self.config.broker {
+            Some(path) => crate::broker::kind(path).map_err(|e| SandboxError::Child {
+                part: "asking the device's broker",
+                reason: e.to_string(),
+            })?,
+            None => format!("{} {}", self.config.device, terrarium_kernels::cpu_kind()),
+        };
         Ok(format!(
-            "{}; sdk {}; {}; device {} {}",
+            "{}; sdk {}; {}; device {device}",
             toolchain.compiler.version,
             toolchain.sdk_key,
             machine::identity(),
-            self.config.device,
-            terrarium_kernels::cpu_kind(),
         ))
     }
 

@@ -2,7 +2,11 @@
 //! threads or workers, and with or without the sandbox around the candidate.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use terrarium_engine::corpus;
 use terrarium_sandbox::toolchain::Dirs;
@@ -38,6 +42,56 @@ fn one_thread_or_two_give_the_same_score_and_use_the_same() {
     assert_eq!(one["usage"], two["usage"]);
     assert_eq!(deterministic(&one), deterministic(&two));
     assert_ne!(bits(&one["score"]), bits(&other["score"]), "the seed changes nothing");
+}
+
+/// A broker of the CPU device; killed with its owner when dropped.
+struct Broker {
+    process: Child,
+    said: Lines<BufReader<ChildStderr>>,
+}
+
+impl Broker {
+    fn start(home: &Home) -> Self {
+        let mut command = home.command(&["broker", "--socket", "socket"]);
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, said }
+    }
+
+    /// The process number of the next owner that gets ready.
+    fn owner(&mut self) -> Pid {
+        let line = self.said.by_ref().map(Result::unwrap).find(|line| line.contains("(process "));
+        let number =
+            line.as_ref().and_then(|line| line.split("(process ").nth(1)?.trim_end_matches(')').parse().ok());
+        number.and_then(Pid::from_raw).unwrap_or_else(|| panic!("no owner: {line:?}"))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_broker_changes_no_bit_and_a_device_that_is_lost_costs_a_try_only() {
+    let home = Home::new(&TinyTask::default());
+    let arguments = ["eval", "gpt", "--seed", "7", "--limit", "device_fuel=9_000_000_000", "--json"];
+    let near = deterministic(&home.json(0, &arguments)[0]);
+    let mut broker = Broker::start(&home);
+    let first = broker.owner();
+    let lent = [&arguments[..], &["--broker", "socket"]].concat();
+    assert_eq!(deterministic(&home.json(0, &lent)[0]), near);
+
+    let at_work = home.command(&lent).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has a worker by then, and the training is not over.
+    std::thread::sleep(Duration::from_millis(400));
+    kill_process(first, Signal::KILL).unwrap();
+    assert_ne!(broker.owner(), first);
+    let output = at_work.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(deterministic(&json_lines(&output)[0]), near);
 }
 
 #[test]

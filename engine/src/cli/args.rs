@@ -51,6 +51,8 @@ pub enum Command {
     Bench(Bench),
     /// Find or build the wasm compiler and the SDK, and prepare the corpus
     Setup(Setup),
+    /// Own a device, and lend it to the workers of other commands
+    Broker(Broker),
     /// Show what this machine offers and what is missing
     Doctor(Doctor),
 }
@@ -64,6 +66,9 @@ pub struct Common {
     /// The device: `cpu`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
+    /// Use the device of the broker that listens there, instead [default: $TERRARIUM_BROKER]
+    #[arg(long, value_name = "PATH", conflicts_with = "device")]
+    pub broker: Option<PathBuf>,
     #[command(flatten)]
     /// Shared options.
     pub isolation: IsolationArgs,
@@ -327,6 +332,20 @@ pub struct Setup {
     /// there is none)
     #[arg(long)]
     pub c: bool,
+}
+
+/// `terrarium broker`
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// The device: `cpu`, `cuda:0`, …
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// Where to listen; other commands take it as --broker
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Quotas and shares of users, as in docs/broker.md
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// `terrarium doctor`

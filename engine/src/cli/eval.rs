@@ -20,7 +20,7 @@ pub fn eval(args: &Eval) -> Ended {
     values::limits(&mut loaded.task.budget, &args.limits)?;
     loaded.task.check()?;
     let knobs = values::knobs(&args.knobs)?;
-    let sandbox = workshop::sandbox(args.common.isolation, 1)?;
+    let sandbox = workshop::sandbox_on(args.common.isolation, 1, args.common.broker.as_deref())?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let evaluator = Sandboxed::new(&sandbox, &loaded.task, data.as_ref(), fresh_probe_secret()?)?;

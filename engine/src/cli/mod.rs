@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod bench_loop;
 mod bench_tasks;
+mod broker;
 mod check;
 mod compare;
 mod doctor;
@@ -51,6 +52,7 @@ pub fn main() -> i32 {
         Command::Report(args) => report::report(args),
         Command::Bench(args) if args.name == "tasks" => bench_tasks::bench(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Broker(args) => broker::broker(args),
         Command::Setup(args) => setup::setup(args),
         Command::Doctor(args) => doctor::doctor(args),
     };

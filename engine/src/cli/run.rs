@@ -58,7 +58,8 @@ pub fn run(args: &Run) -> Ended {
             "put the part that may change between EVOLVE-BLOCK-START and EVOLVE-BLOCK-END",
         )
     })?;
-    let sandbox = workshop::sandbox(args.common.isolation, wanted(&args.workers)?)?;
+    let sandbox =
+        workshop::sandbox_on(args.common.isolation, wanted(&args.workers)?, args.common.broker.as_deref())?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let identity = sandbox.identity()?;

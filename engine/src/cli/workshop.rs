@@ -19,11 +19,18 @@ pub fn cores() -> usize {
 /// neither. A stale SDK is built again on the way. A machine below the required
 /// isolation is refused before anything is made on disk.
 pub fn sandbox(args: IsolationArgs, workers: usize) -> Result<Sandbox, Failure> {
+    sandbox_on(args, workers, None)
+}
+
+/// The same, with the device of the broker that listens at `broker`, or at
+/// `TERRARIUM_BROKER` where that is set.
+pub fn sandbox_on(args: IsolationArgs, workers: usize, broker: Option<&Path>) -> Result<Sandbox, Failure> {
     let dirs = Dirs::from_env()?;
     terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
     let mut config = SandboxConfig::new(dirs);
     config.isolation = isolation(args)?;
     check_isolation(&config)?;
+    config.broker = broker.map(Path::to_owned).or_else(broker_from_env);
     config.workers = config.workers.max(workers);
     config.threads_per_worker = std::env::var("RAYON_NUM_THREADS")
         .ok()
@@ -64,6 +71,10 @@ fn check_isolation(config: &SandboxConfig) -> Result<(), Failure> {
     }
 }
 
+fn broker_from_env() -> Option<std::path::PathBuf> {
+    std::env::var_os("TERRARIUM_BROKER").filter(|path| !path.is_empty()).map(Into::into)
+}
+
 /// Shows one step of something slow.
 pub fn progress(line: &str) {
     eprintln!("  {line}");
@@ -71,6 +82,14 @@ pub fn progress(line: &str) {
 
 /// Refuses a device that workers of this build cannot use.
 pub fn check_device(common: &Common) -> Result<(), Failure> {
+    if let Some(path) = common.broker.clone().or_else(broker_from_env) {
+        return terrarium_sandbox::broker::kind(&path).map(drop).map_err(|e| {
+            let hint = "start one with `terrarium broker --device cuda:0 --socket PATH`";
+            let mut failure = Failure::new(e.to_string(), hint);
+            failure.exit = super::exit::UNAVAILABLE;
+            failure
+        });
+    }
     if common.device == "cpu" {
         return Ok(());
     }

@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::rope::angles as rope_angles;
 
+use std::ops::Range;
+
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
 use crate::error::fail;
@@ -90,21 +92,22 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// Runs the steps; where `times` is given, each step's is appended.
+    /// Runs a part of the steps; where `times` is given, each step's is appended.
     pub fn run(
         &mut self,
         table: &Table,
         graph: &Graph,
+        part: Range<usize>,
         times: Option<&mut Vec<Duration>>,
     ) -> Result<(), Error> {
         let faults = Faults::default();
         let Cpu { pool, kept } = self;
         // One hand-over for the whole graph: steps then split from inside.
         // A graph of small steps only is done before a thread would wake.
-        let wide = graph.fuels.iter().any(|&fuel| fuel >= PARALLEL_FROM);
+        let wide = graph.fuels[part.clone()].iter().any(|&fuel| fuel >= PARALLEL_FROM);
         match pool {
-            Some(pool) if wide => pool.install(|| steps(table, graph, kept, true, &faults, times)),
-            _ => steps(table, graph, kept, false, &faults, times),
+            Some(pool) if wide => pool.install(|| steps(table, graph, part, kept, true, &faults, times)),
+            _ => steps(table, graph, part, kept, false, &faults, times),
         }
         faults.report(graph)
     }
@@ -121,12 +124,15 @@ fn default_threads() -> usize {
 fn steps(
     table: &Table,
     graph: &Graph,
+    part: Range<usize>,
     kept: &mut Kept,
     pooled: bool,
     faults: &Faults,
     mut times: Option<&mut Vec<Duration>>,
 ) {
-    for (index, (step, &fuel)) in graph.steps.iter().zip(&graph.fuels).enumerate() {
+    for (index, (step, &fuel)) in
+        graph.steps.iter().zip(&graph.fuels).enumerate().take(part.end).skip(part.start)
+    {
         let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
         let start = times.is_some().then(Instant::now);
         // An op list has at most MAX_OPS entries.

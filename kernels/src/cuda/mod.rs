@@ -16,6 +16,7 @@ mod product;
 mod row_map;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::arguments::Faults;
@@ -81,10 +82,10 @@ impl Cuda {
         format!("{} sm_{}{}", card.name, card.capability.0, card.capability.1)
     }
 
-    /// Runs a graph to its end.
-    pub fn run(&mut self, table: &Table, graph: &Graph) -> Result<(), Error> {
+    /// Runs these operations of a graph to their end.
+    pub fn run(&mut self, table: &Table, graph: &Graph, part: Range<usize>) -> Result<(), Error> {
         self.driver.upload(self.faults.address, &[Faults { first: u32::MAX, count: 0 }])?;
-        for (index, step) in graph.steps.iter().enumerate() {
+        for (index, step) in graph.steps.iter().enumerate().take(part.end).skip(part.start) {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             launch::step(self, table, step, index).map_err(|error| error.at(index, step.name()))?;
         }

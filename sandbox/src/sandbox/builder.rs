@@ -29,6 +29,9 @@ pub struct SandboxConfig {
     /// The device of workers, by the name under which the child's `main`
     /// registers it (see [`crate::child::run_if_child_with`]); `cpu` is built in.
     pub device: String,
+    /// Where a broker listens that lends workers its device, instead of
+    /// `device`; see [`crate::broker`].
+    pub broker: Option<PathBuf>,
     /// Functions that guests of the world `function` may call. A run or an
     /// instance can bring its own instead.
     pub host_functions: HostFunctions,
@@ -56,6 +59,7 @@ impl SandboxConfig {
             dirs,
             exe: PathBuf::from("/proc/self/exe"),
             threads_per_worker: 1,
+            broker: None,
             workers: (4 * cores).max(16),
             idle_workers: 16,
             queue_timeout: Duration::from_secs(600),
@@ -138,6 +142,12 @@ impl SandboxBuilder {
     /// registers it; otherwise `cpu`.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.config.device = name.into();
+        self
+    }
+
+    /// Where a broker listens that lends workers its device.
+    pub fn broker(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.config.broker = Some(socket.into());
         self
     }
 

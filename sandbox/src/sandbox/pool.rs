@@ -137,19 +137,25 @@ impl Sandbox {
     fn start(&self, component: &Component, evaluation: &Evaluation) -> Result<Acquired, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
         let files = shards(evaluation).map(|s| vec![s.train.clone(), s.held_out.clone()]);
+        let connection = self.config.broker.as_deref().map(crate::broker::connection);
+        let connection = connection.transpose().map_err(|e| trouble(e.to_string()))?;
         let child = Start {
             exe: self.config.exe.clone(),
             role: "worker",
             isolation: self.config.isolation,
             files: files.unwrap_or_default(),
             memory: crate::worker::memory(evaluation.limits.memory_bytes, evaluation.limits.device_bytes),
+            broker: connection.map(std::sync::Arc::new),
         };
         let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
             artifact: component.artifact.as_ref().clone(),
             shards: shards(evaluation).cloned(),
-            device: self.config.device.clone(),
+            device: match self.config.broker {
+                Some(_) => crate::broker::BROKERED.into(),
+                None => self.config.device.clone(),
+            },
             threads: self.config.threads_per_worker,
             memory_bytes: limits.memory_bytes,
             table_elements: limits.table_elements,

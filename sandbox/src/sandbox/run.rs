@@ -108,10 +108,12 @@ impl Sandbox {
         let mut report = loop {
             tries += 1;
             let tried = self.attempt(component, evaluation, options.cancel, &mut session)?;
+            // Whose work lost the device would lose the next one too.
+            let guilty = |report: &Report| matches!(&report.outcome, Outcome::DeviceLost { reason } if reason.contains(crate::broker::GUILTY));
             let again = tries < TRIES && !session.had_effects();
             session.next_try();
             match tried {
-                Tried::Report(report) if again && report.outcome.is_infrastructure() => {}
+                Tried::Report(report) if again && report.outcome.is_infrastructure() && !guilty(&report) => {}
                 Tried::Garbled(_) if again && !garbled => garbled = true,
                 Tried::Report(report) | Tried::Garbled(report) => break report,
             }

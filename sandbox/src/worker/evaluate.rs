@@ -192,6 +192,10 @@ impl Runner {
         let mut state = store.into_data();
         // What the embedder's functions cost comes on top of the guest's own.
         fuel = fuel.map(|fuel| fuel.saturating_add(state.host_use.fuel));
+        // Whatever the guest made of the refusals that followed.
+        if let Some(reason) = state.device.lost() {
+            result = Err(Outcome::DeviceLost { reason });
+        }
         if result.is_ok() && fuel.is_some_and(|fuel| fuel > fuel_limit) {
             result = Err(Outcome::OutOfFuel { phase: state.phase });
         }
