@@ -30,7 +30,7 @@ fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
         .args(flags)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
-        .args(["sim/sim.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
+        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
         .output();
     match built {
         Ok(output) if output.status.success() => Some(folder),
@@ -70,6 +70,15 @@ fn every_operation_agrees_with_the_reference_in_the_simulator() {
             &["experts::", "fused::", "matrices::", "models::", "rows::", "secrets::"],
             &[("TERRARIUM_SIM_SEED", seed)],
         ));
+    }
+}
+
+#[test]
+fn tensor_cores_agree_with_the_reference_in_the_simulator() {
+    let Some(library) = simulator() else { return };
+    // TMA and wgmma, and what older cards have.
+    for capability in ["90", "80"] {
+        passed(&again(library, &["tensor_cores::"], &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
 }
 

@@ -13,4 +13,5 @@ mod models;
 mod refusals;
 mod rows;
 mod secrets;
+mod tensor_cores;
 mod threads;
