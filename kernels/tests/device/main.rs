@@ -10,6 +10,7 @@ mod handles;
 mod image;
 mod matrices;
 mod models;
+mod planted;
 mod refusals;
 mod rows;
 mod secrets;
