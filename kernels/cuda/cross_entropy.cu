@@ -3,7 +3,7 @@
 //
 // z = cap(logit), cap(z) = softcap · tanh(z / softcap) (softcap 0: none);
 // loss = lse(z) − z_target; a negative target is ignored.
-#include "cuda.cuh"
+#include "four.cuh"
 
 struct CrossEntropyArguments {
     float* logits;
@@ -27,12 +27,23 @@ KERNEL(cross_entropy, CrossEntropyArguments, THREADS) {
     SHARED(CrossEntropyShared, s);
     const float* z = a.logits + uint64_t(blockIdx.x) * a.vocabulary;
     float most = -infinity();
-    for (uint64_t c = threadIdx.x; c < a.vocabulary; c += THREADS) most = larger(most, capped(z[c], a.softcap));
+    bool wide = sixteen_bytes(a.vocabulary, a.logits);
+    for (uint64_t c = threadIdx.x * 4; c < a.vocabulary; c += THREADS * 4) {
+        Four logits = load_four(z, c, a.vocabulary, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            if (c + i < a.vocabulary) most = larger(most, capped(logits.at[i], a.softcap));
+    }
     most = block_maximum(most, s.parts);
     float sum = 0;
     // Of a row of −∞ only, nothing may become NaN by −∞ − −∞.
     float shift = most == -infinity() ? 0.0f : most;
-    for (uint64_t c = threadIdx.x; c < a.vocabulary; c += THREADS) sum += expf(capped(z[c], a.softcap) - shift);
+    for (uint64_t c = threadIdx.x * 4; c < a.vocabulary; c += THREADS * 4) {
+        Four logits = load_four(z, c, a.vocabulary, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            if (c + i < a.vocabulary) sum += expf(capped(logits.at[i], a.softcap) - shift);
+    }
     sum = block_sum(sum, s.parts);
     if (threadIdx.x == 0) {
         float lse = shift + logf(sum);
@@ -57,14 +68,19 @@ KERNEL(cross_entropy_backward, CrossEntropyArguments, THREADS) {
         target = uint64_t(index) < a.vocabulary ? uint64_t(index) : a.vocabulary - 1;
         if (threadIdx.x == 0) clamp_index(index, uint32_t(a.vocabulary), a.faults, a.step);
     }
-    for (uint64_t c = threadIdx.x; c < a.vocabulary; c += THREADS) {
-        float gradient = 0;
+    bool wide = sixteen_bytes(a.vocabulary, a.logits);
+    for (uint64_t c = threadIdx.x * 4; c < a.vocabulary; c += THREADS * 4) {
+        Four gradient{};
         if (index >= 0) {
-            float onehot = c == target ? 1.0f : 0.0f;
-            float t = a.softcap == 0.0f ? 0.0f : tanhf(z[c] / a.softcap);
-            float value = a.softcap == 0.0f ? z[c] : a.softcap * t;
-            gradient = a.grad_scale * (expf(value - lse) - onehot) * (1.0f - t * t);
+            Four logits = load_four(z, c, a.vocabulary, wide);
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) {
+                float onehot = c + i == target ? 1.0f : 0.0f;
+                float t = a.softcap == 0.0f ? 0.0f : tanhf(logits.at[i] / a.softcap);
+                float value = a.softcap == 0.0f ? logits.at[i] : a.softcap * t;
+                gradient.at[i] = a.grad_scale * (expf(value - lse) - onehot) * (1.0f - t * t);
+            }
         }
-        z[c] = gradient;
+        store_four(z, c, a.vocabulary, wide, gradient);
     }
 }

@@ -6,6 +6,8 @@
 #include "experts.cu"
 #include "indexing.cu"
 #include "matmul.cu"
+#include "matmul_bf16.cu"
+#include "matmul_hopper.cu"
 #include "moves.cu"
 #include "norm.cu"
 #include "reduce.cu"

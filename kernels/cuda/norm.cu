@@ -1,7 +1,11 @@
-// RMS norm without weights: one warp a row, read once where a row fits the
-// warp's registers, from cache the second time where it does not. Bound by
-// memory: 8 bytes an element forward, 12 or 16 backward.
-#include "cuda.cuh"
+// RMS and layer norm without weights: one warp a row, four elements a lane at a
+// time, the second time from cache. Bound by memory: 8 bytes an element
+// forward, 12 or 16 backward.
+#include "four.cuh"
+
+// First element of a lane in a row, and from there to its next ones.
+constexpr unsigned ROW_STEP = 32 * 4;
+__device__ __forceinline__ uint64_t first_four() { return threadIdx.x % 32 * 4; }
 
 struct RmsNormArguments {
     const float* x;
@@ -16,10 +20,21 @@ KERNEL(rms_norm, RmsNormArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;  // Whole warps leave.
     const float* x = a.x + row * a.cols;
+    float* out = a.out + row * a.cols;
+    bool wide = sixteen_bytes(a.cols, a.x, a.out);
     float squares = 0;
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) squares += x[c] * x[c];
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) squares = fmaf(value.at[i], value.at[i], squares);
+    }
     float inv = 1.0f / sqrtf(warp_sum(squares) / float(a.cols) + a.eps);
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) a.out[row * a.cols + c] = x[c] * inv;
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) value.at[i] *= inv;
+        store_four(out, c, a.cols, wide, value);
+    }
     if (threadIdx.x % 32 == 0) a.inv_rms[row] = inv;
 }
 
@@ -36,14 +51,22 @@ KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
     if (row >= a.rows) return;
     const float *x = a.x + row * a.cols, *dout = a.dout + row * a.cols;
     float* dx = a.dx + row * a.cols;
+    bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx);
     float products = 0;
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) products += dout[c] * x[c];
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) products = fmaf(slope.at[i], value.at[i], products);
+    }
     float inv = a.inv_rms[row];
     float mean = warp_sum(products) / float(a.cols);
     float factor = inv * inv * mean;
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) {
-        float value = inv * (dout[c] - x[c] * factor);
-        dx[c] = a.accumulate ? dx[c] + value : value;
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide), result{};
+        if (a.accumulate) result = load_four(dx, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) result.at[i] += inv * (slope.at[i] - value.at[i] * factor);
+        store_four(dx, c, a.cols, wide, result);
     }
 }
 
@@ -60,12 +83,28 @@ KERNEL(layer_norm, LayerNormArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;
     const float* x = a.x + row * a.cols;
+    float* out = a.out + row * a.cols;
+    bool wide = sixteen_bytes(a.cols, a.x, a.out);
     float sum = 0, squares = 0;
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) sum += x[c];
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) sum += value.at[i];
+    }
     float mean = warp_sum(sum) / float(a.cols);
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) squares += (x[c] - mean) * (x[c] - mean);
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            if (c + i < a.cols) squares = fmaf(value.at[i] - mean, value.at[i] - mean, squares);
+    }
     float inv = 1.0f / sqrtf(warp_sum(squares) / float(a.cols) + a.eps);
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) a.out[row * a.cols + c] = (x[c] - mean) * inv;
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) value.at[i] = (value.at[i] - mean) * inv;
+        store_four(out, c, a.cols, wide, value);
+    }
     if (threadIdx.x % 32 == 0) {
         a.mean[row] = mean;
         a.inv_std[row] = inv;
@@ -86,14 +125,24 @@ KERNEL(layer_norm_backward, LayerNormBackwardArguments, THREADS) {
     const float *x = a.x + row * a.cols, *dout = a.dout + row * a.cols;
     float* dx = a.dx + row * a.cols;
     float mean = a.mean[row], inv = a.inv_std[row], sum = 0, products = 0;
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) {
-        sum += dout[c];
-        products += dout[c] * (x[c] - mean);
+    bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx);
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        // After the end of the row dout is 0, and adds nothing.
+        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            sum += slope.at[i];
+            products = fmaf(slope.at[i], value.at[i] - mean, products);
+        }
     }
     float level = warp_sum(sum) / float(a.cols);
     float along = inv * warp_sum(products) / float(a.cols);
-    for (uint64_t c = threadIdx.x % 32; c < a.cols; c += 32) {
-        float value = inv * (dout[c] - level - (x[c] - mean) * inv * along);
-        dx[c] = a.accumulate ? dx[c] + value : value;
+    for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
+        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide), result{};
+        if (a.accumulate) result = load_four(dx, c, a.cols, wide);
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++)
+            result.at[i] += inv * (slope.at[i] - level - (value.at[i] - mean) * inv * along);
+        store_four(dx, c, a.cols, wide, result);
     }
 }

@@ -13,7 +13,7 @@
 #include <mutex>
 #include <string>
 
-#include "sim.h"
+#include "ptx.h"
 
 using Result = int;
 constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, INVALID_IMAGE = 200,
@@ -45,6 +45,12 @@ Result enter(const char* name) {
     std::lock_guard<std::recursive_mutex> guard(lock); \
     if (Result failed = enter(name)) return failed
 
+// TERRARIUM_SIM_CAPABILITY=80 makes the card an older one.
+int capability() {
+    const char* text = std::getenv("TERRARIUM_SIM_CAPABILITY");
+    return text ? std::atoi(text) : 90;
+}
+
 uint64_t seed() {
     static uint64_t launches = 0;
     const char* text = std::getenv("TERRARIUM_SIM_SEED");
@@ -71,8 +77,8 @@ API Result cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = CARD_BYTES; return
 API Result cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
         case 16: *value = 4; break;            // Multiprocessors.
-        case 75: *value = 9; break;            // Compute capability, major.
-        case 76: *value = 0; break;            // … minor.
+        case 75: *value = capability() / 10; break;  // Compute capability, major.
+        case 76: *value = capability() % 10; break;  // … minor.
         case 97: *value = 227 << 10; break;    // Shared memory of a block, opt-in.
         default: *value = 0;
     }
@@ -148,6 +154,32 @@ API Result cuModuleGetFunction(void** function, void*, const char* name) {
     const sim::Kernel* kernel = sim::find(name);
     if (!kernel) return NOT_FOUND;
     *function = const_cast<sim::Kernel*>(kernel);
+    return OK;
+}
+// Only what the backend asks for: 16-bit elements, rank 3, swizzle of 128 bytes.
+API Result cuTensorMapEncodeTiled(TensorMap* to, int type, unsigned rank, void* base, const uint64_t* sizes,
+                                  const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int interleave,
+                                  int swizzle, int, int) {
+    ENTER("cuTensorMapEncodeTiled");
+    constexpr int BFLOAT16 = 9, SWIZZLE_128B = 3;
+    if (type != BFLOAT16 || rank != 3 || interleave != 0 || swizzle != SWIZZLE_128B) return INVALID_VALUE;
+    sim::Map map{};
+    map.base = reinterpret_cast<uintptr_t>(base);
+    map.magic = sim::MAP_MAGIC;
+    if (map.base % 16 || box[0] * 2 > 128) return INVALID_VALUE;
+    for (unsigned i = 0; i < 3; i++) {
+        if (sizes[i] == 0 || sizes[i] > (uint64_t(1) << 32) || box[i] == 0 || box[i] > 256 || steps[i] != 1)
+            return INVALID_VALUE;
+        map.sizes[i] = sizes[i];
+        map.box[i] = box[i];
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (strides[i] % 16) return INVALID_VALUE;
+        map.strides[i] = strides[i];
+    }
+    uint64_t last = (sizes[2] - 1) * strides[1] + (sizes[1] - 1) * strides[0] + sizes[0] * 2;
+    if (!inside(map.base, last)) return INVALID_VALUE;
+    std::memcpy(to, &map, sizeof map);
     return OK;
 }
 API Result cuFuncSetAttribute(void*, int, int) { return OK; }

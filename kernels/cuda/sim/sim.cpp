@@ -69,8 +69,16 @@ struct Fiber {
     const char* waiting_for = nullptr;
 };
 
+// Work that is done when `rounds` are over.
+struct Later {
+    unsigned rounds;
+    std::function<void()> work;
+};
+
 struct Machine {
     std::vector<Fiber> fibers;
+    std::vector<Later> under_way;
+    uint64_t blocks_run = 0;
     Switch scheduler;
     unsigned current = 0;
     bool progressed = false;
@@ -131,9 +139,23 @@ void start(Fiber& fiber) {
     makecontext(&context, fiber_main, 0);
 }
 
+void do_what_is_due() {
+    for (size_t i = 0; i < machine.under_way.size();) {
+        if (machine.under_way[i].rounds-- > 0) {
+            i++;
+            continue;
+        }
+        std::function<void()> work = std::move(machine.under_way[i].work);
+        machine.under_way.erase(machine.under_way.begin() + ptrdiff_t(i));
+        work();
+    }
+}
+
 void run_block(unsigned threads) {
     std::fill(machine.shared.begin(), machine.shared.end(), POISON);
     machine.barrier_arrived = machine.barrier_generation = 0;
+    machine.under_way.clear();
+    machine.blocks_run++;
     for (auto& warp : machine.warps) {
         warp->arrived = warp->generation = 0;
         warp->kind = nullptr;
@@ -145,7 +167,8 @@ void run_block(unsigned threads) {
     }
     while (!live.empty() && machine.fault.empty()) {
         shuffle(live);
-        machine.progressed = false;
+        machine.progressed = !machine.under_way.empty();
+        do_what_is_due();
         for (unsigned thread : live) {
             set_thread_index(thread);
             go(machine.scheduler, machine.fibers[thread].at);
@@ -158,7 +181,8 @@ void run_block(unsigned threads) {
             machine.fault = place() + ": deadlock in " + machine.kernel->name + ": " + std::to_string(live.size()) +
                             " threads wait, this one in " + (what ? what : "nothing known");
         }
-    }
+    }    if (machine.fault.empty() && !machine.under_way.empty())
+        machine.fault = place() + ": " + machine.kernel->name + " ended while copies were under way";
 }
 
 }  // namespace
@@ -185,6 +209,16 @@ unsigned char* shared(size_t bytes) {
     return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(machine.shared.data()) + 1023) & ~uintptr_t(1023));
 }
 
+size_t shared_bytes() { return machine.shared_bytes; }
+
+void land_later(std::function<void()> work) {
+    machine.under_way.push_back({unsigned(next_random() % 6), std::move(work)});
+}
+
+uint64_t random() { return next_random(); }
+uint64_t blocks_run() { return machine.blocks_run; }
+
+unsigned thread() { return machine.current; }
 unsigned lane() { return machine.current % 32; }
 
 const unsigned char* exchange(const char* kind, const void* mine, size_t bytes) {

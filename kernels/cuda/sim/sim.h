@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -44,6 +45,19 @@ void progress();
 // The block's shared memory; `bytes` must have been asked for at launch.
 unsigned char* shared(size_t bytes);
 
+// What was asked for.
+size_t shared_bytes();
+
+// The engine's own work: done some rounds later, while threads wait or run.
+// A block that ends before all of it is done has failed.
+void land_later(std::function<void()> work);
+// Bits that depend on the launch's seed alone.
+uint64_t random();
+// How many blocks have begun: what a block left behind can be told.
+uint64_t blocks_run();
+
+// The thread's number in its block, and in its warp.
+unsigned thread();
 unsigned lane();
 // Every lane of this thread's warp gives `bytes` at `mine`; returns the 32
 // contributions, `bytes` apart. `kind` must be the same for all lanes.

@@ -1,7 +1,7 @@
 //! What kernels take: the `#[repr(C)]` twins of the structs in
 //! `kernels/cuda/*.cu`, field by field, in their order.
 
-use super::driver::Address;
+use super::driver::{Address, TensorMap};
 
 macro_rules! twins {
     ($($(#[$doc:meta])* $name:ident { $($field:ident : $ty:ty),* $(,)? })*) => {
@@ -31,6 +31,19 @@ twins! {
         a: Address, b: Address, out: Address, batch: u64, m: u64, n: u64, k: u64,
         a_row: u64, a_col: u64, b_row: u64, b_col: u64, alpha: f32, accumulate: u32,
     }
+    // epilogue.cuh
+    End {
+        out: Address, bias: Address, residual: Address, pre: Address, n: u64, alpha: f32, accumulate: u32,
+        half: u32, activation: u32, backward: u32,
+    }
+    // product.cuh
+    Work {
+        partial: Address, end: End, batch: u64, m: u64, n: u64, k: u64, depth: u64, splits: u32,
+    }
+    // matmul_bf16.cu
+    MatMulBf16 { a: Address, b: Address, work: Work, a_aligned: u32, b_aligned: u32 }
+    // matmul_hopper.cu
+    MatMulHopper { a: TensorMap, b: TensorMap, work: Work }
     // epilogue.cu
     Epilogue {
         out: Address, bias: Address, residual: Address, pre: Address, count: u64, cols: u64,
@@ -120,6 +133,12 @@ pub(super) mod shared {
     pub const TRANSPOSE: usize = 32 * 33 * 4;
     /// `MatMulShared`.
     pub const MATMUL: usize = 2 * 2 * 16 * 132 * 4;
+    /// `PortableShared`: three stages of two tiles of 128 × 64 halves.
+    pub const MATMUL_BF16: usize = 3 * 2 * 128 * 64 * 2;
+    /// `HopperShared`: four stages of 128 × 64 and 256 × 64 halves, eight ways
+    /// out of 16 × 40 words, eight barriers, up to the next 1024 bytes.
+    pub const MATMUL_HOPPER: usize =
+        (4 * (128 + 256) * 64 * 2 + 8 * 16 * 40 * 4 + 8 * 8usize).next_multiple_of(1024);
     /// `ScatterAddShared`.
     pub const SCATTER_ADD: usize = (8 * 256 + 256 + 256 + 8) * 4;
 }

@@ -32,6 +32,11 @@ unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
 
+/// How TMA reads a tensor, as the driver encoded it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct TensorMap([u64; 16]);
+
 /// What is launched: blocks, threads of a block, bytes of shared memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -182,6 +187,41 @@ impl Driver {
             )
         };
         self.checked(result, "launching a kernel")
+    }
+
+    /// A map of a dense bfloat16 tensor of `sizes` (the fastest first), read in
+    /// boxes of `extents` with the swizzle of 128 bytes; zeros outside of it.
+    pub fn tensor_map(
+        &self,
+        address: Address,
+        sizes: [u64; 3],
+        extents: [u32; 3],
+    ) -> Result<TensorMap, Error> {
+        self.enter()?;
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        let strides = [sizes[0] * 2, sizes[0] * sizes[1] * 2];
+        let steps = [1u32; 3];
+        // SAFETY: the arrays have as many entries as the rank says (one stride
+        // less) and live through the call; `map` is a live local. The driver
+        // refuses what TMA cannot read.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                3,
+                address as *mut c_void,
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                extents.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        self.checked(result, "describing a matrix to the card")?;
+        Ok(TensorMap(map.opaque))
     }
 
     /// `bytes` of memory, zeroed; `None` where the card has no more.

@@ -352,7 +352,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 count: param.len as u64,
             };
             // SAFETY: see above.
-            unsafe { cuda.launch("adamw", each(param.len), 0, a) }
+            unsafe { cuda.launch("adamw", each(param.len.div_ceil(4)), 0, a) }
         }
     }
 }

@@ -14,6 +14,7 @@ mod experts;
 mod launch;
 mod product;
 mod row_map;
+mod tensor_core;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -113,6 +114,22 @@ impl Cuda {
         shared_bytes: usize,
         arguments: T,
     ) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_wide(name, blocks, THREADS, shared_bytes, arguments) }
+    }
+
+    /// Launches `name` over `blocks` blocks of `threads`.
+    ///
+    /// # Safety
+    /// As for [`Cuda::launch`]; the kernel was compiled for `threads`.
+    unsafe fn launch_wide<T: Copy>(
+        &mut self,
+        name: &'static str,
+        blocks: usize,
+        threads: u64,
+        shared_bytes: usize,
+        arguments: T,
+    ) -> Result<(), Error> {
         let most = self.driver.card.shared_bytes;
         if shared_bytes > most {
             return fail!(
@@ -131,7 +148,7 @@ impl Cuda {
                 kernel
             }
         };
-        let shape = Shape { blocks: blocks as u64, threads: THREADS as u32, shared_bytes };
+        let shape = Shape { blocks: blocks as u64, threads: threads as u32, shared_bytes };
         // SAFETY: the caller's promise.
         unsafe { self.driver.launch(kernel, shape, arguments) }
     }

@@ -1,11 +1,12 @@
 //! Launches of matrix products over operands of either floating-point type,
-//! with an end of their own: a bfloat16 operand is widened into scratch memory
-//! first, and a bfloat16 result is rounded once, at the end.
+//! with an end of their own. Two bfloat16 operands are multiplied on tensor
+//! cores; beside an f32 operand a bfloat16 one is widened into scratch memory
+//! first. A bfloat16 result is rounded once, at the end.
 
-use super::Cuda;
-use super::arguments::Epilogue;
+use super::arguments::{End, Epilogue};
 use super::driver::Address;
 use super::launch::{Product, copy, each, matmul};
+use super::{Cuda, tensor_core};
 use crate::Error;
 use crate::op::{Activation, DType};
 use crate::step::MatMulDims;
@@ -45,6 +46,25 @@ pub(super) unsafe fn run(
     let MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, dtypes } = *dims;
     let counts = [batch * m * k, batch * k * n, batch * m * n];
     let half = dtypes.map(|dtype| dtype == DType::Bf16);
+    if half[0] && half[1] && k > 0 {
+        let mut whole = End {
+            out: addresses[2],
+            bias: 0,
+            residual: 0,
+            pre: 0,
+            n: n as u64,
+            alpha,
+            accumulate: u32::from(accumulate),
+            half: u32::from(half[2]),
+            activation: 0,
+            backward: 0,
+        };
+        if let Some(Epilogue { bias, residual, pre, activation, backward, .. }) = end {
+            whole = End { bias, residual, pre, activation, backward, ..whole };
+        }
+        // SAFETY: the caller's promise.
+        return unsafe { tensor_core::run(cuda, [addresses[0], addresses[1]], dims, whole) };
+    }
     // Widened a, b and out, one after the other, in one buffer.
     let mut wide = addresses;
     let sizes = [0, 1, 2].map(|i| if half[i] { (counts[i] * 4).next_multiple_of(16) } else { 0 });

@@ -5,6 +5,7 @@
 //! The simulator is compiled by the system's C++ compiler; where there is
 //! none these tests say so and pass.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -19,18 +20,23 @@ fn simulator() -> Option<&'static Path> {
     BUILT.get_or_init(|| build("simulator", &[])).as_deref()
 }
 
+/// The C++ compiler that compiles the simulator.
+pub fn compiler() -> OsString {
+    std::env::var_os("CXX").unwrap_or_else(|| "c++".into())
+}
+
 fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
-    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let compiler = compiler();
     let built = Command::new(&compiler)
         .args(["-std=c++20", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
         .args(["-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-x", "c++"])
         .args(flags)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
-        .args(["sim/sim.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
+        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
         .output();
     match built {
         Ok(output) if output.status.success() => Some(folder),
@@ -43,7 +49,7 @@ fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
 }
 
 /// This test binary again, with the simulator as its driver.
-fn again(library: &Path, tests: &[&str], settings: &[(&str, &str)]) -> Output {
+pub fn again(library: &Path, tests: &[&str], settings: &[(&str, &str)]) -> Output {
     Command::new(std::env::current_exe().unwrap())
         .args(tests)
         .arg("--test-threads=1")
@@ -55,7 +61,7 @@ fn again(library: &Path, tests: &[&str], settings: &[(&str, &str)]) -> Output {
 }
 
 #[track_caller]
-fn passed(output: &Output) {
+pub fn passed(output: &Output) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(!out.contains("running 0 tests"), "no test of that name:\n{out}");
@@ -70,6 +76,15 @@ fn every_operation_agrees_with_the_reference_in_the_simulator() {
             &["experts::", "fused::", "matrices::", "models::", "rows::", "secrets::"],
             &[("TERRARIUM_SIM_SEED", seed)],
         ));
+    }
+}
+
+#[test]
+fn tensor_cores_agree_with_the_reference_in_the_simulator() {
+    let Some(library) = simulator() else { return };
+    // TMA and wgmma, and what older cards have.
+    for capability in ["90", "80"] {
+        passed(&again(library, &["tensor_cores::"], &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
 }
 
