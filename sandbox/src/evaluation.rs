@@ -274,8 +274,12 @@ pub struct StepTime {
     /// From the end of one replay to the end of the guest's next, in
     /// nanoseconds, without the native step between.
     pub guest_ns: u64,
+    /// Of it, inside the replay's kernels.
+    pub guest_kernel_ns: u64,
     /// The same requests made from Rust, in nanoseconds.
     pub native_ns: u64,
+    /// Of it, inside the same kernels.
+    pub native_kernel_ns: u64,
 }
 
 /// The answer to an [`Evaluation`].

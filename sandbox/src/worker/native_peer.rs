@@ -35,6 +35,8 @@ pub(super) struct NativePeer {
     requests: Vec<Request>,
     /// When the guest was given back the word after its last replay.
     since: Option<Instant>,
+    /// The evaluation's time in kernels then.
+    kernel_time: Duration,
     pub steps: Vec<StepTime>,
 }
 
@@ -58,19 +60,29 @@ impl State {
         // What came before the first replay is no step: graphs are recorded.
         if let Some(since) = peer.since {
             let guest = since.elapsed();
+            let guest_kernel = self.kernel_time.saturating_sub(peer.kernel_time);
             let start = Instant::now();
             let done = self.drive(&peer.requests, graph);
             let native = start.elapsed();
-            if done.is_ok() && peer.steps.len() < MAX_STEPS {
-                peer.steps.push(StepTime { guest_ns: nanos(guest), native_ns: nanos(native) });
+            if let Ok(kernel) = done
+                && peer.steps.len() < MAX_STEPS
+            {
+                peer.steps.push(StepTime {
+                    guest_ns: nanos(guest),
+                    guest_kernel_ns: nanos(guest_kernel),
+                    native_ns: nanos(native),
+                    native_kernel_ns: nanos(kernel),
+                });
             }
         }
         peer.requests.clear();
+        peer.kernel_time = self.kernel_time;
         peer.since = Some(Instant::now());
         self.native_peer = Some(peer);
     }
 
-    fn drive(&mut self, requests: &[Request], graph: &Graph) -> Result<(), terrarium_kernels::Error> {
+    /// The requests, then the graph; returns the time in its kernels.
+    fn drive(&mut self, requests: &[Request], graph: &Graph) -> Result<Duration, terrarium_kernels::Error> {
         for request in requests {
             match request {
                 Request::Floats { tensor, offset, values } => {
@@ -91,7 +103,9 @@ impl State {
                 }
             }
         }
-        self.device.run(graph)
+        let start = Instant::now();
+        self.device.run(graph)?;
+        Ok(start.elapsed())
     }
 }
 
