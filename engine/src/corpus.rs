@@ -12,6 +12,7 @@
 
 mod crates;
 mod folder;
+mod jsonl;
 mod shards;
 
 use std::path::{Path, PathBuf};

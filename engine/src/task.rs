@@ -332,6 +332,15 @@ pub fn load(task: &str, templates_root: &Path) -> Result<LoadedTask, TaskError> 
             }
         }
     }
+    if let Some(EvaluatorConfig::Tabular(table)) = &mut task.evaluator
+        && let (Some(csv), None) = (&table.csv, &table.text)
+    {
+        table.text = Some(read_text(&folder.join(csv))?);
+    }
+    // What was read is checked like what was written.
+    if let Some((path, what, hint)) = task.fault() {
+        return Err(TaskError::value(&text, &file.display().to_string(), path, what, hint));
+    }
     let source = read_text(&folder.join(&task.header.candidate))?;
     let guide = folder.join("TASK.md");
     let guide = if guide.is_file() { Some(read_text(&guide)?) } else { None };

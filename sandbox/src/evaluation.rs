@@ -262,6 +262,24 @@ pub struct Timing {
     pub train_kernel_us: u64,
     /// Request to answer, as the caller saw it.
     pub total_us: u64,
+    /// The steps of `train` beside the same steps from Rust, where that was
+    /// asked for; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTime>,
+}
+
+/// One training step, driven by the guest and then by the worker itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// From the end of one replay to the end of the guest's next, in
+    /// nanoseconds, without the native step between.
+    pub guest_ns: u64,
+    /// Of it, inside the replay's kernels.
+    pub guest_kernel_ns: u64,
+    /// The same requests made from Rust, in nanoseconds.
+    pub native_ns: u64,
+    /// Of it, inside the same kernels.
+    pub native_kernel_ns: u64,
 }
 
 /// The answer to an [`Evaluation`].
@@ -319,6 +337,7 @@ impl Report {
                 options.iter_mut().for_each(|option| tidy(option, MAX_NAME));
             }
         }
+        self.timing.steps.truncate(crate::worker::MAX_STEPS);
         self.usage.device_profile.truncate(MAX_KNOBS);
         self.usage.device_profile.iter_mut().for_each(|(name, _)| tidy(name, MAX_NAME));
     }

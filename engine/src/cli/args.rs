@@ -291,7 +291,7 @@ pub struct Report {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_parser = ["sandbox", "loop", "tasks"])]
+    #[arg(value_parser = ["sandbox", "loop", "tasks", "tax"])]
     pub name: String,
     /// loop: how many candidates
     #[arg(long, value_name = "N", default_value_t = 2000)]
@@ -299,7 +299,7 @@ pub struct Bench {
     /// loop: evaluations at a time
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub workers: usize,
-    /// sandbox: repetitions of the slow figures
+    /// sandbox: repetitions of the slow figures; tax: trainings of each size
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub repeat: usize,
     /// tasks: how long each problem is searched, such as 90s

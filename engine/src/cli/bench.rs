@@ -112,6 +112,9 @@ pub fn bench(args: &Bench) -> Ended {
     if args.name == "loop" {
         return super::bench_loop::bench(args);
     }
+    if args.name == "tax" {
+        return super::bench_tax::bench(args);
+    }
     if args.repeat == 0 || args.repeat > 10_000 {
         return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 10000"));
     }

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod bench_loop;
 mod bench_tasks;
+mod bench_tax;
 mod broker;
 mod check;
 mod compare;

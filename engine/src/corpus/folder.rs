@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::jsonl;
 use super::shards::{Collected, Document, read_text};
 use super::{CorpusError, MIN_BYTES, MIN_FILES, Split};
 
@@ -22,14 +23,29 @@ pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
     let files = paths.len();
     let mut documents: Vec<Document> = Vec::new();
     let mut seen = std::collections::HashSet::new();
+    // The same text in two splits would be held out in name only.
+    let mut take = |document: Document, documents: &mut Vec<Document>, skipped: &mut Vec<String>| {
+        if seen.insert(blake3::hash(&document.text)) {
+            documents.push(document);
+        } else {
+            skipped.push(format!("{}: is a copy of another file", document.name));
+        }
+    };
     for path in paths {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-        match read_text(&path)? {
-            // The same text in two splits would be held out in name only.
-            Ok(text) if !seen.insert(blake3::hash(&text)) => {
-                skipped.push(format!("{name}: is a copy of another file"))
+        if path.extension().is_some_and(|e| e == "jsonl") {
+            let (lines, bad) = match fs::read(&path) {
+                Ok(file) => jsonl::documents(&name, &file),
+                Err(_) => (Vec::new(), vec![format!("{name}: cannot be read")]),
+            };
+            skipped.extend(bad);
+            for line in lines {
+                take(line, &mut documents, &mut skipped);
             }
-            Ok(text) => documents.push(Document { split: Split::Train, name, text }),
+            continue;
+        }
+        match read_text(&path)? {
+            Ok(text) => take(Document { split: Split::Train, name, text }, &mut documents, &mut skipped),
             Err(reason) => skipped.push(format!("{name}: {reason}")),
         }
     }

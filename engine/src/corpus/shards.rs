@@ -134,12 +134,17 @@ pub(super) fn read_text(path: &Path) -> Result<Result<Vec<u8>, &'static str>, To
         Ok(bytes) => bytes,
         Err(_) => return Ok(Err("cannot be read")),
     };
-    Ok(match std::str::from_utf8(&bytes) {
+    Ok(is_text(&bytes).map(|()| bytes))
+}
+
+/// Whether bytes can be a document.
+pub(super) fn is_text(bytes: &[u8]) -> Result<(), &'static str> {
+    match std::str::from_utf8(bytes) {
         Err(_) => Err("is not UTF-8 text"),
         Ok(text) if text.trim().is_empty() => Err("is empty"),
         Ok(_) if bytes.contains(&0) => Err("holds a byte 0"),
-        Ok(_) => Ok(bytes),
-    })
+        Ok(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod minimum_overlap;
 mod numbers;
 #[cfg(test)]
 mod published;
+pub mod tabular;
 
 use crate::evaluate::{Program, Split};
 use serde::{Deserialize, Serialize};
@@ -133,4 +134,6 @@ evaluators! {
     CapSet(cap_set::CapSet),
     /// Multiplications with which two matrices are multiplied.
     MatrixMultiplication(matrix_multiplication::MatrixMultiplication),
+    /// Predictions for rows whose labels the host keeps.
+    Tabular(tabular::Tabular),
 }

@@ -79,7 +79,9 @@ const PORTABLE: &str = "matmul_bf16.cu";
 
 #[test]
 fn whole_kernels_pass_by_this_way_too() {
-    let Some(library) = with_fault("sound", HOPPER, "prefetch_map(a.a);", "prefetch_map(a.a);") else { return };
+    let Some(library) = with_fault("sound", HOPPER, "prefetch_map(a.a);", "prefetch_map(a.a);") else {
+        return;
+    };
     passed(&again(&library, &["tensor_cores::every_form"], &[]));
 }
 

@@ -41,6 +41,10 @@ pub struct RunOptions<'a> {
     pub on_log: Option<&'a mut (dyn FnMut(&str) + 'a)>,
     /// Functions that the guest may call, instead of the sandbox's.
     pub host_functions: Option<&'a HostFunctions>,
+    /// Each step of a training is driven a second time by the worker itself,
+    /// and both are timed: [`Timing::steps`](crate::Timing::steps). For
+    /// benchmarks; the score is another one then.
+    pub native_peer: bool,
 }
 
 impl<'a> RunOptions<'a> {
@@ -59,6 +63,12 @@ impl<'a> RunOptions<'a> {
     #[must_use]
     pub fn on_log(self, on_log: &'a mut (dyn FnMut(&str) + 'a)) -> Self {
         Self { on_log: Some(on_log), ..self }
+    }
+
+    /// With each step of a training timed beside the same step from Rust.
+    #[must_use]
+    pub fn native_peer(self) -> Self {
+        Self { native_peer: true, ..self }
     }
 
     /// With these functions instead of the sandbox's.
@@ -103,7 +113,7 @@ impl Sandbox {
             return Ok(Report::ended(Outcome::Cancelled { phase: Phase::Instantiate }));
         };
         let on_log = options.on_log.map(|on_log| on_log as &mut dyn FnMut(&str));
-        let mut session = Session::new(functions, options.cancel, on_log);
+        let mut session = Session::new(functions, options.cancel, on_log).beside_native(options.native_peer);
         let (mut tries, mut garbled) = (0, false);
         let mut report = loop {
             tries += 1;

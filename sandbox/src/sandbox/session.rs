@@ -16,6 +16,8 @@ pub(super) struct Session<'a> {
     functions: &'a HostFunctions,
     cancel: Option<&'a CancelHandle>,
     on_log: Option<&'a mut (dyn FnMut(&str) + 'a)>,
+    /// Whether each training step is driven once more from Rust.
+    native_peer: bool,
     caller: Option<Caller>,
     tally: Tally,
 }
@@ -77,7 +79,13 @@ impl<'a> Session<'a> {
         cancel: Option<&'a CancelHandle>,
         on_log: Option<&'a mut (dyn FnMut(&str) + 'a)>,
     ) -> Self {
-        Self { functions, cancel, on_log, caller: None, tally: Tally::default() }
+        Self { functions, cancel, on_log, native_peer: false, caller: None, tally: Tally::default() }
+    }
+
+    /// The same, with each step of a training driven once more from Rust.
+    pub(super) fn beside_native(mut self, native_peer: bool) -> Self {
+        self.native_peer = native_peer;
+        self
     }
 
     /// One that goes on counting where another left off.
@@ -95,6 +103,7 @@ impl<'a> Session<'a> {
         Attached {
             functions: self.functions.names().map(str::to_owned).collect(),
             logs: self.on_log.is_some(),
+            native_peer: self.native_peer,
         }
     }
 

@@ -3,6 +3,7 @@
 //! The device validates shapes, ranges and aliasing; this file counts: handles,
 //! bytes, operations, device fuel. Work is charged before it runs.
 
+use super::native_peer::Request;
 use super::operations::op;
 use super::state::{Recorded, State, wit};
 use crate::{Outcome, Phase};
@@ -199,12 +200,14 @@ impl wit::Host for State {
     fn upload_floats(&mut self, tensor: u64, offset: u64, values: Vec<f32>) -> Answer<()> {
         self.count_call()?;
         self.transfer(4 * values.len() as u64)?;
+        self.note(|| Request::Floats { tensor: TensorId::from_bits(tensor), offset, values: values.clone() });
         Ok(self.device.upload_f32(TensorId::from_bits(tensor), offset, &values).map_err(error))
     }
 
     fn upload_ints(&mut self, tensor: u64, offset: u64, values: Vec<i32>) -> Answer<()> {
         self.count_call()?;
         self.transfer(4 * values.len() as u64)?;
+        self.note(|| Request::Ints { tensor: TensorId::from_bits(tensor), offset, values: values.clone() });
         Ok(self.device.upload_i32(TensorId::from_bits(tensor), offset, &values).map_err(error))
     }
 
@@ -212,7 +215,11 @@ impl wit::Host for State {
         self.count_call()?;
         self.no_download("download-floats")?;
         self.transfer(4 * u64::from(count))?;
-        Ok(self.buffer::<f32>(tensor, count).and_then(|mut out| {
+        let room = self.buffer::<f32>(tensor, count);
+        if room.is_ok() {
+            self.note(|| Request::Read { tensor: TensorId::from_bits(tensor), offset, count });
+        }
+        Ok(room.and_then(|mut out| {
             let id = TensorId::from_bits(tensor);
             self.device.download_f32(id, offset, &mut out).map(|()| out).map_err(error)
         }))
@@ -266,7 +273,13 @@ impl wit::Host for State {
     fn replay(&mut self, graph: u64) -> Answer<()> {
         self.count_call()?;
         match self.graph(graph) {
-            Ok(graph) => self.run("replay", &graph),
+            Ok(graph) => {
+                let done = self.run("replay", &graph);
+                if matches!(done, Ok(Ok(()))) {
+                    self.step_beside(&graph.graph);
+                }
+                done
+            }
             Err(e) => Ok(Err(e)),
         }
     }

@@ -210,6 +210,7 @@ impl Runner {
         };
         timing.kernel_us = micros(state.kernel_time);
         timing.total_us = micros(start.elapsed());
+        timing.steps = state.native_peer.take().map(|peer| peer.steps).unwrap_or_default();
         let report = Report {
             outcome,
             product,

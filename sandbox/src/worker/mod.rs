@@ -9,6 +9,7 @@ mod compute;
 mod evaluate;
 mod host;
 mod link;
+mod native_peer;
 mod operations;
 mod shards;
 mod state;
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::borrow::Cow;
 use std::os::unix::net::UnixStream;
+
+pub(crate) use native_peer::MAX_STEPS;
 
 /// What a worker is started with.
 #[derive(Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub(crate) struct Attached {
     pub functions: Vec<String>,
     /// Whether log lines are sent as they come.
     pub logs: bool,
+    /// Whether each step of a training is driven once more from Rust.
+    #[serde(default)]
+    pub native_peer: bool,
 }
 
 /// Messages to a worker.

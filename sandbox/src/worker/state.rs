@@ -3,6 +3,7 @@
 
 use super::host::HostUse;
 use super::link::SharedLink;
+use super::native_peer::{NativePeer, Request};
 use super::shards::{Mapped, below, stream};
 use super::{Attached, Reply};
 use crate::evaluation::{MAX_KNOBS, MAX_NAME, MAX_OPTIONS};
@@ -87,6 +88,8 @@ pub(super) struct State {
     pub kernel_time: Duration,
     pub train_started: Option<Instant>,
     pub batches: u64,
+    /// Drives each step once more, for a benchmark.
+    pub native_peer: Option<NativePeer>,
     pub knobs: Vec<(String, KnobRange)>,
     pub metrics: Vec<Metric>,
     pub log: String,
@@ -114,6 +117,7 @@ impl State {
         attached: Attached,
         link: SharedLink,
     ) -> Self {
+        let native_peer = attached.native_peer.then(NativePeer::default);
         Self {
             device,
             graphs: BTreeMap::new(),
@@ -135,6 +139,7 @@ impl State {
             kernel_time: Duration::ZERO,
             train_started: None,
             batches: 0,
+            native_peer,
             knobs: Vec::new(),
             metrics: Vec::new(),
             log: String::new(),
@@ -179,6 +184,10 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    pub fn in_training(&self) -> bool {
+        self.phase == Phase::Train
     }
 
     pub fn held_out_in_play(&self) -> bool {
@@ -363,12 +372,27 @@ impl data::Host for State {
         let Some(shards) = self.shards.clone() else {
             return Ok(Err(super::compute::denied("next-batch")));
         };
-        Ok(self.draw(&shards.train, tokens, targets))
+        let first = self.batches;
+        let drawn = self.draw(&shards.train, tokens, targets);
+        if drawn.is_ok() {
+            self.note(|| Request::Batch { tokens, targets, first });
+        }
+        Ok(drawn)
     }
 }
 
 impl State {
     fn draw(&mut self, train: &[u8], tokens: u64, targets: u64) -> Result<(), wit::Error> {
+        let (rows, length) = self.batch_shape(train, tokens, targets)?;
+        // Moving a token costs as much as moving its eight bytes on the device.
+        self.charge("NextBatch", 8 * (rows * length) as u64, 1)?;
+        let first = self.batches;
+        self.batches += rows as u64;
+        self.fill_batch(train, tokens, targets, first)
+    }
+
+    /// [B, T] of both tensors of a batch.
+    fn batch_shape(&self, train: &[u8], tokens: u64, targets: u64) -> Result<(usize, usize), wit::Error> {
         let (tokens, targets) = (kernels::TensorId::from_bits(tokens), kernels::TensorId::from_bits(targets));
         let shape = self.device.shape(tokens).map_err(super::compute::error)?.to_vec();
         let &[rows, length] = shape.as_slice() else {
@@ -381,13 +405,23 @@ impl State {
         if length >= train.len() {
             return Err(super::compute::invalid("T is longer than the train split"));
         }
-        // Moving a token costs as much as moving its eight bytes on the device.
-        self.charge("NextBatch", 8 * (rows * length) as u64, 1)?;
+        Ok((rows, length))
+    }
+
+    /// Uploads the windows `first`, `first + 1`, … of the evaluation's stream.
+    pub fn fill_batch(
+        &mut self,
+        train: &[u8],
+        tokens: u64,
+        targets: u64,
+        first: u64,
+    ) -> Result<(), wit::Error> {
+        let (rows, length) = self.batch_shape(train, tokens, targets)?;
+        let (tokens, targets) = (kernels::TensorId::from_bits(tokens), kernels::TensorId::from_bits(targets));
         let mut batch = vec![0i32; 2 * rows * length];
         let (inputs, shifted) = batch.split_at_mut(rows * length);
         for row in 0..rows {
-            let bits = stream(self.evaluation.seed, self.batches);
-            self.batches += 1;
+            let bits = stream(self.evaluation.seed, first + row as u64);
             let start = below(bits, (train.len() - length) as u64) as usize;
             let span = row * length..(row + 1) * length;
             for ((input, next), pair) in
