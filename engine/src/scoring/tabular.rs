@@ -207,7 +207,8 @@ mod tests {
             let task = made(score);
             let truth = labels(&task, Split::Final);
             assert!(truth.contains(&0.0) && truth.contains(&1.0));
-            let [Job::Call { input }] = task.jobs(7, Split::Final).try_into().unwrap() else { panic!() };
+            let jobs = task.jobs(7, Split::Final);
+            let [Job::Call { input }] = &jobs[..] else { panic!() };
             assert_eq!(input[..16], [200u32, 100, 10, 1].map(u32::to_le_bytes).concat());
             assert_eq!(input.len(), 24 + 8 * (200 * 11 + 100 * 10));
         }
