@@ -102,7 +102,7 @@ fn other_versions_and_other_files_are_refused_and_left_alone() {
     drop(Archive::open(&path).unwrap());
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = Archive::open(&path).unwrap_err();
-    assert!(matches!(error, EngineError::OtherVersion { found: 99, expected: 2, .. }), "{error}");
+    assert!(matches!(error, EngineError::OtherVersion { found: 99, expected: 3, .. }), "{error}");
     assert!(error.hint().contains("version of terrarium"));
 
     let other = folder.path().join("other.db");

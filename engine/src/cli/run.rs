@@ -192,6 +192,7 @@ fn go_on(folder: &RunFolder, sandbox: &Sandbox, workers: &Workers, wall: Option<
                         "interval": summary.comparison.gain.as_ref().map(|g| [g.low, g.high]),
                         "beats_noise": summary.comparison.beats_noise,
                     },
+                    "kept": summary.kept,
                     "noise": summary.noise,
                     "generations": summary.generations,
                     "candidates": summary.candidates,

@@ -76,8 +76,14 @@ pub struct Search<'a, E: Evaluate> {
 /// What a finished run found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunSummary {
-    /// The winner: the last incumbent.
+    /// The last incumbent: what the races preferred.
     pub best: CandidateId,
+    /// What the run keeps: `best` where the final comparison confirms it
+    /// beyond noise, else the baseline. On a task in which nothing can be
+    /// better that is wrong with probability `alpha` / 40 at most: first a race
+    /// must err (`alpha` over the whole run), then a two-sided 95 % interval on
+    /// seeds of its own, on the good side.
+    pub kept: CandidateId,
     /// Standard deviation of the baseline's score over seeds.
     pub noise: f64,
     /// The comparison on data that no decision saw.
@@ -251,8 +257,10 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         }
         let comparison = self.compare_at_the_end()?;
         let (_, ledger_head) = self.search.folder.archive().head();
+        let winner = if comparison.beats_noise { self.incumbent().member } else { 0 };
         Ok(RunSummary {
             best: self.population.id(self.incumbent().member),
+            kept: self.population.id(winner),
             noise: self.noise,
             comparison,
             stopped,

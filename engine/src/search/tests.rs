@@ -96,6 +96,7 @@ fn without_noise_strictly_better_is_kept_and_equal_is_not() {
         finished(run(&folder, &Quadratic { noise: 0.0, ..Quadratic::default() }, 2, &Unobserved).unwrap());
     assert_eq!(summary.noise, 0.0);
     assert!(summary.comparison.beats_noise);
+    assert_eq!((summary.kept, &summary.best), (summary.best.clone(), &summary.comparison.best.candidate));
     let home = tempfile::tempdir().unwrap();
     let folder = new_run(home.path(), small_search(), 5);
     let flat = Quadratic { noise: 0.0, null: true, ..Quadratic::default() };

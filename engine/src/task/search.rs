@@ -87,7 +87,8 @@ pub struct SearchConfig {
     pub race_seeds: u32,
     /// Fresh seeds of the final comparison.
     pub final_seeds: u32,
-    /// Chance, over the whole run, that anything is kept that is not better.
+    /// Chance, over all races of the whole run, that one prefers what is not
+    /// better. The final comparison, on seeds of its own, has to confirm it.
     pub alpha: f64,
     /// A challenger whose first paired difference is worse than this many
     /// standard deviations of the noise is dropped at once.
