@@ -71,6 +71,7 @@ fn a_run_finds_what_is_better_and_says_by_how_much() {
     let (baseline, best) = (&finished["baseline"], &finished["best"]);
     assert_ne!(baseline["candidate"], best["candidate"]);
     assert_eq!(best["beats_noise"], true, "{finished:#}");
+    assert_eq!(finished["kept"], best["candidate"]);
     let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} in {finished:#}"));
     let (low, high) = (number(&best["interval"][0]), number(&best["interval"][1]));
     let gain = number(&baseline["score"]) - number(&best["score"]);

@@ -140,3 +140,35 @@ fn shared_memory_cannot_be_cut_and_unsealed_memory_is_refused() {
     rustix::fs::ftruncate(&open, 1 << 20).unwrap();
     assert!(Shared::open(&open).is_err());
 }
+
+#[test]
+fn memory_that_the_other_side_writes_meanwhile_is_read_word_by_word() {
+    let (ours, file) = Shared::make().unwrap();
+    let theirs = Shared::open(&file).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                theirs.write(&[u32::MAX; 4096]);
+                theirs.write(&[0; 4096]);
+            }
+        });
+        let mut words = [7; 4096];
+        let mut seen = [false; 2];
+        for _ in 0..10_000 {
+            ours.read(&mut words);
+            assert!(words.iter().all(|word| [0, u32::MAX].contains(word)), "a torn word");
+            // What was read is private: it stays as it was.
+            let copy = words;
+            std::thread::yield_now();
+            assert_eq!(copy, words);
+            seen[0] |= words.contains(&0);
+            seen[1] |= words.contains(&u32::MAX);
+            if seen == [true; 2] {
+                break;
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(seen, [true; 2], "the other side never wrote");
+    });
+}
