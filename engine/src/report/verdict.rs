@@ -105,7 +105,10 @@ impl Speaker<'_> {
             said.push("The interval lies above zero: the gain is beyond noise.".into());
             (Standing::Better, "Better than the baseline, beyond noise")
         } else if gain.high < 0.0 {
-            said.push("The interval lies below zero: what selection preferred is worse here, so nothing is kept.".into());
+            said.push(
+                "The interval lies below zero: what selection preferred is worse here, so nothing is kept."
+                    .into(),
+            );
             (Standing::Worse, "Worse than the baseline")
         } else {
             said.push("The interval holds zero: the difference may be noise, so nothing is kept.".into());
