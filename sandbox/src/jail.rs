@@ -220,8 +220,12 @@ impl CompileFailure {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Plan {
     parent: u32,
+    /// What a launcher's own message begins with. The compiler cannot read it,
+    /// and so no source can have it say that the jail is broken. Empty, as the
+    /// next field, in a plan that is for any job.
+    token: String,
     /// The job's folder, which the compiler may read; it may write in
-    /// [`WRITTEN`]. Empty in a plan that is for any job.
+    /// [`WRITTEN`].
     job: PathBuf,
     compiler: PathBuf,
     args: Vec<std::ffi::OsString>,
@@ -361,12 +365,7 @@ fn run(
     let reader = Reader::new(&root, call.source, &call.hidden);
     let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
-    let module = root.join(call.module);
-    let size = fs::metadata(&module).map_err(|e| CompileFailure::io("find the module", e))?.len();
-    if size > limits.file_size {
-        return Err(CompileFailure::OutputTooLarge { limit: limits.file_size });
-    }
-    let wasm = fs::read(&module).map_err(|e| CompileFailure::io("read the module", e))?;
+    let wasm = take(&root.join(call.module), limits.file_size)?;
     job.close().map_err(|e| CompileFailure::io("remove the job's folder", e))?;
     Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
 }
@@ -406,6 +405,7 @@ pub fn run_program(
     execute.push(program.to_owned());
     let plan = Plan {
         parent: std::process::id(),
+        token: String::new(),
         job: PathBuf::new(),
         compiler: program.to_owned(),
         args: args.to_vec(),
@@ -421,8 +421,9 @@ pub fn run_program(
     let waiting = Order::new(plan, limits, launcher).start()?;
     let (_job, ended) = waiting.go().watch(deadline, limits.stderr_bytes)?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    if ended.exit == Some(crate::child::EXIT_FAILED) {
-        let text = reason_of(&said);
+    if ended.exit == Some(crate::child::EXIT_FAILED)
+        && let Some(text) = reason_of(&ended.stderr, &ended.token)
+    {
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
@@ -493,6 +494,7 @@ impl Plan {
         ]);
         Self {
             parent: std::process::id(),
+            token: String::new(),
             job: PathBuf::new(),
             compiler: compiler.to_owned(),
             args: Vec::new(),
@@ -516,9 +518,11 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
     if ended.killed_by_us {
         return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
-    // A compiler's own exit status may be the same.
-    if ended.exit == Some(crate::child::EXIT_FAILED) && read.other.starts_with(LAUNCHER_SAYS) {
-        let text = reason_of(&read.other);
+    // A compiler's own exit status may be the same (clang's is, when it crashes),
+    // and so may its words.
+    if ended.exit == Some(crate::child::EXIT_FAILED)
+        && let Some(text) = reason_of(&ended.stderr, &ended.token)
+    {
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
@@ -549,9 +553,43 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
 }
 
 /// What a launcher said that could not become the compiler, without the words
-/// that [`crate::child::run_if_child`] puts before it.
-fn reason_of(stderr: &str) -> String {
-    stderr.trim().trim_start_matches(LAUNCHER_SAYS).to_owned()
+/// that [`crate::child::run_if_child`] puts before it, and without its token.
+fn reason_of(stderr: &[u8], token: &str) -> Option<String> {
+    let said = String::from_utf8_lossy(stderr);
+    let (_, reason) = said.split_once(&format!("{LAUNCHER_SAYS}{token} "))?;
+    Some(reason.trim().to_owned())
+}
+
+/// 128 bits that nobody can guess: hashes under keys that the standard library
+/// draws from the system.
+fn fresh_token() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let draw = || RandomState::new().hash_one(Instant::now());
+    format!("{:016x}{:016x}", draw(), draw())
+}
+
+/// The module that a compiler left: a plain file of at most `most` bytes, and
+/// no link, pipe or device instead of it.
+fn take(path: &Path, most: u64) -> Result<Vec<u8>, CompileFailure> {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let missing = |detail: String| CompileFailure::Crashed { signal: None, detail };
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|e| missing(format!("it left no module: {e}")))?;
+    let data = file.metadata().map_err(|e| CompileFailure::io("read the module", e))?;
+    if !data.is_file() {
+        return Err(missing("it left no plain file as its module".into()));
+    }
+    let mut wasm = Vec::new();
+    let read = file.take(most.saturating_add(1)).read_to_end(&mut wasm);
+    read.map_err(|e| CompileFailure::io("read the module", e))?;
+    if wasm.len() as u64 > most {
+        return Err(CompileFailure::OutputTooLarge { limit: most });
+    }
+    Ok(wasm)
 }
 
 const LAUNCHER_SAYS: &str = "terrarium child \"jail\": ";
@@ -594,5 +632,45 @@ fn sweep(parent: &Path) {
         if old && !Path::new("/proc").join(pid).exists() {
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_knows_the_token_speaks_for_the_launcher() {
+        let token = fresh_token();
+        assert_ne!(token, fresh_token());
+        let said = format!("{LAUNCHER_SAYS}{token} unavailable: seccomp\n");
+        assert_eq!(reason_of(said.as_bytes(), &token).as_deref(), Some("unavailable: seccomp"));
+        for forged in
+            [LAUNCHER_SAYS.to_owned(), format!("{LAUNCHER_SAYS}unavailable: seccomp"), token.clone()]
+        {
+            assert_eq!(reason_of(forged.as_bytes(), &token), None, "{forged}");
+        }
+    }
+
+    #[test]
+    fn a_module_is_a_plain_file_of_bounded_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("module"), b"\0asm").unwrap();
+        assert_eq!(take(&at("module"), 4).unwrap(), b"\0asm");
+        assert!(matches!(take(&at("module"), 3), Err(CompileFailure::OutputTooLarge { limit: 3 })));
+        // As a compiler that was taken over might leave it.
+        std::os::unix::fs::symlink("/etc/passwd", at("link")).unwrap();
+        std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let pipe = std::ffi::CString::new(at("pipe").to_str().unwrap()).unwrap();
+        // SAFETY: the pointer is to a C string that lives.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        fs::create_dir(at("folder")).unwrap();
+        let sparse = fs::File::create(at("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        for name in ["link", "socket", "pipe", "folder", "nothing"] {
+            assert!(matches!(take(&at(name), 100), Err(CompileFailure::Crashed { .. })), "{name}");
+        }
+        assert!(matches!(take(&at("sparse"), 100), Err(CompileFailure::OutputTooLarge { .. })));
     }
 }

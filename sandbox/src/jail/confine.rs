@@ -32,7 +32,7 @@ pub(crate) fn child_main(isolation: Isolation, argument: Option<std::ffi::OsStri
     let argument = argument.ok_or("the jail takes one argument, its plan")?;
     let bytes = std::fs::read(argument).map_err(|e| format!("cannot read the plan: {e}"))?;
     let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
-    launch(&plan, isolation, wait_and_become_program)
+    launch(&plan, isolation, wait_and_become_program).map_err(|reason| format!("{} {reason}", plan.token))
 }
 
 /// For `doctor`: the same with an empty plan; what is in place goes to standard
@@ -40,6 +40,7 @@ pub(crate) fn child_main(isolation: Isolation, argument: Option<std::ffi::OsStri
 pub(crate) fn probe_main(isolation: Isolation) -> Result<(), String> {
     let plan = Plan {
         parent: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
+        token: String::new(),
         job: PathBuf::new(),
         compiler: PathBuf::new(),
         args: Vec::new(),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::{CompileFailure, CompileLimits, Plan, WRITTEN, new_job};
+use super::{CompileFailure, CompileLimits, Plan, WRITTEN, fresh_token, new_job};
 use crate::bubblewrap;
 use crate::cgroup;
 use crate::isolation::Isolation;
@@ -38,6 +38,7 @@ pub(super) struct Waiting {
     go: ChildStdin,
     stderr: ChildStderr,
     is_wrapped: bool,
+    token: String,
     /// With everything that is in it.
     control: Option<cgroup::Group>,
     job: TempDir,
@@ -58,6 +59,8 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// The first `keep` bytes of stderr.
     pub stderr: Vec<u8>,
+    /// What the launcher's own words in it begin with.
+    pub token: String,
 }
 
 /// A process group that does not outlive its owner.
@@ -103,7 +106,7 @@ impl Order {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| io(format!("create {}", path.display()), e))?;
         }
-        let plan = Plan { job: root, ..self.plan.clone() };
+        let plan = Plan { token: fresh_token(), job: root, ..self.plan.clone() };
         let file = job.path().join("plan.json");
         let text =
             serde_json::to_vec(&plan).map_err(|e| io("write the plan".into(), std::io::Error::other(e)))?;
@@ -134,7 +137,7 @@ impl Order {
         let (Some(go), Some(stderr)) = ends else {
             return Err(io("talk to the jail".into(), std::io::ErrorKind::BrokenPipe.into()));
         };
-        Ok(Waiting { group, go, stderr, is_wrapped, control, job })
+        Ok(Waiting { group, go, stderr, is_wrapped, token: plan.token, control, job })
     }
 }
 
@@ -170,7 +173,7 @@ impl Running {
             move |error: std::io::Error| CompileFailure::io(doing, error)
         };
         // Dropped from the last to the first: no process outlives its folder.
-        let Waiting { job, control: _control, is_wrapped, mut group, mut stderr, go: _go } = self.0;
+        let Waiting { job, control: _control, token, is_wrapped, mut group, mut stderr, go: _go } = self.0;
         let pid = group.pid;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| CompileFailure::io("watch the compiler", e.into()))?;
@@ -232,6 +235,7 @@ impl Running {
             killed_by_us: killed_by_us && status.signal() == Some(libc::SIGKILL),
             cpu,
             stderr: kept,
+            token,
         };
         Ok((job, ended))
     }
