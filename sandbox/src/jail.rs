@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::Ahead;
 use crate::isolation::Isolation;
 use crate::namespaces::{self, Link};
 pub use crate::outcome::Diagnostic;
@@ -43,9 +44,9 @@ pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};
 pub(crate) use confine::{child_main, probe_main};
 
-use crate::toolchain::{Toolchain, guest_rustc_args};
+use crate::toolchain::{Clang, Toolchain, guest_rustc_args};
 use diagnostics::Reader;
-use supervise::{Ended, Supervisor};
+use supervise::{Ended, Order, Waiting};
 
 /// What one compiler call may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,17 +216,18 @@ impl CompileFailure {
 }
 
 /// What a launcher is told: written to a file beside the job, outside of what
-/// the compiler can read.
-#[derive(Serialize, Deserialize)]
+/// the compiler can read. Nothing of it depends on the source.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Plan {
     parent: u32,
+    /// The job's folder, which the compiler may read; it may write in
+    /// [`WRITTEN`]. Empty in a plan that is for any job.
     job: PathBuf,
     compiler: PathBuf,
     args: Vec<std::ffi::OsString>,
     environment: Vec<(String, String)>,
     read: Vec<PathBuf>,
     execute: Vec<PathBuf>,
-    write: Vec<PathBuf>,
     /// Other names of what is read, where the compiler has a root of its own.
     links: Vec<Link>,
     cpu_seconds: u64,
@@ -252,6 +254,57 @@ struct Call<'a> {
 const SOURCE: &str = "in/candidate.rs";
 const MODULE: &str = "out/candidate.wasm";
 
+/// Folders of a job that the compiler may write in.
+const WRITTEN: [&str; 2] = ["out", "tmp"];
+
+/// Compilers' jails. It has the next one put in place while the present one is
+/// used, from the second call with the same compiler and limits on.
+#[derive(Default)]
+pub(crate) struct Jails {
+    ahead: Ahead<Order, Result<Waiting, CompileFailure>>,
+}
+
+impl Jails {
+    /// As [`compile`].
+    pub(crate) fn compile(
+        &self,
+        source: &str,
+        toolchain: &Toolchain,
+        limits: &CompileLimits,
+        launcher: &Path,
+    ) -> Result<Compiled, CompileFailure> {
+        let order = Order::new(plan(toolchain, limits), limits, launcher);
+        run(source, &call(toolchain), order, limits, Some(self))
+    }
+
+    /// As [`compile_c`].
+    pub(crate) fn compile_c(
+        &self,
+        source: &str,
+        program: CProgram,
+        clang: &Clang,
+        limits: &CompileLimits,
+        launcher: &Path,
+    ) -> Result<Compiled, CompileFailure> {
+        let order = Order::new(clang::plan(program, clang, limits), limits, launcher);
+        run(source, &clang::call(clang), order, limits, Some(self))
+    }
+
+    /// Ends what waits.
+    pub(crate) fn drain(&self) {
+        self.ahead.drain();
+    }
+
+    fn next(&self, order: &Order) -> Result<Waiting, CompileFailure> {
+        let mut waiting = self.ahead.take(order).and_then(Result::ok);
+        waiting.take_if(|waiting| waiting.is_alive()).map_or_else(|| order.start(), Ok)
+    }
+
+    fn prepare(&self, order: Order) {
+        self.ahead.prepare(&order.clone(), move || order.start());
+    }
+}
+
 /// Compiles one source, blocking until it is done or its deadline has passed.
 ///
 /// `launcher` is a program whose `main` starts with
@@ -264,8 +317,13 @@ pub fn compile(
     limits: &CompileLimits,
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
+    let order = Order::new(plan(toolchain, limits), limits, launcher);
+    run(source, &call(toolchain), order, limits, None)
+}
+
+fn call(toolchain: &Toolchain) -> Call<'static> {
     let compiler = &toolchain.compiler;
-    let call = Call {
+    Call {
         source: SOURCE,
         module: MODULE,
         files: &[],
@@ -275,46 +333,31 @@ pub fn compile(
             (compiler.linker.clone(), "<linker>"),
         ],
         read: Reader::read,
-    };
-    run(source, &call, |root| plan(root, toolchain, limits), limits, launcher)
+    }
 }
 
 /// One job: its folder, its process, its verdict.
 fn run(
     source: &str,
     call: &Call<'_>,
-    plan: impl FnOnce(&Path) -> Plan,
+    order: Order,
     limits: &CompileLimits,
-    launcher: &Path,
+    jails: Option<&Jails>,
 ) -> Result<Compiled, CompileFailure> {
     if source.len() > limits.source_bytes {
         return Err(CompileFailure::SourceTooLarge { bytes: source.len(), limit: limits.source_bytes });
     }
     let started = Instant::now();
-    let job = new_job()?;
-    // The compiler's view is the `job` folder; the plan lies beside it.
-    let root = job.path().join("job");
-    for folder in ["in", "out", "tmp"] {
-        let path = root.join(folder);
-        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
-    }
+    let waiting = jails.map_or_else(|| order.start(), |jails| jails.next(&order))?;
+    let root = waiting.root().to_owned();
     for (name, text) in call.files.iter().copied().chain([(call.source, source)]) {
         fs::write(root.join(name), text).map_err(|e| CompileFailure::io("write the source", e))?;
     }
-    let plan_path = job.path().join("plan.json");
-    let plan = plan(&root);
-    let text = serde_json::to_vec(&plan)
-        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
-
-    let supervisor = Supervisor {
-        launcher,
-        plan: &plan_path,
-        isolation: limits.isolation,
-        deadline: started + limits.wall,
-        keep: limits.stderr_bytes,
-    };
-    let ended = supervisor.run(&plan)?;
+    let running = waiting.go();
+    if let Some(jails) = jails {
+        jails.prepare(order);
+    }
+    let (job, ended) = running.watch(started + limits.wall, limits.stderr_bytes)?;
     let reader = Reader::new(&root, call.source, &call.hidden);
     let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
@@ -354,46 +397,29 @@ pub fn run_program(
     launcher: &Path,
 ) -> Result<ProgramEnd, CompileFailure> {
     let deadline = Instant::now() + limits.wall;
-    let job = new_job()?;
-    let root = job.path().join("job");
-    for folder in ["out", "tmp"] {
-        let path = root.join(folder);
-        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
-    }
     let links = namespaces::other_names(read).to_vec();
     let mut readable = read.to_vec();
-    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
+    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned()]);
     // The loader is a library that is executed.
     let loader = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-"));
     let mut execute: Vec<PathBuf> = read.iter().filter(loader).cloned().collect();
     execute.push(program.to_owned());
     let plan = Plan {
         parent: std::process::id(),
-        job: root.clone(),
+        job: PathBuf::new(),
         compiler: program.to_owned(),
         args: args.to_vec(),
         environment: Vec::new(),
         read: readable,
         execute,
-        write: vec![root.join("out"), root.join("tmp")],
         links,
         cpu_seconds: limits.cpu_seconds,
         address_space: limits.address_space,
         data: limits.data,
         file_size: limits.file_size,
     };
-    let plan_path = job.path().join("plan.json");
-    let text = serde_json::to_vec(&plan)
-        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
-    let supervisor = Supervisor {
-        launcher,
-        plan: &plan_path,
-        isolation: limits.isolation,
-        deadline,
-        keep: limits.stderr_bytes,
-    };
-    let ended = supervisor.run(&plan)?;
+    let waiting = Order::new(plan, limits, launcher).start()?;
+    let (_job, ended) = waiting.go().watch(deadline, limits.stderr_bytes)?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     if ended.exit == Some(crate::child::EXIT_FAILED) {
         let text = reason_of(&said);
@@ -405,7 +431,7 @@ pub fn run_program(
     Ok(ProgramEnd { exit: ended.exit, signal: ended.signal, said })
 }
 
-fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
+fn plan(toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     let compiler = &toolchain.compiler;
     let mut read = compiler.libraries.clone();
     read.extend([
@@ -417,7 +443,7 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     ]);
     let mut execute = compiler.interpreter.clone();
     execute.extend([compiler.rustc.clone(), compiler.linker.clone()]);
-    let mut plan = Plan::new(root, &compiler.rustc, &compiler.library_path, read, execute, limits);
+    let mut plan = Plan::new(&compiler.rustc, &compiler.library_path, read, execute, limits);
     plan.args = guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE));
     plan.environment.extend([
         // No report files of internal compiler errors.
@@ -428,9 +454,18 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
 }
 
 impl Plan {
+    /// The job's folder, if there is one.
+    fn job(&self) -> Option<&PathBuf> {
+        Some(&self.job).filter(|job| !job.as_os_str().is_empty())
+    }
+
+    /// What may be written.
+    fn written(&self) -> Vec<PathBuf> {
+        self.job().map_or_else(Vec::new, |job| WRITTEN.map(|folder| job.join(folder)).into())
+    }
+
     /// What every compiler gets: its own files, the job's, and no more.
     fn new(
-        root: &Path,
         compiler: &Path,
         library_path: &[PathBuf],
         mut read: Vec<PathBuf>,
@@ -455,17 +490,15 @@ impl Plan {
             // allocator: without them it gives memory back page by page.
             PathBuf::from("/proc/sys/vm/overcommit_memory"),
             PathBuf::from("/sys/kernel/mm/transparent_hugepage/enabled"),
-            root.to_owned(),
         ]);
         Self {
             parent: std::process::id(),
-            job: root.to_owned(),
+            job: PathBuf::new(),
             compiler: compiler.to_owned(),
             args: Vec::new(),
             environment,
             read,
             execute,
-            write: vec![root.join("out"), root.join("tmp")],
             links,
             cpu_seconds: limits.cpu_seconds,
             address_space: limits.address_space,

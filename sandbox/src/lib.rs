@@ -50,6 +50,7 @@
 
 #![deny(missing_docs)]
 
+mod ahead;
 pub mod broker;
 mod bubblewrap;
 mod cache;

@@ -149,9 +149,13 @@ impl Sandbox {
             isolation: self.config.isolation,
             files: files.unwrap_or_default(),
             memory: crate::worker::memory(evaluation.limits.memory_bytes, evaluation.limits.device_bytes),
-            broker: connection.map(std::sync::Arc::new),
         };
-        let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
+        let worker = match connection {
+            // Its connection is made for it alone.
+            Some(_) => Child::spawn(child, connection),
+            None => Child::next(&self.children, child),
+        };
+        let mut worker = worker.map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
             artifact: component.artifact.as_ref().clone(),
