@@ -84,7 +84,7 @@ pub use cancel::CancelHandle;
 pub use encode::WIT;
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product, Report,
-    Shards, StepTime, Timing, Usage, World,
+    Shards, StepTime, Timing, Usage, World, token_width,
 };
 pub use host::{HostFunctions, MAX_HOST_FUNCTION_NAME, MAX_HOST_FUNCTIONS};
 pub use isolation::{Isolation, IsolationError, Level, Mask};

@@ -47,6 +47,8 @@ pub enum Command {
     Verify(Verify),
     /// Show a run as a table, and write its report
     Report(Report),
+    /// Write a run's candidates and evaluations as Parquet, JSON lines, CSV and results.tsv
+    Export(Export),
     /// Measure the sandbox, or search the problems with published figures
     Bench(Bench),
     /// Find or build the wasm compiler and the SDK, and prepare the corpus
@@ -285,6 +287,19 @@ pub struct Report {
     /// Where to write the page [default: report.html in the run's folder]
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// `terrarium export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Where to write the files [default: export in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only these kinds of file
+    #[arg(long, value_name = "FORMAT", num_args = 1.., value_delimiter = ',', value_parser = ["parquet", "jsonl", "csv", "tsv"])]
+    pub format: Vec<String>,
 }
 
 /// `terrarium bench`

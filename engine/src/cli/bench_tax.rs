@@ -74,7 +74,11 @@ pub(super) fn bench(args: &Bench) -> Ended {
     let Some(data) = workshop::snapshot(corpus.as_ref())? else {
         return Err(Failure::new("the gpt template trains on no data", "run `terrarium setup` again"));
     };
-    let shards = Shards { train: data.train.clone(), held_out: data.selection.clone() };
+    let shards = Shards {
+        train: data.train.clone(),
+        held_out: data.selection.clone(),
+        token_bytes: data.token_bytes.clone(),
+    };
     let component = match sandbox.compile(Source::Rust(&loaded.source), World::Trainer) {
         Ok(component) => component,
         Err(BuildError::Host(e)) => return Err(e.into()),

@@ -4,7 +4,7 @@ use super::args::{Common, IsolationArgs};
 use super::failure::Failure;
 use crate::corpus::{self, Corpus};
 use crate::run::DataSnapshot;
-use crate::task::{self, LoadedTask, Task};
+use crate::task::{self, DataConfig, LoadedTask, Task};
 use std::path::Path;
 use terrarium_sandbox::toolchain::Dirs;
 use terrarium_sandbox::{Isolation, Level, Sandbox, SandboxConfig, probe};
@@ -110,7 +110,7 @@ pub fn load(task: &str, source: Option<&Path>) -> Result<LoadedTask, Failure> {
 
 /// The data of a task, if it trains on any: the default corpus or the user's.
 pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> {
-    if task.data.is_none() {
+    let Some(DataConfig::Corpus { vocabulary }) = task.data else {
         return match own {
             None => Ok(None),
             Some(_) => Err(Failure::usage(
@@ -118,12 +118,13 @@ pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> 
                 "leave out --data",
             )),
         };
-    }
+    };
     let dirs = Dirs::from_env()?;
     let corpus = match own {
         Some(path) => corpus::from_dir(path, &dirs, &mut progress)?,
         None => corpus::default_corpus(&dirs, &mut progress)?,
     };
+    let corpus = corpus::with_vocabulary(corpus, vocabulary, &dirs, &mut progress)?;
     if own.is_some() {
         for line in &corpus.skipped {
             eprintln!("  skipped {line}");
@@ -135,7 +136,7 @@ pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> 
 /// The corpus as a run records it.
 pub fn snapshot(corpus: Option<&Corpus>) -> Result<Option<DataSnapshot>, Failure> {
     Ok(match corpus {
-        Some(c) => Some(DataSnapshot::take(&c.train, &c.val, &c.final_split)?),
+        Some(c) => Some(DataSnapshot::take(&c.train, &c.val, &c.final_split, c.token_bytes.as_deref())?),
         None => None,
     })
 }

@@ -16,6 +16,15 @@ pub struct Step {
 /// Replays `graph` until the budget does not cover another step, and returns
 /// how many steps were made. `before` prepares each step: it draws the batch
 /// and uploads learning rates. Running out of budget is the end, not an error.
+/// ```no_run
+/// # use terrarium_sdk::{Graph, Result, Tensor, data, optim::Optimizer, schedule::Schedule, train};
+/// # fn f(step: &Graph, optimizer: &mut dyn Optimizer, [tokens, targets]: [&Tensor; 2]) -> Result<()> {
+/// let made = train::until_budget_used(step, &mut |now| {
+///     optimizer.prepare(now.number, Schedule::CONSTANT.at(now.progress))?;
+///     data::next_batch(tokens, targets)
+/// })?;
+/// # let _ = made; Ok(()) }
+/// ```
 pub fn until_budget_used(graph: &Graph, before: &mut dyn FnMut(Step) -> Result<()>) -> Result<u64> {
     let mut done = 0;
     loop {

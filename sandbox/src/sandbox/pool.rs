@@ -136,7 +136,11 @@ impl Sandbox {
 
     fn start(&self, component: &Component, evaluation: &Evaluation) -> Result<Acquired, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
-        let files = shards(evaluation).map(|s| vec![s.train.clone(), s.held_out.clone()]);
+        let files = shards(evaluation).map(|s| {
+            let mut files = vec![s.train.clone(), s.held_out.clone()];
+            files.extend(s.token_bytes.clone());
+            files
+        });
         let connection = self.config.broker.as_deref().map(crate::broker::connection);
         let connection = connection.transpose().map_err(|e| trouble(e.to_string()))?;
         let child = Start {

@@ -91,6 +91,17 @@ impl Tape {
 
     /// The gradient of a parameter, after [`Tape::backward`]. A parameter
     /// that the loss does not depend on has none.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, loss: Var, w: &Tensor) -> Result<()> {
+    /// t.backward(loss)?;
+    /// if let Some(gradient) = t.gradient_of(w)? {
+    ///     let kept = Tensor::zeros(w.shape())?;
+    ///     let to = t.bind(&kept);
+    ///     t.emit_copy(gradient, to)?; // read it after a replay
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn gradient_of(&mut self, param: &Tensor) -> Result<Option<Slot>> {
         let Some(at) = self.params.iter().position(|p| p.tensor.raw() == param.raw()) else {
             return Ok(None);

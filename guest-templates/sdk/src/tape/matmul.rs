@@ -6,6 +6,16 @@ use crate::error::{Error, Result};
 impl Tape {
     /// y = x·wᵀ: x [..., K], weight [N, K] (one row per output, as in
     /// PyTorch's `Linear`) → [..., N].
+    /// Costs 2·N·K flops a row, the gradient twice that.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var, w: &Tensor) -> Result<()> {
+    /// let w = t.param(w); // [256, 64]
+    /// let y = t.linear(x, w)?; // [8, 128, 64] → [8, 128, 256]
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn linear(&mut self, x: Var, weight: Var) -> Result<Var> {
         let (rows, k) = self.rows_cols(x)?;
         let n = match *self.shape(weight) {
@@ -46,6 +56,17 @@ impl Tape {
     /// y = op(a)·op(b) over the last two dimensions, where op transposes if
     /// the flag beside the operand says so. The leading dimensions are a
     /// batch and must be equal.
+    /// [..., m, k] and [..., k, n] give [..., m, n] for 2·m·k·n flops a matrix,
+    /// the gradient twice that.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, q: Var, k: Var) -> Result<()> {
+    /// // [B, T, D] and [B, T, D] → every score, [B, T, T]
+    /// let scores = t.matmul((q, false), (k, true))?;
+    /// # let _ = scores;
+    /// # Ok(()) }
+    /// ```
     pub fn matmul(&mut self, (a, trans_a): (Var, bool), (b, trans_b): (Var, bool)) -> Result<Var> {
         let (sa, sb) = (self.shape(a).to_vec(), self.shape(b).to_vec());
         let (na, nb) = (sa.len(), sb.len());
