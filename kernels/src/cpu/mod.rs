@@ -7,6 +7,8 @@
 mod adamw;
 mod attention;
 mod attention_backward;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
 mod cross_entropy;
 mod dispatch;
 mod epilogue;
@@ -20,6 +22,8 @@ mod math;
 mod matmul;
 mod moves;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod packing;
 mod philox;
 mod product;
 mod random;
