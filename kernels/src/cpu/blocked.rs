@@ -17,6 +17,7 @@ use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::moves::Moved;
 use super::packing::{Element, SLACK, pack_left, pack_right};
+use super::simd::multiversion;
 use super::{Output, Split};
 use crate::bf16;
 
@@ -57,7 +58,7 @@ pub(crate) struct Tile {
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
-    /// Rows of a tile.
+    /// Rows of a tile, at most 16.
     const ROWS: usize;
     /// Columns of a tile, a multiple of 8.
     const COLS: usize;
@@ -108,6 +109,19 @@ impl Panels {
     fn at(&self, float: usize) -> *mut f32 {
         self.0.wrapping_add(float)
     }
+}
+
+multiversion! { fn widen(from: &[u16], to: &mut [f32]) = widen_body }
+multiversion! { fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
+
+#[inline(always)]
+fn widen_body<const FMA: bool>(from: &[u16], to: &mut [f32]) {
+    bf16::widen(from, to);
+}
+
+#[inline(always)]
+fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
+    bf16::narrow(from, to);
 }
 
 /// Equal parts of `whole`, each at most `most` and a multiple of `unit`.
@@ -189,7 +203,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                         // and of its sums.
                         unsafe {
                             let line = std::slice::from_raw_parts_mut(to.add(i * width), width);
-                            bf16::widen(out.range(begin + i * n, width), line);
+                            widen(out.range(begin + i * n, width), line);
                         }
                     }
                     (to, width)
@@ -242,7 +256,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                             epilogue.finish(line, at, left + col);
                         }
                         // SAFETY: a row of the block, which is this task's.
-                        bf16::narrow(line, unsafe { out.range(at, width) });
+                        narrow(line, unsafe { out.range(at, width) });
                     }
                 }
             }
@@ -258,6 +272,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
 mod tests {
     use super::*;
     use crate::cpu::gemm_avx2::Avx2;
+    use crate::cpu::gemm_avx512::Avx512;
     use crate::cpu::simd::{Level, level};
 
     /// Values that bfloat16 holds exactly.
@@ -330,6 +345,9 @@ mod tests {
         for (m, n, k) in [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17)] {
             for way in 0..8 {
                 check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
+                if level() == Level::Avx512 {
+                    check::<Avx512>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
+                }
             }
         }
     }

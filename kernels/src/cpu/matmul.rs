@@ -12,6 +12,8 @@ use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
+use super::gemm_avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
 use super::packing::Element;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
@@ -99,7 +101,7 @@ pub(crate) unsafe fn block(
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx2 && b.cols >= VECTOR {
+    if level() != Level::Portable && b.cols >= VECTOR {
         // SAFETY: AVX2 and FMA were detected; both inputs lie inside their
         // slices (checked); the output is the caller's promise.
         unsafe { gemm_avx2::product(a, b, out, out_stride, alpha, accumulate) };
@@ -144,7 +146,7 @@ pub(crate) unsafe fn steady_block(a: Matrix, b: Matrix, out: *mut f32, out_strid
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx2 {
+    if level() != Level::Portable {
         // SAFETY: as in `block`.
         unsafe { gemm_avx2::product(a, b, out, out_stride, 1.0, accumulate) };
         return;
@@ -197,10 +199,16 @@ pub(crate) unsafe fn large<A: Element, B: Element>(
         let a = Matrix { data: &a.data[member * m * k..], ..a };
         let b = Matrix { data: &b.data[member * k * n..], ..b };
         assert!(a.last() < a.data.len() && b.last() < b.data.len());
-        // SAFETY: AVX2 and FMA were detected, the matrices lie in their
+        let start = member * m * n;
+        // SAFETY: the instruction set was detected, the matrices lie in their
         // slices, and the output is the caller's promise.
         unsafe {
-            blocked::product::<Avx2, A, B>(split, a, b, out, member * m * n, alpha, accumulate, epilogue);
+            match level() {
+                Level::Avx512 => {
+                    blocked::product::<Avx512, A, B>(split, a, b, out, start, alpha, accumulate, epilogue);
+                }
+                _ => blocked::product::<Avx2, A, B>(split, a, b, out, start, alpha, accumulate, epilogue),
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ mod experts;
 mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx512;
 mod indexing;
 mod layer_norm;
 mod math;
@@ -38,6 +40,7 @@ mod tasks;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::rope::angles as rope_angles;
+pub(crate) use self::simd::{Level, level};
 
 use std::ops::Range;
 
@@ -69,6 +72,7 @@ pub(crate) struct Kept {
 impl Cpu {
     /// `threads` 0 is `RAYON_NUM_THREADS`, or as many as the process may use.
     pub fn new(threads: usize) -> Result<Cpu, Error> {
+        simd::asked()?;
         simd::level();
         let threads = match threads {
             0 => default_threads(),
