@@ -7,6 +7,8 @@
 mod adamw;
 mod attention;
 mod attention_backward;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
 mod cross_entropy;
 mod dispatch;
 mod epilogue;
@@ -14,12 +16,16 @@ mod experts;
 mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx512;
 mod indexing;
 mod layer_norm;
 mod math;
 mod matmul;
 mod moves;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod packing;
 mod philox;
 mod product;
 mod random;
@@ -34,6 +40,7 @@ mod tasks;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::rope::angles as rope_angles;
+pub(crate) use self::simd::{Level, level};
 
 use std::ops::Range;
 
@@ -65,6 +72,7 @@ pub(crate) struct Kept {
 impl Cpu {
     /// `threads` 0 is `RAYON_NUM_THREADS`, or as many as the process may use.
     pub fn new(threads: usize) -> Result<Cpu, Error> {
+        simd::asked()?;
         simd::level();
         let threads = match threads {
             0 => default_threads(),

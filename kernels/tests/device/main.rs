@@ -9,6 +9,7 @@ mod garbage;
 mod gradients;
 mod handles;
 mod image;
+mod levels;
 mod matrices;
 mod models;
 mod planted;
