@@ -7,7 +7,7 @@
 //!
 //! [`ErrorCode::DeviceLost`]: crate::ErrorCode::DeviceLost
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, OsStr, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -316,16 +316,30 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
     )?;
     let name =
         CStr::from_bytes_until_nul(&name).map_or("an unnamed card".into(), |n| n.to_string_lossy().into());
-    Ok(Card {
-        name,
-        capability: (
+    let capability = portable(
+        std::env::var_os(SWITCH).as_deref(),
+        (
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
+    );
+    Ok(Card {
+        name,
+        capability,
         multiprocessors: u32::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(1),
         shared_bytes: usize::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?)
             .unwrap_or(SHARED_BY_DEFAULT),
     })
+}
+
+/// Set to `portable`, kernels for one architecture only are not used: what is
+/// launched on a newer card is what one of capability 8.0 would run. For cards
+/// on which a newer path fails, and to tell whether it does.
+const SWITCH: &str = "TERRARIUM_CUDA";
+
+/// The capability that kernels are chosen by.
+fn portable(setting: Option<&OsStr>, capability: (i32, i32)) -> (i32, i32) {
+    if setting.is_some_and(|value| value == "portable") { capability.min((8, 0)) } else { capability }
 }
 
 /// Success, "no memory", or a device that cannot be used any more.
@@ -344,5 +358,19 @@ fn check(result: sys::CUresult, what: &str) -> Result<(), Error> {
             fail!(OutOfMemory, "{what}: {reason}; free tensors or use smaller ones")
         }
         _ => fail!(DeviceLost, "{what}: {reason} ({result:?})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_makes_a_card_an_older_one_and_never_a_newer() {
+        let set = Some(OsStr::new("portable"));
+        assert_eq!(portable(set, (9, 0)), (8, 0));
+        assert_eq!(portable(set, (7, 5)), (7, 5));
+        assert_eq!(portable(Some(OsStr::new("")), (9, 0)), (9, 0));
+        assert_eq!(portable(None, (10, 0)), (10, 0));
     }
 }
