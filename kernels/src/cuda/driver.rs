@@ -9,6 +9,7 @@
 
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys;
@@ -32,6 +33,65 @@ unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
 
+/// A module of one kernel that was compiled from text; unloaded when dropped.
+pub(crate) struct Module {
+    driver: Arc<Driver>,
+    module: sys::CUmodule,
+    kernel: Kernel,
+}
+
+// SAFETY: as for `Kernel`; the driver is told which context is meant before
+// each use.
+unsafe impl Send for Module {}
+
+impl Module {
+    /// Compiles PTX. `None` where the driver cannot: its compiler is not
+    /// installed, or is older than the text.
+    ///
+    /// # Errors
+    /// `DeviceLost` where the context is.
+    pub fn compile(driver: &Arc<Driver>, text: &str, name: &str) -> Result<Option<Module>, Error> {
+        use sys::CUresult as R;
+        let (Ok(text), Ok(name)) = (CString::new(text), CString::new(name)) else {
+            return Ok(None);
+        };
+        let (mut module, mut function) = (null_mut(), null_mut());
+        driver.enter()?;
+        // SAFETY: the text is a live string that ends with a zero, the out
+        // pointer a live local.
+        let result = unsafe { sys::cuModuleLoadData(&mut module, text.as_ptr().cast()) };
+        match result {
+            R::CUDA_ERROR_INVALID_PTX
+            | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | R::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | R::CUDA_ERROR_JIT_COMPILATION_DISABLED
+            | R::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | R::CUDA_ERROR_INVALID_IMAGE
+            | R::CUDA_ERROR_OUT_OF_MEMORY => return Ok(None),
+            other => driver.checked(other, "compiling a row kernel")?,
+        }
+        // SAFETY: the module is loaded, the name ends with a zero.
+        let result = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
+        let made = Module { driver: driver.clone(), module, kernel: Kernel(function) };
+        driver.checked(result, "finding a row kernel")?;
+        Ok(Some(made))
+    }
+
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // A failure here means a lost context, whose modules are gone anyway.
+        let _ = self.driver.wait();
+        // SAFETY: the module was loaded once and is unloaded once, after all
+        // launches of its kernel.
+        let _ = unsafe { sys::cuModuleUnload(self.module) };
+    }
+}
+
 /// How TMA reads a tensor, as the driver encoded it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -49,7 +109,12 @@ pub(crate) struct Shape {
 #[derive(Clone, Debug)]
 pub(crate) struct Card {
     pub name: String,
+    /// What kernels are chosen by.
     pub capability: (i32, i32),
+    /// Whether row kernels are compiled.
+    pub compiles: bool,
+    /// Whether graphs are captured.
+    pub captures: bool,
     pub multiprocessors: u32,
     pub shared_bytes: usize,
 }
@@ -316,8 +381,10 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
     )?;
     let name =
         CStr::from_bytes_until_nul(&name).map_or("an unnamed card".into(), |n| n.to_string_lossy().into());
+    let setting = std::env::var_os(SWITCH);
+    let setting = setting.as_deref();
     let capability = portable(
-        std::env::var_os(SWITCH).as_deref(),
+        setting,
         (
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -326,20 +393,29 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
     Ok(Card {
         name,
         capability,
+        compiles: !says(setting, "interpret"),
+        captures: !says(setting, "launches"),
         multiprocessors: u32::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(1),
         shared_bytes: usize::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?)
             .unwrap_or(SHARED_BY_DEFAULT),
     })
 }
 
-/// Set to `portable`, kernels for one architecture only are not used: what is
-/// launched on a newer card is what one of capability 8.0 would run. For cards
-/// on which a newer path fails, and to tell whether it does.
+/// Words by commas that switch paths off, for cards on which one fails, and to
+/// tell whether it does. `portable`: kernels for one architecture only are not
+/// used, and a newer card runs what one of capability 8.0 would. `interpret`:
+/// row kernels are not compiled. `launches`: graphs are not captured.
 const SWITCH: &str = "TERRARIUM_CUDA";
+
+/// Whether a setting has a word.
+fn says(setting: Option<&OsStr>, word: &str) -> bool {
+    let text = setting.map(OsStr::to_string_lossy).unwrap_or_default();
+    text.split(',').any(|part| part.trim() == word)
+}
 
 /// The capability that kernels are chosen by.
 fn portable(setting: Option<&OsStr>, capability: (i32, i32)) -> (i32, i32) {
-    if setting.is_some_and(|value| value == "portable") { capability.min((8, 0)) } else { capability }
+    if says(setting, "portable") { capability.min((8, 0)) } else { capability }
 }
 
 /// Success, "no memory", or a device that cannot be used any more.
@@ -372,5 +448,8 @@ mod tests {
         assert_eq!(portable(set, (7, 5)), (7, 5));
         assert_eq!(portable(Some(OsStr::new("")), (9, 0)), (9, 0));
         assert_eq!(portable(None, (10, 0)), (10, 0));
+        let both = Some(OsStr::new("interpret, portable"));
+        assert_eq!(portable(both, (9, 0)), (8, 0));
+        assert!(says(both, "interpret") && !says(both, "launches") && !says(None, ""));
     }
 }

@@ -13,6 +13,7 @@ mod driver;
 mod experts;
 mod launch;
 mod product;
+mod ptx;
 mod row_map;
 mod tensor_core;
 
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use self::arguments::Faults;
 pub(crate) use self::driver::{Address, Driver};
-use self::driver::{Kernel, Shape};
+use self::driver::{Kernel, Module, Shape};
 use crate::Error;
 use crate::error::fail;
 use crate::graph::Graph;
@@ -41,6 +42,9 @@ pub(crate) struct Cuda {
     scratch: Option<Buffer>,
     /// Cosines and sines by (time, dim, bits of the base), the last few.
     angles: Vec<((usize, usize, u32), Buffer)>,
+    /// Compiled row kernels, and whether they take whole rows, by what their
+    /// text depends on; `None` for those that are interpreted.
+    row_kernels: HashMap<Vec<u32>, Option<(Module, bool)>>,
 }
 
 /// Memory of the backend's own, freed when dropped.
@@ -70,7 +74,7 @@ impl Cuda {
     pub fn new(ordinal: u32) -> Result<Cuda, Error> {
         let driver = Arc::new(Driver::open(ordinal)?);
         let faults = Buffer::new(&driver, size_of::<Faults>())?;
-        Ok(Cuda { driver, kernels: HashMap::new(), faults, scratch: None, angles: Vec::new() })
+        Ok(Cuda { driver, kernels: HashMap::new(), faults, scratch: None, angles: Vec::new(), row_kernels: HashMap::new() })
     }
 
     pub fn driver(&self) -> &Arc<Driver> {

@@ -36,7 +36,7 @@ fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
         .args(flags)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
-        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
+        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/text.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
         .output();
     match built {
         Ok(output) if output.status.success() => Some(folder),
