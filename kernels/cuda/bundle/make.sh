@@ -16,7 +16,7 @@ made=$bundle.part
 rm -rf "$made"
 mkdir -p "$made/bin" "$made/text" "$made/templates/hostile/candidate" "$made/guests"
 
-"$cargo" build --release --workspace --bins --example bench_device --example bundle_guests
+"$cargo" build --release --workspace --bin terrarium --example bench_device --example bundle_guests
 "$cargo" test --release --workspace --no-run --test device --test broker --message-format=json \
     2>/dev/null >"$made/built.json" || "$cargo" test --release --workspace --no-run --test device --test broker
 target=${CARGO_TARGET_DIR:-$root/target}/release
@@ -26,7 +26,6 @@ put() {
     strip "$made/bin/$2"
 }
 put "$target/terrarium" terrarium
-put "$target/terrarium-cell" terrarium-cell
 put "$target/examples/bench_device" bench_device
 test_program() {
     # The newest that cargo names; one line of its JSON is one artifact.

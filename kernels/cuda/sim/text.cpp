@@ -121,6 +121,7 @@ struct Text {
 };
 
 const std::string& name(const Text& text) { return text.name; }
+size_t argument_bytes(const Text& text) { return text.argument_bytes; }
 
 namespace {
 

@@ -15,6 +15,7 @@ struct Text;
 // understood.
 std::shared_ptr<Text> parse(const char* text, std::string& why);
 const std::string& name(const Text& text);
+size_t argument_bytes(const Text& text);
 // Runs all blocks. `inside` says whether bytes at an address may be used.
 // Returns an empty string, or what went wrong.
 std::string run(const Text& text, unsigned blocks, unsigned threads, const void* arguments,

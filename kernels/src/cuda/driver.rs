@@ -92,6 +92,90 @@ impl Drop for Module {
     }
 }
 
+/// Launches that were captured, to be done again by one call.
+pub(crate) struct Executable {
+    driver: Arc<Driver>,
+    executable: sys::CUgraphExec,
+}
+
+// SAFETY: as for `Module`.
+unsafe impl Send for Executable {}
+
+impl Executable {
+    /// Notes what `launches` launches. `None`, with nothing done, where
+    /// something in it has to be waited for.
+    ///
+    /// # Errors
+    /// `DeviceLost`, or what `launches` fails with for a reason of its own.
+    pub fn capture(
+        driver: &Arc<Driver>,
+        launches: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Option<Executable>, Error> {
+        driver.enter()?;
+        // Relaxed: only what we do on this stream counts, and that is looked
+        // at by ourselves.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is alive and nothing captures it.
+        let result = unsafe { sys::cuStreamBeginCapture_v2(driver.stream, mode) };
+        driver.checked(result, "capturing a graph")?;
+        driver.spoiled.store(false, Ordering::Relaxed);
+        driver.capturing.store(true, Ordering::Relaxed);
+        let noted = launches();
+        driver.capturing.store(false, Ordering::Relaxed);
+        let (mut graph, mut executable) = (null_mut(), null_mut());
+        driver.enter()?;
+        // SAFETY: the stream is being captured; the out pointer is a live local.
+        let ended = unsafe { sys::cuStreamEndCapture(driver.stream, &mut graph) };
+        let spoiled = driver.spoiled.load(Ordering::Relaxed);
+        if !spoiled && noted.is_ok() {
+            driver.checked(ended, "capturing a graph")?;
+            // SAFETY: the graph was just captured; the out pointer is a live
+            // local.
+            let result = unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
+            // A graph that is too large is run by launches.
+            let made = driver.checked(result, "making a captured graph ready");
+            destroy(graph);
+            return match made {
+                Ok(()) => Ok(Some(Executable { driver: driver.clone(), executable })),
+                Err(Error::OutOfMemory { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        destroy(graph);
+        match noted {
+            // What was noted after the spoiling does not count either.
+            _ if spoiled => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(None),
+        }
+    }
+
+    /// Does all of it, in its order, after what was launched before.
+    pub fn launch(&self) -> Result<(), Error> {
+        self.driver.enter()?;
+        // SAFETY: the graph is ready; that its addresses are live is the
+        // promise of whoever captured the launches.
+        let result = unsafe { sys::cuGraphLaunch(self.executable, self.driver.stream) };
+        self.driver.checked(result, "replaying a captured graph")
+    }
+}
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        // A failure here means a lost context, and its graphs with it.
+        let _ = self.driver.wait();
+        // SAFETY: it was made once and is destroyed once, after its launches.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
+    }
+}
+
+fn destroy(graph: sys::CUgraph) {
+    if !graph.is_null() {
+        // SAFETY: it came from the end of a capture, and nothing else has it.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+    }
+}
+
 /// How TMA reads a tensor, as the driver encoded it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -125,6 +209,10 @@ pub(crate) struct Driver {
     stream: sys::CUstream,
     module: sys::CUmodule,
     lost: AtomicBool,
+    /// Whether launches are noted instead of done, and whether something in
+    /// between could not be.
+    capturing: AtomicBool,
+    spoiled: AtomicBool,
     pub card: Card,
 }
 
@@ -176,7 +264,7 @@ impl Driver {
             check(sys::cuStreamCreate(&mut stream, flags), "making a stream")?;
             check(sys::cuModuleLoadData(&mut module, IMAGE.as_ptr().cast()), "loading the kernels")?;
         }
-        Ok(Driver { device, context, stream, module, lost: AtomicBool::new(false), card })
+        Ok(Driver { device, context, stream, module, lost: false.into(), capturing: false.into(), spoiled: false.into(), card })
     }
 
     /// Makes the context this thread's: each thread has a current one.
@@ -289,8 +377,24 @@ impl Driver {
         Ok(TensorMap(map.opaque))
     }
 
+    /// Whether launches are being captured.
+    pub fn is_capturing(&self) -> bool {
+        self.capturing.load(Ordering::Relaxed)
+    }
+
+    /// What is being captured cannot be: the error ends its launches, and the
+    /// graph is run without.
+    pub fn spoil<T>(&self) -> Result<T, Error> {
+        self.spoiled.store(true, Ordering::Relaxed);
+        fail!(InvalidArgument, "a graph that waits for the card cannot be captured")
+    }
+
     /// `bytes` of memory, zeroed; `None` where the card has no more.
     pub fn allocate(&self, bytes: usize) -> Option<Address> {
+        if self.is_capturing() {
+            self.spoiled.store(true, Ordering::Relaxed);
+            return None;
+        }
         self.enter().ok()?;
         let mut address = 0;
         // SAFETY: the out pointer is a live local.
@@ -322,6 +426,9 @@ impl Driver {
 
     /// Copies to the device; when this returns `values` may be reused.
     pub fn upload<T: Copy>(&self, address: Address, values: &[T]) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         let bytes = std::mem::size_of_val(values);
         self.enter()?;
         // SAFETY: `values` is readable memory of `bytes`; the stream is waited
@@ -334,6 +441,9 @@ impl Driver {
 
     /// Copies from the device, after everything that was launched.
     pub fn download<T: Copy>(&self, values: &mut [T], address: Address) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         let bytes = std::mem::size_of_val(values);
         self.enter()?;
         // SAFETY: `values` is writable memory of `bytes`, borrowed until the
@@ -346,6 +456,9 @@ impl Driver {
 
     /// Waits for everything that was launched.
     pub fn wait(&self) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         self.enter()?;
         // SAFETY: the stream is alive.
         self.checked(unsafe { sys::cuStreamSynchronize(self.stream) }, "waiting for the card")

@@ -655,7 +655,7 @@ SANITIZED = [
 def broker(check, log, deadline):
     if check.no_card and check.number is not None:
         raise Skip(check.no_card)
-    env = dict(check.env, TERRARIUM_TEST_CELL=str(check.program("terrarium-cell")))
+    env = dict(check.env, TERRARIUM_TEST_CELL=str(check.program("terrarium")))
     command = [check.program("broker-tests"), "--test-threads=2"]
     if check.small:
         command.append("results_and_refusals")
