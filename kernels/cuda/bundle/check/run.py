@@ -119,6 +119,8 @@ def perform(check, name, seconds, section):
             except Exception as error:  # One section's trouble is not the next one's.
                 traceback.print_exc(file=log)
                 status, why = "failed", "%s: %s" % (type(error).__name__, str(error)[:300])
+    if name == "machine" and status != "done" and not check.no_card:
+        check.no_card = "without what `machine` looks for there is nothing to ask CUDA with: %s" % why
     took = time.monotonic() - begin
     print("%s%s (%.0f s)" % (status, ": " + why if why else "", took), file=sys.stderr, flush=True)
     report.unmeasured(name, why or "the section ended before it")
@@ -203,11 +205,14 @@ def main():
         for name, seconds, section in SECTIONS:
             if not only or name in only or name == "machine":
                 perform(check, name, seconds, section)
-        for figure in check.report.data["figures"]:
-            value = figure["value"]["median"] if figure["measured"] else None
-            shown = "%.4g %s" % (value, figure["unit"]) if value is not None else "not measured: %s" % figure["why"]
-            ratio = "  ratio %.3f" % figure["ratio"] if figure["ratio"] is not None else ""
-            print("%-12s %-52s %s%s" % (figure["section"], figure["name"], shown, ratio), file=sys.stderr)
+        figures = check.report.data["figures"]
+        for figure in figures:
+            if figure["measured"]:
+                shown = "%.4g %s" % (figure["value"]["median"], figure["unit"])
+                ratio = "  ratio %.3f" % figure["ratio"] if figure["ratio"] is not None else ""
+                print("%-12s %-52s %s%s" % (figure["section"], figure["name"], shown, ratio), file=sys.stderr)
+        missing = sum(not figure["measured"] for figure in figures)
+        print("%d of %d figures were not measured; the JSON says why" % (missing, len(figures)), file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept", file=sys.stderr)
     finally:

@@ -440,7 +440,8 @@ def start_broker(check, log):
     socket = check.work / "broker.sock"
     config = check.work / "broker.toml"
     config.write_text(
-        "hung_ms = 30000\n[default]\nbytes = %d\nlaunch_fuel = %d\n" % (70 << 30, 1 << 50)
+        # A step of gpt-h100 is one slice: nobody else is there to take turns.
+        "hung_ms = 30000\nslice_fuel = %d\n[default]\nbytes = %d\nlaunch_fuel = %d\n" % (1 << 48, 70 << 30, 1 << 50)
     )
     command = [check.program("terrarium"), "broker", "--device", check.device, "--socket", socket, "--config", config]
     said = open(check.logs / "owner.log", "w")
