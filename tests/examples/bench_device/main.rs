@@ -56,16 +56,21 @@ fn open(ordinal: Option<u32>) -> Result<Device> {
 fn time(card: Option<u32>, words: &[&str]) -> Result<Value> {
     let mut device = open(card)?;
     let case = cases::build(&mut device, words, cases::Values::Device)?;
-    let mut once = |copies: usize| -> Result<f64> {
+    let mut samples = |copies: usize, count: usize| -> Result<Vec<f64>> {
         let graph = device.prepare(vec![case.op.clone(); copies])?;
+        // The first run loads kernels, the second captures the graph.
         device.run(&graph)?;
-        let start = Instant::now();
         device.run(&graph)?;
-        Ok(start.elapsed().as_secs_f64() / copies as f64)
+        let mut sample = || -> Result<f64> {
+            let start = Instant::now();
+            device.run(&graph)?;
+            Ok(start.elapsed().as_secs_f64() / copies as f64)
+        };
+        (0..count).map(|_| sample()).collect()
     };
-    let first = once(1)?;
+    let first = samples(1, 1)?[0];
     let copies = (SAMPLE_SECONDS / first.max(1e-7)).clamp(1.0, MOST_COPIES) as usize;
-    let seconds = (0..SAMPLES).map(|_| once(copies)).collect::<Result<Vec<f64>>>()?;
+    let seconds = samples(copies, SAMPLES)?;
     Ok(json!({ "seconds": seconds, "flops": case.flops, "bytes": case.bytes, "copies": copies }))
 }
 
