@@ -40,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut listed = Vec::new();
     for attack in corpus::load()? {
         let plain = attack.kind == Kind::Rust && attack.world == World::Trainer && attack.via == Via::Library;
-        let once = attack.every.is_none() && attack.times == 1 && attack.keys == 1 && !attack.text.contains('«');
+        let once =
+            attack.every.is_none() && attack.times == 1 && attack.keys == 1 && !attack.text.contains('«');
         if !FAMILIES.contains(&attack.family.as_str()) || !plain || !once {
             continue;
         }

@@ -59,7 +59,9 @@ pub fn runs() -> Result<BTreeMap<String, Value>, String> {
     let folder = folder().join("results");
     let list = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let mut runs = BTreeMap::new();
-    for path in list.flatten().map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "json")) {
+    for path in
+        list.flatten().map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == "json"))
+    {
         let run = read(&path)?;
         if run["schema"] != SCHEMA {
             return Err(format!("{} is no {SCHEMA}, but {}", path.display(), run["schema"]));
@@ -120,8 +122,13 @@ fn one(out: &mut String, name: &str, run: &Value) -> Result<(), String> {
     out.push_str("\n| section | how it ended | s |\n| --- | --- | --- |\n");
     for section in run["sections"].as_array().ok_or("no list `sections`")? {
         let why = section["why"].as_str().map_or(String::new(), |why| format!(": {}", clean(why)));
-        let _ =
-            writeln!(out, "| {} | {}{why} | {} |", word(&section["name"]), word(&section["status"]), section["seconds"]);
+        let _ = writeln!(
+            out,
+            "| {} | {}{why} | {} |",
+            word(&section["name"]),
+            word(&section["status"]),
+            section["seconds"]
+        );
     }
     out.push_str("\n| section | figure | median | min | max | unit | peer | its median | ratio | aim |\n");
     out.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");

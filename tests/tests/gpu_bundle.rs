@@ -17,13 +17,18 @@ struct Bundle {
 
 /// Whether check.sh finds its interpreter here.
 fn has_python() -> bool {
-    let found = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]).status();
+    let found =
+        Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]).status();
     found.is_ok_and(|status| status.success())
 }
 
 fn built(name: &str) -> PathBuf {
     let found = terrarium().with_file_name(name);
-    assert!(found.is_file(), "{} is missing: cargo build --release --workspace --all-targets", found.display());
+    assert!(
+        found.is_file(),
+        "{} is missing: cargo build --release --workspace --all-targets",
+        found.display()
+    );
     found
 }
 
@@ -40,7 +45,8 @@ impl Bundle {
                 std::fs::copy(entry.path(), folder.path().join("check").join(entry.file_name())).unwrap();
             }
         }
-        for (name, program) in [("terrarium", terrarium()), ("bench_device", built("examples/bench_device"))] {
+        for (name, program) in [("terrarium", terrarium()), ("bench_device", built("examples/bench_device"))]
+        {
             std::os::unix::fs::symlink(program, folder.path().join("bin").join(name)).unwrap();
         }
         Self { folder }
@@ -103,7 +109,8 @@ fn rehearsed_on_the_cpu_device_it_measures() {
         eprintln!("skipped: no python3 of 3.8 or newer");
         return;
     }
-    let arguments = ["--device", "cpu", "--small", "--only", "compare,products,bandwidth,step", "--seconds", "120"];
+    let arguments =
+        ["--device", "cpu", "--small", "--only", "compare,products,bandwidth,step", "--seconds", "120"];
     let (run, said) = Bundle::new().check(&arguments);
     for name in ["machine", "compare", "products", "bandwidth", "step"] {
         assert_eq!(section(&run, name)["status"], "done", "{said}\n{run:#}");

@@ -105,8 +105,7 @@ fn a_batch_in_parts_trains_as_it_does_whole() {
 /// four value embeddings).
 #[test]
 fn the_large_preset_has_the_size_of_its_model() {
-    let config =
-        NativeConfig { text: text(), context: 2048, vocabulary: 8192, ..NativeConfig::default() };
+    let config = NativeConfig { text: text(), context: 2048, vocabulary: 8192, ..NativeConfig::default() };
     let _session = NativeSession::start(config).unwrap();
     let _trainer = gpt_h100::native_trainer(1).unwrap();
     let mut parameters = 0;

@@ -79,7 +79,15 @@ impl Cuda {
     pub fn new(ordinal: u32) -> Result<Cuda, Error> {
         let driver = Arc::new(Driver::open(ordinal)?);
         let faults = Buffer::new(&driver, size_of::<Faults>())?;
-        Ok(Cuda { driver, kernels: HashMap::new(), faults, scratch: None, angles: Vec::new(), row_kernels: HashMap::new(), generation: 0 })
+        Ok(Cuda {
+            driver,
+            kernels: HashMap::new(),
+            faults,
+            scratch: None,
+            angles: Vec::new(),
+            row_kernels: HashMap::new(),
+            generation: 0,
+        })
     }
 
     pub fn driver(&self) -> &Arc<Driver> {

@@ -36,7 +36,10 @@ fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
         .args(flags)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
-        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/text.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
+        .args(
+            ["sim/sim.cpp", "sim/ptx.cpp", "sim/text.cpp", "sim/driver.cpp", "kernels.cu"]
+                .map(|file| source.join(file)),
+        )
         .output();
     match built {
         Ok(output) if output.status.success() => Some(folder),
@@ -155,7 +158,8 @@ fn replays_give_the_bits_of_launches() {
             // Draws anew at each run, by a counter on the card.
             RandomStep { dst: x, seed: 1, stream: 2, counter, distribution, scale }.into(),
             Columns { src: one, src_col: 0, dst: counter, dst_col: 0, width: 1, accumulate: true }.into(),
-            MatMul { a: x, b: x, out: w, trans_a: false, trans_b: true, alpha: 1.0, accumulate: false }.into(),
+            MatMul { a: x, b: x, out: w, trans_a: false, trans_b: true, alpha: 1.0, accumulate: false }
+                .into(),
             RmsNorm { x: w, out: y, inv_rms, eps: 1e-6 }.into(),
             RowMap {
                 rows: n,
@@ -173,7 +177,10 @@ fn replays_give_the_bits_of_launches() {
             );
         }
         let axis = ReduceAxis::All;
-        ops.push(Reduce { src: if experts { x } else { y }, dst: total, axis, scale: 1.0, accumulate: true }.into());
+        ops.push(
+            Reduce { src: if experts { x } else { y }, dst: total, axis, scale: 1.0, accumulate: true }
+                .into(),
+        );
         let graph = device.prepare(ops).unwrap();
         let mut found = Vec::new();
         for _ in 0..5 {

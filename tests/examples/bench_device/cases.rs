@@ -137,7 +137,10 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
             let op = k::MatMul { a, b: right, out, trans_a, trans_b, alpha, accumulate: false };
             Ok((op.into(), vec![out], 2 * m * kk * n))
         }
-        ([name @ ("attention" | "attention_backward"), of, ..], &[batch, time, heads, groups, dim, window]) => {
+        (
+            [name @ ("attention" | "attention_backward"), of, ..],
+            &[batch, time, heads, groups, dim, window],
+        ) => {
             let of = dtype(of)?;
             let q = b.tensor(of, &[batch, time, heads, dim])?;
             let [key, v] = [(); 2].map(|()| b.tensor(of, &[batch, time, groups, dim]));
@@ -176,7 +179,15 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
             let (dx, dweight) = (b.zeros(F, &[rows, channels])?, b.zeros(F, &[vocabulary, channels])?);
             let (grad_scale, accumulate) = (1.0, false);
             let op = k::LinearCrossEntropyBackward {
-                x, weight, targets, lse, dx, dweight, softcap, grad_scale, accumulate,
+                x,
+                weight,
+                targets,
+                lse,
+                dx,
+                dweight,
+                softcap,
+                grad_scale,
+                accumulate,
             };
             // The logits again, and two products with their gradient.
             Ok((op.into(), vec![dx, dweight], 3 * flops))

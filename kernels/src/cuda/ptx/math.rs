@@ -102,8 +102,7 @@ impl Emitter<'_> {
         let n = self.float("cvt.rn.f32.s32", &[&n]);
         let n = self.float("sub.rn.f32", &[&n, &bias]);
         let (one, minus) = (constant(1.0), constant(-1.0));
-        let (less, more) =
-            (self.float("add.rn.f32", &[&m, &minus]), self.float("add.rn.f32", &[&m, &one]));
+        let (less, more) = (self.float("add.rn.f32", &[&m, &minus]), self.float("add.rn.f32", &[&m, &one]));
         let s = self.float("div.rn.f32", &[&less, &more]);
         let q = self.float("mul.rn.f32", &[&s, &s]);
         let p = self.horner(1.0 / 9.0, &q, &[1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0]);
@@ -116,8 +115,7 @@ impl Emitter<'_> {
         let value = self.choose(x, &value, &endless);
         let nothing = self.test("setp.eq.f32", x, &constant(0.0));
         let value = self.choose(&constant(f32::NEG_INFINITY), &value, &nothing);
-        let (below, nan) =
-            (self.test("setp.lt.f32", x, &constant(0.0)), self.test("setp.nan.f32", x, x));
+        let (below, nan) = (self.test("setp.lt.f32", x, &constant(0.0)), self.test("setp.nan.f32", x, x));
         let undefined = self.fresh(File::Predicate);
         self.out.push_str(&format!("    or.pred {undefined}, {below}, {nan};\n"));
         self.choose(&constant(f32::NAN), &value, &undefined)

@@ -58,8 +58,13 @@ pub(super) fn emit(program: &Program) -> Option<Text> {
     let (values, stores) = values::number(program)?;
     let reduces = values.iter().any(|v| matches!(v.code, Code::Reduce(_) | Code::Dot));
     let whole_rows = reduces || program.cols <= PIECE;
-    let mut emitter =
-        Emitter { out: String::new(), values: &values, row: vec![None; values.len()], registers: [0; 4], labels: 0 };
+    let mut emitter = Emitter {
+        out: String::new(),
+        values: &values,
+        row: vec![None; values.len()],
+        registers: [0; 4],
+        labels: 0,
+    };
     emitter.body(&stores, whole_rows);
     Some(Text { text: emitter.finish(), whole_rows })
 }
@@ -192,12 +197,16 @@ impl Emitter<'_> {
             .map(|(at, (value, _))| (at, *value))
             .collect();
         if !elements.is_empty() {
-            self.columns(&place, &elements.iter().map(|e| e.1).collect::<Vec<_>>(), &mut |this, values, col, on| {
-                for (&(at, _), value) in elements.iter().zip(values) {
-                    let to = this.address(&place.inputs[INPUTS + at], &place.base, Some(col));
-                    line!(this, "@{on} st.global.f32 [{to}], {value};");
-                }
-            });
+            self.columns(
+                &place,
+                &elements.iter().map(|e| e.1).collect::<Vec<_>>(),
+                &mut |this, values, col, on| {
+                    for (&(at, _), value) in elements.iter().zip(values) {
+                        let to = this.address(&place.inputs[INPUTS + at], &place.base, Some(col));
+                        line!(this, "@{on} st.global.f32 [{to}], {value};");
+                    }
+                },
+            );
         }
         let of_rows: Vec<(usize, usize)> = stores
             .iter()

@@ -95,9 +95,8 @@ fn the_text_depends_on_the_expression_alone() {
 
 #[test]
 fn what_has_no_text_is_left_to_the_interpreter() {
-    let one = |node| {
-        kernel(8, 64, vec![Node::Input(0), Node::Input(4), node], &[(2, Layout::Element)]).is_none()
-    };
+    let one =
+        |node| kernel(8, 64, vec![Node::Input(0), Node::Input(4), node], &[(2, Layout::Element)]).is_none();
     assert!(one(Node::Unary { op: UnaryOp::Sine, a: 0 }));
     assert!(one(Node::Unary { op: UnaryOp::Cosine, a: 0 }));
     assert!(one(Node::Binary { op: BinaryOp::Power, a: 0, b: 1 }));
