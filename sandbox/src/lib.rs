@@ -50,6 +50,7 @@
 
 #![deny(missing_docs)]
 
+mod ahead;
 pub mod broker;
 mod bubblewrap;
 mod cache;
@@ -96,4 +97,4 @@ pub use sandbox::{
 pub use source::Source;
 /// The compute device, for embedders that register one of their own.
 pub use terrarium_kernels as kernels;
-pub use text::clean;
+pub use text::{clean, is_hidden};

@@ -3,6 +3,7 @@
 mod bench;
 mod cuda;
 mod experts;
+mod fuel;
 mod fused;
 mod garbage;
 mod gradients;

@@ -26,12 +26,17 @@ use std::time::Instant;
 use terrarium_kernels::{DType, ErrorCode, TensorId};
 use wasmtime::Store;
 
-/// How far a log-probability may move in the causality and row probes,
-/// relative to max(1, |log-probability|): room for a kernel whose rounding
-/// depends on where in the batch a row lies, far below what a leak would need
-/// to pay. Logits are not compared: a constant added to all of them changes no
-/// probability, but would widen a relative tolerance at will.
-const TOLERANCE: f64 = 1.0 / 1024.0;
+/// How far a log-probability may move in the row probe, relative to max(1,
+/// |log-probability|): room for a kernel whose rounding depends on where in the
+/// batch a row lies. Logits are not compared: a constant added to all of them
+/// changes no probability, but would widen a relative tolerance at will.
+const ROWS_TOLERANCE: f64 = 1.0 / 1024.0;
+
+/// The same in the causality probe. No row moves there, so nothing has to be
+/// rounded in another way; and who may shift each prediction by a thousandth
+/// towards a byte that it has looked up gains a thousandth of a bit a byte,
+/// evaluation after evaluation, which a gate takes for an improvement.
+const CAUSALITY_TOLERANCE: f64 = 1.0 / 65_536.0;
 
 const VOCABULARY: usize = 256;
 
@@ -221,10 +226,12 @@ fn forward(
     let device = &mut store.data_mut().device;
     device.download_f32(logits, 0, out).map_err(gone)?;
     device.forget_secrets();
-    match out.iter().position(|z| !z.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(Outcome::NotFinite { what: format!("logit {at} of {} in `forward`", out.len()) }),
+    // Which one is not told: a candidate that chooses it by what it reads would
+    // spell held-out text by it.
+    if out.iter().all(|z| z.is_finite()) {
+        return Ok(());
     }
+    Err(Outcome::NotFinite { what: "a logit in `forward`".into() })
 }
 
 /// What a probe changes about the batch that it repeats.
@@ -288,10 +295,13 @@ fn check(
         let after = &now[row * line..][..upto];
         let moved = match probe {
             Probe::Idempotence => before.iter().zip(after).any(|(a, b)| a.to_bits() != b.to_bits()),
-            Probe::Causality | Probe::Rows => before
-                .chunks_exact(VOCABULARY)
-                .zip(after.chunks_exact(VOCABULARY))
-                .any(|(a, b)| prediction_moved(a, b)),
+            Probe::Causality | Probe::Rows => {
+                let most = if probe == Probe::Rows { ROWS_TOLERANCE } else { CAUSALITY_TOLERANCE };
+                before
+                    .chunks_exact(VOCABULARY)
+                    .zip(after.chunks_exact(VOCABULARY))
+                    .any(|(a, b)| prediction_moved(a, b, most))
+            }
         };
         if moved {
             // The position is about held-out data: it is not told.
@@ -308,13 +318,13 @@ fn check(
     Ok(())
 }
 
-/// Whether two predictions for one position differ by more than [`TOLERANCE`]
-/// in any log-probability.
-fn prediction_moved(before: &[f32], after: &[f32]) -> bool {
+/// Whether two predictions for one position differ by more than `most` in any
+/// log-probability.
+fn prediction_moved(before: &[f32], after: &[f32], most: f64) -> bool {
     let (a0, b0) = (log_sum_exp(before), log_sum_exp(after));
     before.iter().zip(after).any(|(&a, &b)| {
         let (a, b) = (f64::from(a) - a0, f64::from(b) - b0);
-        (a - b).abs() > TOLERANCE * a.abs().max(1.0)
+        (a - b).abs() > most * a.abs().max(1.0)
     })
 }
 
