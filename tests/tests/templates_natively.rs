@@ -83,7 +83,7 @@ fn models_learn_within_their_budget() {
 
 /// Losses of the large preset's model, made small.
 fn losses(more: &[(&str, f64)]) -> Vec<f64> {
-    let mut config = small(2, 1.0);
+    let mut config = small(2, 4.0);
     config.knobs.extend(more.iter().map(|&(k, v)| (k.to_owned(), v)));
     let (record, _) = train_and_predict(gpt_h100::native_trainer, config);
     record.metrics.iter().filter(|m| m.0 == "train_loss").map(|m| m.2).collect()
@@ -94,7 +94,7 @@ fn a_batch_in_parts_trains_as_it_does_whole() {
     let whole = losses(&[("batch_parts", 1.0), ("operands", 0.0)]);
     let parts = losses(&[("batch_parts", 4.0), ("operands", 0.0)]);
     let low = losses(&[("batch_parts", 2.0), ("operands", 1.0)]);
-    assert!(whole.len() > 1 && whole[0] > 1.0, "{whole:?}");
+    assert!(whole.first().is_some_and(|loss| (1.0..5.4).contains(loss)), "nothing was learnt: {whole:?}");
     let far = |other: &[f64]| (whole[0] - other[0]).abs() / whole[0];
     assert!(far(&parts) < 1e-3, "{whole:?} {parts:?}");
     assert!(far(&low) < 0.05 && low[0] != whole[0], "bfloat16 is no other model: {whole:?} {low:?}");
