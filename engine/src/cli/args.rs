@@ -329,6 +329,15 @@ pub struct Bench {
     /// tasks: keep the run folders here [default: they go when it ends]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// tax: the template gpt as a core wasm module, where there is no compiler
+    #[arg(long, value_name = "FILE")]
+    pub wasm: Option<PathBuf>,
+    /// tax: train on the device of the broker that listens there
+    #[arg(long, value_name = "PATH")]
+    pub broker: Option<PathBuf>,
+    /// tax: a folder of your own text, instead of the default corpus
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,

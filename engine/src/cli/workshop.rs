@@ -25,9 +25,18 @@ pub fn sandbox(args: IsolationArgs, workers: usize) -> Result<Sandbox, Failure> 
 /// The same, with the device of the broker that listens at `broker`, or at
 /// `TERRARIUM_BROKER` where that is set.
 pub fn sandbox_on(args: IsolationArgs, workers: usize, broker: Option<&Path>) -> Result<Sandbox, Failure> {
-    let dirs = Dirs::from_env()?;
-    terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
-    let mut config = SandboxConfig::new(dirs);
+    terrarium_sandbox::toolchain::ensure(&Dirs::from_env()?, &mut progress)?;
+    without_compiler(args, workers, broker)
+}
+
+/// The same for modules that are compiled already: nothing here looks for a
+/// compiler or an SDK.
+pub fn without_compiler(
+    args: IsolationArgs,
+    workers: usize,
+    broker: Option<&Path>,
+) -> Result<Sandbox, Failure> {
+    let mut config = SandboxConfig::new(Dirs::from_env()?);
     config.isolation = isolation(args)?;
     check_isolation(&config)?;
     config.broker = broker.map(Path::to_owned).or_else(broker_from_env);

@@ -130,6 +130,7 @@ impl Tape {
                     let (db, add) = t.accumulator(bias)?;
                     t.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
                 }
+                let dz = t.as_operand(dz, [x2, w])?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
@@ -191,7 +192,10 @@ impl Tape {
         let needs =
             [Some(x), Some(up), Some(down), residual].into_iter().flatten().any(|v| self.needs_gradient(v));
         let pre = (needs && self.is_training()).then(|| self.temporary(&[rows, hidden]));
-        let h = self.temporary(&[rows, hidden]);
+        // What is multiplied again is kept as the operands are.
+        let low = [x2, wu, wd].iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
+        let inner = if low { Dtype::Bfloat16 } else { Dtype::Float32 };
+        let h = self.temporary_of(inner, &[rows, hidden]);
         let plain = |a, b, out| Product {
             a,
             b,
@@ -219,6 +223,7 @@ impl Tape {
                     t.contribute(residual, dy)?;
                 }
                 let dy = t.view(dy, 0, &[rows, c])?;
+                let dy = t.as_operand(dy, [h, wd])?;
                 if t.needs_gradient(down) {
                     let (dw, add) = t.accumulator(down)?;
                     t.emit_matmul((dy, true), (h, false), dw, 1.0, add);
@@ -226,7 +231,7 @@ impl Tape {
                 if !t.needs_gradient(x) && !t.needs_gradient(up) {
                     return Ok(());
                 }
-                let dz = t.temporary(&[rows, hidden]);
+                let dz = t.temporary_of(inner, &[rows, hidden]);
                 t.emit_fused(Product {
                     pre: Some(pre),
                     activation,

@@ -135,6 +135,12 @@ impl Tape {
         self.total(x, 1.0)
     }
 
+    /// The sum of all elements times a number, `[1]`: a mean over more rows
+    /// than these, for instance.
+    pub fn scaled_sum(&mut self, x: Var, scale: f32) -> Result<Var> {
+        self.total(x, scale)
+    }
+
     fn total(&mut self, x: Var, scale: f32) -> Result<Var> {
         let src = self.slot(x);
         let out = self.temporary(&[1]);

@@ -1,7 +1,8 @@
 //! Matrix products.
 
-use super::{Tape, Var};
+use super::{Slot, Tape, Var};
 use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 
 impl Tape {
     /// y = x·wᵀ: x [..., K], weight [N, K] (one row per output, as in
@@ -38,6 +39,7 @@ impl Tape {
             Box::new(move |t, adjoint| {
                 let dy = t.buffer(adjoint, y);
                 let dy = t.view(dy, 0, &[rows, n])?;
+                let dy = t.as_operand(dy, [x2, w])?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
@@ -110,6 +112,20 @@ impl Tape {
             }),
         );
         Ok(y)
+    }
+
+    /// A gradient as an operand of the products that follow: bfloat16 where
+    /// the forward product's operands were, so that these are made on tensor
+    /// cores too. Their sums and results stay float32.
+    pub(super) fn as_operand(&mut self, dy: Slot, operands: [Slot; 2]) -> Result<Slot> {
+        let low = operands.iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
+        if !low || self.slot_dtype(dy) == Dtype::Bfloat16 {
+            return Ok(dy);
+        }
+        let shape = self.slot_shape(dy).to_vec();
+        let cast = self.temporary_of(Dtype::Bfloat16, &shape);
+        self.emit_copy(dy, cast)?;
+        Ok(cast)
     }
 
     pub(super) fn mismatch(&self, what: &str, a: Var, b: Var) -> Error {
