@@ -55,9 +55,12 @@ fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f6
 fn expression(bench: &mut Bench, cols: usize, length: usize, reduce: bool) -> Vec<Node> {
     let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
     nodes.push(Node::Constant(0.3));
+    // The last node of each step: those between (a sum over a row, a column's
+    // number) are large, and a function of them would have large errors.
+    let mut small: Vec<u32> = (0..6).collect();
     for _ in 0..length {
-        let a = bench.index(nodes.len()) as u32;
-        let b = bench.index(nodes.len()) as u32;
+        let a = small[bench.index(small.len())];
+        let b = small[bench.index(small.len())];
         let next = nodes.len() as u32;
         let tamed = Node::Unary { op: UnaryOp::Tanh, a: next };
         match bench.index(if reduce { 9 } else { 7 }) {
@@ -77,6 +80,7 @@ fn expression(bench: &mut Bench, cols: usize, length: usize, reduce: bool) -> Ve
             ]),
             _ => nodes.push(Node::Reduce { op: Reduction::Maximum, a }),
         }
+        small.push(nodes.len() as u32 - 1);
     }
     nodes
 }
