@@ -50,7 +50,7 @@ api = "$api"
 url = "$url/v1"
 model = "smollm2"
 knobs_only = true
-max_output_tokens = 96
+max_output_tokens = 192
 max_prompt_tokens = 400
 deadline_s = 600
 TOML
