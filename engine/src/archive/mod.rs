@@ -17,9 +17,11 @@ mod answers;
 mod read;
 mod rows;
 mod schema;
+mod since;
 
 pub use answers::{Answer, Place};
 pub use read::{BestPoint, OutcomeCount, Totals};
+pub use since::{Mark, News};
 
 use crate::candidate::Candidate;
 use crate::error::EngineError;

@@ -144,7 +144,7 @@ impl Archive {
         if id.len() < 4 {
             return Ok(None);
         }
-        let mut matching = self.candidates()?.into_iter().filter(|c| c.id.as_str().starts_with(id));
+        let mut matching = self.beginning_with(id)?.into_iter();
         let found = matching.next();
         Ok(if matching.next().is_some() { None } else { found })
     }

@@ -128,30 +128,44 @@ impl CandidateRow {
     }
 }
 
+/// Columns of a candidate, in the order of [`CandidateRow::read`].
+const CANDIDATE: &str =
+    "id, source, knobs, parent, second_parent, proposer, operator, note, generation, call";
+
+impl CandidateRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            source: row.get(1)?,
+            knobs: row.get(2)?,
+            parent: row.get(3)?,
+            second_parent: row.get(4)?,
+            origin: Origin { proposer: row.get(5)?, operator: row.get(6)?, note: row.get(7)?, call: None },
+            generation: row.get(8)?,
+            call: row.get(9)?,
+        })
+    }
+}
+
 pub fn all_candidates(connection: &Connection) -> rusqlite::Result<Vec<CandidateRow>> {
-    connection
-        .prepare(
-            "SELECT id, source, knobs, parent, second_parent, proposer, operator, note, generation, call
-             FROM candidates ORDER BY number",
-        )?
-        .query_map([], |row| {
-            Ok(CandidateRow {
-                id: row.get(0)?,
-                source: row.get(1)?,
-                knobs: row.get(2)?,
-                parent: row.get(3)?,
-                second_parent: row.get(4)?,
-                origin: Origin {
-                    proposer: row.get(5)?,
-                    operator: row.get(6)?,
-                    note: row.get(7)?,
-                    call: None,
-                },
-                generation: row.get(8)?,
-                call: row.get(9)?,
-            })
-        })?
-        .collect()
+    let sql = format!("SELECT {CANDIDATE} FROM candidates ORDER BY number");
+    connection.prepare(&sql)?.query_map([], CandidateRow::read)?.collect()
+}
+
+/// The first few whose ids lie in `from..to`.
+pub fn candidates_between(
+    connection: &Connection,
+    from: &str,
+    to: &str,
+    most: u32,
+) -> rusqlite::Result<Vec<CandidateRow>> {
+    let sql = format!("SELECT {CANDIDATE} FROM candidates WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3");
+    connection.prepare_cached(&sql)?.query_map(params![from, to, most], CandidateRow::read)?.collect()
+}
+
+pub fn evaluations_of(connection: &Connection, id: &CandidateId) -> rusqlite::Result<Vec<EvaluationRow>> {
+    let sql = format!("SELECT {EVALUATION} FROM evaluations WHERE candidate = ?1 ORDER BY rowid");
+    connection.prepare_cached(&sql)?.query_map([id.as_str()], EvaluationRow::read)?.collect()
 }
 
 pub fn all_evaluations(connection: &Connection) -> rusqlite::Result<Vec<EvaluationRow>> {

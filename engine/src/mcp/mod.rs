@@ -8,6 +8,7 @@
 
 mod desk;
 mod tools;
+mod view;
 
 pub use desk::Desk;
 
@@ -91,7 +92,9 @@ pub async fn serve_http(
     if !address.ip().is_loopback() {
         return Err(format!("{address} is not on the loopback interface"));
     }
-    let config = StreamableHttpServerConfig::default().enforce_origin_validation();
+    // A page that this server's own address gave may ask; none of another.
+    let own = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{}", address.port()));
+    let config = StreamableHttpServerConfig::default().with_allowed_origins(own).enforce_origin_validation();
     let service = StreamableHttpService::new(
         move || Ok(Server::new(desk.clone())),
         Arc::new(LocalSessionManager::default()),

@@ -5,6 +5,7 @@
 
 use super::HistoryEntry;
 use super::agent::Draft;
+use super::moves::{Move, worded};
 use crate::evolve_block;
 use crate::ids::CandidateId;
 use crate::task::MAX_TEXT_BYTES;
@@ -14,6 +15,10 @@ use terrarium_sandbox::{KnobRange, KnobValue, Knobs};
 
 /// Most edits, blocks or knobs of one change.
 const MOST_PARTS: usize = 64;
+/// Beginnings of objects in an answer that are looked at.
+const MOST_OBJECTS: usize = 64;
+/// Longest note that is made of knobs.
+const MAX_NOTE: usize = 160;
 
 /// A text that is replaced by another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +53,8 @@ pub struct KnobChange {
 pub struct Change {
     /// What is changed and why, in a line.
     pub note: String,
-    /// Knobs.
+    /// Knobs. Read also from `{"NAME": VALUE}`.
+    #[serde(deserialize_with = "list_or_map")]
     pub knobs: Vec<KnobChange>,
     /// Search and replace, in order.
     pub edits: Vec<Edit>,
@@ -60,42 +66,118 @@ pub struct Change {
     pub parent: Option<String>,
 }
 
-/// The JSON schema of a change for a parent with these knobs. `knobs_only`
-/// leaves out the source.
-pub fn schema(space: &[(String, KnobRange)], knobs_only: bool) -> Value {
+/// The JSON schema of a change to a parent that declares these knobs and has
+/// these evolve blocks. Names and options are listed and ranges given, so that
+/// a server that enforces it answers with nothing else.
+pub fn schema(space: &[(String, KnobRange)], blocks: &[String]) -> Value {
     let text = json!({ "type": "string" });
-    let names: Vec<&str> = space.iter().map(|(name, _)| name.as_str()).take(MOST_PARTS).collect();
-    let object = |properties: Value, required: Value| json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
-    let knob_name = if names.is_empty() { text.clone() } else { json!({ "type": "string", "enum": names }) };
-    let knob = object(
-        json!({ "name": knob_name, "value": { "type": ["number", "string"] } }),
-        json!(["name", "value"]),
-    );
     let edit = object(json!({ "search": text, "replace": text }), json!(["search", "replace"]));
-    let block = object(json!({ "name": text, "body": text }), json!(["name", "body"]));
+    let block_name = json!({ "type": "string", "enum": blocks });
+    let block = object(json!({ "name": block_name, "body": text }), json!(["name", "body"]));
     let list = |items: Value| json!({ "type": "array", "items": items });
-    if knobs_only {
-        let knobs = json!({ "type": "array", "items": knob, "minItems": 1, "maxItems": 4 });
-        // No words: weak models do not stop before the answer is cut off.
-        return object(json!({ "knobs": knobs }), json!(["knobs"]));
+    let mut properties = json!({ "note": text, "edits": list(edit) });
+    let mut required = vec!["note", "edits"];
+    if !blocks.is_empty() {
+        properties["blocks"] = list(block);
+        required.push("blocks");
     }
-    object(
-        json!({ "note": text, "knobs": list(knob), "edits": list(edit), "blocks": list(block) }),
-        json!(["note", "knobs", "edits", "blocks"]),
-    )
+    let knobs: Vec<Value> =
+        space.iter().take(MOST_PARTS).map(|(name, range)| knob_schema(name, range)).collect();
+    if !knobs.is_empty() {
+        properties["knobs"] = list(json!({ "anyOf": knobs }));
+        required.push("knobs");
+    }
+    object(properties, json!(required))
+}
+
+/// The JSON schema of one to three of these moves, and nothing else.
+pub fn moves_schema(moves: &[Move<'_>]) -> Value {
+    let each: Vec<Value> = moves.iter().map(Move::schema).collect();
+    // No words: weak models do not stop before the answer is cut off.
+    let knobs = json!({ "type": "array", "items": { "anyOf": each }, "minItems": 1, "maxItems": 3 });
+    object(json!({ "knobs": knobs }), json!(["knobs"]))
+}
+
+fn object(properties: Value, required: Value) -> Value {
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+fn knob_schema(name: &str, range: &KnobRange) -> Value {
+    let value = match range {
+        KnobRange::Number { low, high, .. } => json!({ "type": "number", "minimum": low, "maximum": high }),
+        KnobRange::Integer { low, high, .. } => json!({ "type": "integer", "minimum": low, "maximum": high }),
+        KnobRange::Choice { options, .. } => json!({ "type": "string", "enum": options }),
+    };
+    let name = json!({ "type": "string", "enum": [name] });
+    object(json!({ "name": name, "value": value }), json!(["name", "value"]))
+}
+
+/// Knobs as a list of changes or as a map of values.
+fn list_or_map<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<KnobChange>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<KnobChange>),
+        Map(serde_json::Map<String, Value>),
+        None(()),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::List(list) => list,
+        Either::Map(map) => map.into_iter().map(|(name, value)| KnobChange { name, value }).collect(),
+        Either::None(()) => Vec::new(),
+    })
 }
 
 impl Change {
     /// Reads a change from an answer: JSON, perhaps with words or a code fence
     /// around it.
+    ///
+    /// # Errors
+    /// What is wrong with the first object in it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let start = text.find('{').ok_or("the answer holds no JSON object")?;
-        let mut stream = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Self>();
-        match stream.next() {
-            Some(Ok(change)) => Ok(change),
-            Some(Err(error)) => Err(format!("the answer is not a change: {error}")),
-            None => Err("the answer holds no JSON object".into()),
+        Self::read(text, &[])
+    }
+
+    /// As [`Self::parse`]; also understands `{"name": …, "value": …}` alone,
+    /// and `{"KNOB": VALUE}` with knobs of this space.
+    ///
+    /// # Errors
+    /// What is wrong with the first object in it.
+    pub fn read(text: &str, space: &[(String, KnobRange)]) -> Result<Self, String> {
+        let mut first = None;
+        for (start, _) in text.match_indices('{').take(MOST_OBJECTS) {
+            let mut stream = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
+            let change = match stream.next() {
+                Some(Ok(value)) => {
+                    Self::of(value, space).map_err(|e| format!("the answer is not a change: {e}"))
+                }
+                Some(Err(error)) => Err(format!("the answer is not a change: {error}")),
+                None => continue,
+            };
+            match change {
+                Ok(change) if change != Self::default() => return Ok(change),
+                other => drop(first.get_or_insert(other)),
+            }
         }
+        first.unwrap_or_else(|| Err("the answer holds no JSON object".into()))
+    }
+
+    fn of(value: Value, space: &[(String, KnobRange)]) -> serde_json::Result<Self> {
+        let Value::Object(fields) = &value else {
+            return serde_json::from_value(value);
+        };
+        let bare = |(name, value): (&String, &Value)| {
+            let known = space.iter().any(|(knob, _)| knob == name);
+            known.then(|| KnobChange { name: name.clone(), value: value.clone() })
+        };
+        let knobs = match (fields.get("name"), fields.get("value")) {
+            (Some(Value::String(name)), Some(value)) => {
+                vec![KnobChange { name: name.clone(), value: value.clone() }]
+            }
+            _ => fields.iter().filter_map(bare).collect(),
+        };
+        let change: Self = serde_json::from_value(value)?;
+        Ok(if change == Self::default() { Self { knobs, ..change } } else { change })
     }
 
     /// The change applied to its parent.
@@ -139,10 +221,13 @@ impl Change {
         }
         let source = source.filter(|s| **s != *parent.source);
         let mut knobs = Knobs::new();
+        let mut told = Vec::new();
         for change in &self.knobs {
-            let (name, value) = knob(change, space)?;
-            if parent.knobs.get(&name) != Some(&value) {
-                knobs.insert(name, value);
+            let (range, value) = knob(change, space)?;
+            let now = parent.knobs.get(&change.name).cloned().unwrap_or_else(|| default(range));
+            if now != value {
+                told.push(format!("{} {} → {}", change.name, worded(range, &now), worded(range, &value)));
+                knobs.insert(change.name.clone(), value);
             }
         }
         if source.is_none() && knobs.is_empty() {
@@ -152,7 +237,11 @@ impl Change {
             None => None,
             Some(id) => Some(CandidateId::try_from(id).map_err(|e| e.to_string())?),
         };
-        Ok(Draft { source, knobs, parent, operator: operator.into(), note: self.note, ..Draft::default() })
+        let note = match self.note.is_empty() && source.is_none() {
+            true => told.join(", ").chars().take(MAX_NOTE).collect(),
+            false => self.note,
+        };
+        Ok(Draft { source, knobs, parent, operator: operator.into(), note, ..Draft::default() })
     }
 }
 
@@ -208,7 +297,10 @@ fn by_lines(text: &str, search: &str, inside: &dyn Fn(usize, usize) -> bool) -> 
 }
 
 /// A knob's value within its declared range.
-fn knob(change: &KnobChange, space: &[(String, KnobRange)]) -> Result<(String, KnobValue), String> {
+fn knob<'a>(
+    change: &KnobChange,
+    space: &'a [(String, KnobRange)],
+) -> Result<(&'a KnobRange, KnobValue), String> {
     let Some((name, range)) = space.iter().find(|(name, _)| *name == change.name) else {
         let known: Vec<&str> = space.iter().map(|(name, _)| name.as_str()).take(MOST_PARTS).collect();
         let asked: String = change.name.chars().take(64).collect();
@@ -237,7 +329,15 @@ fn knob(change: &KnobChange, space: &[(String, KnobRange)]) -> Result<(String, K
             KnobValue::Choice(option.try_into().map_err(|_| "too many options".to_owned())?)
         }
     };
-    Ok((name.clone(), value))
+    Ok((range, value))
+}
+
+fn default(range: &KnobRange) -> KnobValue {
+    match range {
+        KnobRange::Number { default, .. } => KnobValue::Number(*default),
+        KnobRange::Integer { default, .. } => KnobValue::Integer(*default),
+        KnobRange::Choice { default, .. } => KnobValue::Choice(*default),
+    }
 }
 
 #[cfg(test)]
@@ -250,7 +350,7 @@ mod tests {
         let number = KnobRange::Number { default: 0.1, low: 0.0, high: 1.0, scale: KnobScale::Linear };
         let choice = KnobRange::Choice { default: 0, options: vec!["a".into(), "b".into()] };
         let space = vec![("lr".to_owned(), number), ("kind".to_owned(), choice)];
-        Change::parse(json)?.draft(&entry(SOURCE), &space)
+        Change::read(json, &space)?.draft(&entry(SOURCE), &space)
     }
 
     #[test]
@@ -266,7 +366,39 @@ mod tests {
         let knobs = draft(r#"{"knobs":[{"name":"lr","value":7},{"name":"kind","value":"b"}]}"#).unwrap();
         assert_eq!(knobs.knobs["lr"], KnobValue::Number(1.0));
         assert_eq!(knobs.knobs["kind"], KnobValue::Choice(1));
-        assert_eq!(knobs.source, None);
+        assert_eq!((knobs.source, &*knobs.note), (None, "lr 0.1 → 1.0, kind a → b"));
+    }
+
+    #[test]
+    fn the_ways_in_which_weak_models_write_knobs_are_understood() {
+        for text in [
+            r#"{"knobs":[{"name":"lr","value":"0.5"}]}"#,
+            r#"{"knobs":{"lr":0.5}}"#,
+            r#"Here it is: {"lr": 0.5}. I hope that it helps."#,
+            r#"{"name":"lr","value":0.5}"#,
+            r#"fn main() {} {"knobs":{"lr":0.5}}"#,
+        ] {
+            let knobs = draft(text).unwrap_or_else(|e| panic!("{text}: {e}")).knobs;
+            assert_eq!(knobs, Knobs::from([("lr".into(), KnobValue::Number(0.5))]), "{text}");
+        }
+        // The default, written down, is no change.
+        assert_eq!(draft(r#"{"lr": 0.1}"#).unwrap_err(), "nothing is changed");
+    }
+
+    #[test]
+    fn a_schema_names_what_there_is() {
+        let number = KnobRange::Number { default: 0.1, low: 0.0, high: 1.0, scale: KnobScale::Linear };
+        let choice = KnobRange::Choice { default: 0, options: vec!["a".into(), "b".into()] };
+        let schema = schema(&[("lr".into(), number), ("kind".into(), choice)], &["main".into()]);
+        let knobs = &schema["properties"]["knobs"]["items"]["anyOf"];
+        assert_eq!(
+            knobs[0]["properties"]["value"],
+            json!({ "type": "number", "minimum": 0.0, "maximum": 1.0 })
+        );
+        assert_eq!(knobs[1]["properties"]["value"]["enum"], json!(["a", "b"]));
+        assert_eq!(schema["properties"]["blocks"]["items"]["properties"]["name"]["enum"], json!(["main"]));
+        let bare = super::schema(&[], &[]);
+        assert_eq!(bare["required"], json!(["note", "edits"]));
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Agent for CommandAgent {
             "{}\nChange the file {FILE} in this folder: only what lies between its EVOLVE-BLOCK markers. sdk/ \
              holds the SDK's documentation, TASK.md the task. Leave a line that says what you changed in NOTE.txt. \
              Do not ask questions; stop when the file is changed.\n",
-            prompt::prompt(brief, false, PROMPT_TOKENS)
+            prompt::prompt(brief, PROMPT_TOKENS)
         );
         let mut reply =
             Reply { model: self.words("")[0].clone(), prompt: Some(desk.keep(&text)?), ..Reply::default() };

@@ -6,6 +6,7 @@ pub mod command;
 pub mod crossover;
 pub mod index;
 pub mod model;
+pub mod moves;
 pub mod mutate;
 pub mod person;
 pub mod replay;

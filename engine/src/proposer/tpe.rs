@@ -9,7 +9,7 @@
 //! as in S. Falkner, A. Klein, F. Hutter, "BOHB", ICML 2018, on the unit
 //! cube (logarithmic knobs are warped first), with a uniform prior.
 
-mod space;
+pub(super) mod space;
 pub(crate) use space::rounded;
 
 use crate::candidate::Origin;
@@ -38,7 +38,7 @@ pub struct Tpe;
 
 /// An observation: its place in the cube (none where it has no such knob) and
 /// its weight.
-struct Observation {
+pub(in crate::proposer) struct Observation {
     at: Vec<Option<f64>>,
     weight: f64,
 }

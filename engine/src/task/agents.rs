@@ -96,14 +96,18 @@ fn positive(value: f64, most: f64) -> bool {
 }
 
 impl ModelConfig {
-    /// What is wrong with it, if something is.
-    pub fn fault(&self) -> Option<String> {
-        let price = |p: f64| (0.0..=1e9).contains(&p);
+    /// Whether it is served on this machine.
+    pub fn is_local(&self) -> bool {
         let after = ["http://127.0.0.1", "http://localhost", "http://[::1]"]
             .into_iter()
             .find_map(|local| self.url.strip_prefix(local));
-        let is_local = after.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']));
-        if !self.url.starts_with("https://") && !is_local {
+        after.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+    }
+
+    /// What is wrong with it, if something is.
+    pub fn fault(&self) -> Option<String> {
+        let price = |p: f64| (0.0..=1e9).contains(&p);
+        if !self.url.starts_with("https://") && !self.is_local() {
             return Some(format!("url `{}` is neither https nor on this machine", self.url));
         }
         if self.model.is_empty() || self.model.len() > 200 {

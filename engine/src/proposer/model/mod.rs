@@ -6,17 +6,20 @@
 //! aside; a request that would not fit the budget is not sent.
 
 pub mod prompt;
+mod question;
 mod wire;
+mod words;
 
 use super::agent::{Agent, Brief, Budget, Desk, Refusal, Reply};
-use super::change::{self, Change};
 use crate::candidate::Cost;
 use crate::error::EngineError;
 use crate::seeds::SplitMix64;
 use crate::task::{ModelConfig, Prices};
 use futures_util::StreamExt as _;
+use question::Question;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use wire::{Answer, Events};
@@ -30,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 const SLACK_BYTES: usize = 1 << 20;
 /// What a server adds to the text of a request, in tokens.
 const OVERHEAD_TOKENS: u64 = 512;
+/// Smallest prompt to which a server's small context makes us fall back, in
+/// tokens (estimated).
+const LEAST_TOKENS: usize = 256;
 /// Longest message of a server that is shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -39,6 +45,10 @@ pub struct Model {
     config: ModelConfig,
     client: reqwest::Client,
     key: Option<String>,
+    /// Whether the server refused to be told the answer's structure.
+    plain: AtomicBool,
+    /// Longest prompt that it is sent, in tokens (estimated).
+    prompt_tokens: AtomicUsize,
 }
 
 impl std::fmt::Debug for Model {
@@ -55,8 +65,19 @@ impl std::fmt::Debug for Model {
 enum Failure {
     /// It may go better next time, not before so long.
     Passing(String, Option<Duration>),
+    /// The server does not take such a request: too long, or a way of asking
+    /// for structure that it does not know.
+    Refused(String),
     /// It will not.
     Lasting(String),
+}
+
+impl Failure {
+    fn message(&self) -> &str {
+        match self {
+            Self::Passing(what, _) | Self::Refused(what) | Self::Lasting(what) => what,
+        }
+    }
 }
 
 fn trouble(message: String, hint: &str) -> EngineError {
@@ -88,7 +109,14 @@ impl Model {
             .user_agent(concat!("terrarium/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| trouble(format!("model `{name}`: {e}"), "check the machine's certificates"))?;
-        Ok(Self { name: name.to_owned(), config: config.clone(), client, key })
+        Ok(Self {
+            name: name.to_owned(),
+            config: config.clone(),
+            client,
+            key,
+            plain: AtomicBool::new(false),
+            prompt_tokens: AtomicUsize::new(config.max_prompt_tokens as usize),
+        })
     }
 
     /// The most that a request with this body may cost: every byte a token.
@@ -136,6 +164,7 @@ impl Model {
             let message = format!("HTTP {}: {}", status.as_u16(), self.shown(&said));
             return Err(match status.as_u16() {
                 408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(message, pause),
+                400 | 413 | 422 => Failure::Refused(message),
                 _ => Failure::Lasting(message),
             });
         }
@@ -206,6 +235,28 @@ impl Model {
     }
 }
 
+impl Model {
+    /// After a refusal, another way of asking if there is one: half as long
+    /// where the context is too small, else without the schema. It is kept
+    /// for later questions.
+    fn other_way(&self, failure: Failure, plain: bool, tokens: usize) -> Failure {
+        let Failure::Refused(what) = failure else {
+            return failure;
+        };
+        let lower = what.to_lowercase();
+        let too_long =
+            what.starts_with("HTTP 413") || lower.contains("context") || lower.contains("too long");
+        if too_long && tokens / 2 >= LEAST_TOKENS {
+            self.prompt_tokens.fetch_min(tokens / 2, Ordering::Relaxed);
+        } else if !too_long && !plain {
+            self.plain.store(true, Ordering::Relaxed);
+        } else {
+            return Failure::Refused(what);
+        }
+        Failure::Passing(what, Some(Duration::ZERO))
+    }
+}
+
 impl Agent for Model {
     fn name(&self) -> &str {
         &self.name
@@ -218,21 +269,21 @@ impl Agent for Model {
 
     fn ask(&self, brief: &Brief<'_>, desk: &dyn Desk) -> Result<Option<Reply>, EngineError> {
         let end = Instant::now() + Duration::from_secs_f64(self.config.deadline_s);
-        let knobs_only = self.config.knobs_only;
-        if knobs_only && brief.history.knob_space.is_empty() {
-            return Ok(Some(Reply::none("the parent declares no knobs")));
-        }
-        let system = prompt::system(knobs_only);
-        let text = prompt::prompt(brief, knobs_only, self.config.max_prompt_tokens as usize);
-        let schema = change::schema(brief.history.knob_space, knobs_only);
-        let mut reply = Reply {
-            model: self.config.model.clone(),
-            prompt: Some(desk.keep(&format!("{system}\n\n{text}"))?),
-            ..Reply::default()
-        };
+        let mut reply = Reply { model: self.config.model.clone(), ..Reply::default() };
         let mut rng = SplitMix64::new(brief.seed);
-        let body = wire::body(&self.config, &system, &text, &schema).to_string();
+        let mut refused = None;
         for attempt in 0..self.config.tries {
+            let tokens = self.prompt_tokens.load(Ordering::Relaxed);
+            let Some(question) = Question::new(brief, self.config.knobs_only, tokens, refused.as_deref())
+            else {
+                return Ok(Some(Reply::none("the parent has no knobs that could be moved")));
+            };
+            if reply.prompt.is_none() {
+                reply.prompt = Some(desk.keep(&format!("{}\n\n{}", question.system, question.text))?);
+            }
+            let plain = self.plain.load(Ordering::Relaxed);
+            let schema = (!plain).then_some(&question.schema);
+            let body = wire::body(&self.config, &question.system, &question.text, schema).to_string();
             let most = self.most(&body);
             match desk.reserve(most) {
                 Ok(()) => {}
@@ -242,33 +293,37 @@ impl Agent for Model {
                 }
                 Err(Refusal::Archive(error)) => return Err(error),
             }
-            let problem = match self.send(body.clone(), end, desk)? {
+            let failure = match self.send(body, end, desk)? {
                 Ok(answer) => {
-                    // What the server does not say, it may have cost.
-                    let input = answer.input_tokens.unwrap_or(most.input_tokens);
-                    let output = answer.output_tokens.unwrap_or(most.output_tokens);
+                    // What the server does not say, it may have cost. Nothing
+                    // is not what an answer costs: some say 0 for unknown.
+                    let said = |tokens: Option<u64>, most| tokens.filter(|n| *n > 0).unwrap_or(most);
+                    let input = said(answer.input_tokens, most.input_tokens);
+                    let output = said(answer.output_tokens, most.output_tokens);
                     desk.settle(most, cost(input, output, &self.config.prices));
-                    let change = Change::parse(&answer.text);
-                    match change.and_then(|c| c.draft(brief.parent, brief.history.knob_space)) {
+                    match question.draft(&answer, brief, self.config.max_output_tokens) {
                         Ok(draft) => {
                             reply.draft = Some(draft);
                             return Ok(Some(reply));
                         }
-                        Err(what) => Failure::Passing(self.shown(&what), Some(Duration::ZERO)),
+                        Err(what) => {
+                            let what = self.shown(&what);
+                            refused = Some(what.clone());
+                            Failure::Passing(what, Some(Duration::ZERO))
+                        }
                     }
                 }
                 Err(failure) => {
                     // An error status costs a request; a stream that breaks
                     // off may have cost all that was set aside.
-                    let refused = matches!(&failure, Failure::Passing(what, _) | Failure::Lasting(what) if what.starts_with("HTTP "));
-                    if refused {
+                    if failure.message().starts_with("HTTP ") {
                         desk.settle(most, Cost { requests: 1, ..Cost::default() });
                     }
-                    failure
+                    self.other_way(failure, plain, tokens)
                 }
             };
-            let pause = match problem {
-                Failure::Lasting(what) => {
+            let pause = match failure {
+                Failure::Lasting(what) | Failure::Refused(what) => {
                     reply.problem = what;
                     break;
                 }

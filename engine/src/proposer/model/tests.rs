@@ -28,6 +28,12 @@ enum Act {
     Forbidden,
     Slow(u64),
     Endless,
+    /// Refuses a request that asks for structure.
+    NoStructure,
+    /// Refuses prompts of more than so many bytes.
+    Small(usize),
+    /// Answers, and says that it cost nothing.
+    Free,
 }
 
 #[derive(Default)]
@@ -87,7 +93,11 @@ fn pieces(path: &str, text: &str) -> Vec<Bytes> {
     }
 }
 
-async fn respond(act: Act, path: &str) -> Response {
+fn refused(message: &str) -> Response {
+    (StatusCode::BAD_REQUEST, json!({ "error": { "message": message } }).to_string()).into_response()
+}
+
+async fn respond(act: Act, path: &str, body: &Value) -> Response {
     let streamed = |pieces: Vec<Result<Bytes, std::io::Error>>| {
         Response::builder()
             .header("content-type", "text/event-stream")
@@ -128,6 +138,17 @@ async fn respond(act: Act, path: &str) -> Response {
                 .body(Body::from_stream(drip))
                 .unwrap()
         }
+        Act::NoStructure
+            if ["response_format", "text", "tools"].iter().any(|name| body.get(name).is_some()) =>
+        {
+            refused("unknown field")
+        }
+        Act::Small(most) if body.to_string().len() > most => refused("the context size is exceeded"),
+        Act::NoStructure | Act::Small(_) => streamed(good(ANSWER)),
+        Act::Free => {
+            let text = String::from_utf8(good(ANSWER).into_iter().flatten().flatten().collect()).unwrap();
+            streamed(vec![Ok(text.replace("900", "0").replace(":40", ":0").into())])
+        }
         Act::Whole => {
             let body = json!({ "choices": [{ "message": { "content": ANSWER } }], "usage": { "prompt_tokens": 900, "completion_tokens": 40 } });
             ([("content-type", "application/json")], body.to_string()).into_response()
@@ -146,12 +167,12 @@ fn peer(acts: Vec<Act>) -> Peer {
         async move {
             let act = {
                 let mut seen = shared.lock().unwrap();
-                let body = serde_json::from_str(&body).unwrap();
-                seen.bodies.push((uri.path().to_owned(), headers, body));
+                let body: Value = serde_json::from_str(&body).unwrap();
+                seen.bodies.push((uri.path().to_owned(), headers, body.clone()));
                 // The last act goes on for ever.
-                acts[(seen.bodies.len() - 1).min(acts.len() - 1)]
+                (acts[(seen.bodies.len() - 1).min(acts.len() - 1)], body)
             };
-            respond(act, uri.path()).await
+            respond(act.0, uri.path(), &act.1).await
         }
     };
     let server = runtime().unwrap().spawn(async move {
@@ -341,4 +362,40 @@ fn pauses_grow_and_follow_from_the_seed() {
     assert_eq!(pauses(1), pauses(1));
     assert_ne!(pauses(1), pauses(2));
     assert!(pauses(1)[3] > pauses(1)[0] * 2);
+}
+
+#[test]
+fn a_server_that_knows_no_structure_or_has_little_room_is_asked_another_way_from_then_on() {
+    for api in [ApiKind::Chat, ApiKind::Responses, ApiKind::Messages] {
+        let peer = peer(vec![Act::NoStructure]);
+        let model = Model::new("m", &config(api, &peer.url)).unwrap();
+        for requests in [2, 3] {
+            let (reply, _) = ask(&model, &Counter::default(), 1);
+            assert!(reply.draft.is_some(), "{api:?}: {}", reply.problem);
+            assert_eq!(peer.seen.lock().unwrap().bodies.len(), requests, "{api:?}");
+        }
+    }
+    let peer = peer(vec![Act::Small(5000)]);
+    let mut config = config(ApiKind::Chat, &peer.url);
+    config.max_prompt_tokens = 2000;
+    let model = Model::new("m", &config).unwrap();
+    let mut lengths = Vec::new();
+    for seed in 0..2 {
+        let (reply, _) = ask(&model, &Counter::default(), seed);
+        assert!(reply.draft.is_some() || lengths.is_empty(), "{}", reply.problem);
+        lengths = peer.seen.lock().unwrap().bodies.iter().map(|(.., b)| b.to_string().len()).collect();
+    }
+    assert!(*lengths.last().unwrap() <= 5000, "{lengths:?}");
+}
+
+#[test]
+fn an_answer_that_is_said_to_be_free_counts_as_the_most_that_it_may_have_cost() {
+    for api in [ApiKind::Chat, ApiKind::Responses, ApiKind::Messages] {
+        let peer = peer(vec![Act::Free]);
+        let desk = Counter::default();
+        let (reply, _) = ask(&Model::new("m", &config(api, &peer.url)).unwrap(), &desk, 1);
+        assert!(reply.draft.is_some(), "{api:?}: {}", reply.problem);
+        let spent = *desk.spent.lock().unwrap();
+        assert!(spent.input_tokens > 500 && spent.output_tokens == 256, "{api:?}: {spent:?}");
+    }
 }

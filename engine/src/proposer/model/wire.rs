@@ -12,8 +12,9 @@ pub fn path(api: ApiKind) -> &'static str {
     }
 }
 
-/// The body of a request for one structured answer.
-pub fn body(config: &ModelConfig, system: &str, prompt: &str, schema: &Value) -> Value {
+/// The body of a request for one answer of this structure; none where the
+/// server is not to be told.
+pub fn body(config: &ModelConfig, system: &str, prompt: &str, schema: Option<&Value>) -> Value {
     let mut body = match config.api {
         ApiKind::Chat => {
             // OpenAI's own models take no other name, others often only the old one.
@@ -28,10 +29,6 @@ pub fn body(config: &ModelConfig, system: &str, prompt: &str, schema: &Value) ->
                 ],
                 limit: config.max_output_tokens,
                 "stream_options": { "include_usage": true },
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": { "name": "change", "strict": true, "schema": schema },
-                },
             })
         }
         ApiKind::Responses => json!({
@@ -39,22 +36,45 @@ pub fn body(config: &ModelConfig, system: &str, prompt: &str, schema: &Value) ->
             "input": [{ "role": "user", "content": prompt }],
             "max_output_tokens": config.max_output_tokens,
             "store": false,
-            "text": { "format": { "type": "json_schema", "name": "change", "strict": true, "schema": schema } },
         }),
         ApiKind::Messages => json!({
             "system": system,
             "messages": [{ "role": "user", "content": prompt }],
             "max_tokens": config.max_output_tokens,
-            "tools": [{ "name": "change", "description": "Make the change.", "input_schema": schema }],
-            "tool_choice": { "type": "tool", "name": "change" },
         }),
     };
+    if let Some(schema) = schema {
+        structure(&mut body, config, schema);
+    }
     body["model"] = config.model.clone().into();
     body["stream"] = true.into();
     if let Some(temperature) = config.temperature {
         body["temperature"] = temperature.into();
     }
     body
+}
+
+/// Says that the answer is to be of this structure, as the protocol does.
+fn structure(body: &mut Value, config: &ModelConfig, schema: &Value) {
+    let wrapped = json!({ "name": "change", "strict": true, "schema": schema });
+    let format = json!({ "type": "json_schema", "json_schema": wrapped });
+    match config.api {
+        ApiKind::Chat => body["response_format"] = format,
+        ApiKind::Responses => {
+            body["text"] = json!({
+                "format": { "type": "json_schema", "name": "change", "strict": true, "schema": schema }
+            });
+            // llama.cpp's server reads only Chat's field, here too; OpenAI's refuses it.
+            if config.is_local() {
+                body["response_format"] = format;
+            }
+        }
+        ApiKind::Messages => {
+            body["tools"] =
+                json!([{ "name": "change", "description": "Make the change.", "input_schema": schema }]);
+            body["tool_choice"] = json!({ "type": "tool", "name": "change" });
+        }
+    }
 }
 
 /// An answer as it comes in.
@@ -68,6 +88,8 @@ pub struct Answer {
     pub output_tokens: Option<u64>,
     /// Whether it is complete.
     pub complete: bool,
+    /// Whether it ended because it reached its longest length.
+    pub cut_off: bool,
     /// The error that the server sent within the stream.
     pub error: Option<String>,
 }
@@ -122,6 +144,9 @@ impl Answer {
             }
         }
         self.complete = !self.text.is_empty();
+        self.cut_off = body["choices"][0]["finish_reason"] == "length"
+            || body["status"] == "incomplete"
+            || body["stop_reason"] == "max_tokens";
     }
 
     fn push(&mut self, text: &Value) {
@@ -129,7 +154,10 @@ impl Answer {
     }
 
     fn usage(&mut self, usage: &Value, input: &str, output: &str) {
-        self.input_tokens = usage[input].as_u64().or(self.input_tokens);
+        // Messages counts what came out of or went into a cache by itself.
+        let cached = ["cache_read_input_tokens", "cache_creation_input_tokens"];
+        let cached: u64 = cached.iter().filter_map(|name| usage[*name].as_u64()).fold(0, u64::saturating_add);
+        self.input_tokens = usage[input].as_u64().map(|n| n.saturating_add(cached)).or(self.input_tokens);
         self.output_tokens = usage[output].as_u64().or(self.output_tokens);
     }
 
@@ -137,6 +165,7 @@ impl Answer {
         let choice = &event["choices"][0];
         self.push(&choice["delta"]["content"]);
         self.complete |= choice["finish_reason"].is_string();
+        self.cut_off |= choice["finish_reason"] == "length";
         self.usage(&event["usage"], "prompt_tokens", "completion_tokens");
     }
 
@@ -145,6 +174,7 @@ impl Answer {
             "response.output_text.delta" => self.push(&event["delta"]),
             "response.completed" | "response.incomplete" => {
                 self.complete = true;
+                self.cut_off = event["type"] == "response.incomplete";
                 self.usage(&event["response"]["usage"], "input_tokens", "output_tokens");
             }
             "response.failed" => {
@@ -162,7 +192,10 @@ impl Answer {
                 self.push(&event["delta"]["partial_json"]);
                 self.push(&event["delta"]["text"]);
             }
-            "message_delta" => self.usage(&event["usage"], "input_tokens", "output_tokens"),
+            "message_delta" => {
+                self.cut_off |= event["delta"]["stop_reason"] == "max_tokens";
+                self.usage(&event["usage"], "input_tokens", "output_tokens");
+            }
             "message_stop" => self.complete = true,
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
 
 /// The knobs that can be varied.
-pub(super) struct Space<'a> {
+pub(in crate::proposer) struct Space<'a> {
     axes: Vec<(&'a str, &'a KnobRange)>,
 }
 
@@ -56,8 +56,13 @@ impl<'a> Space<'a> {
         self.axes.len()
     }
 
+    /// A knob's name and range.
+    pub fn axis(&self, axis: usize) -> (&'a str, &'a KnobRange) {
+        self.axes[axis]
+    }
+
     /// The value that takes effect: the given one, or the default.
-    fn effective(&self, axis: usize, knobs: &Knobs) -> KnobValue {
+    pub fn effective(&self, axis: usize, knobs: &Knobs) -> KnobValue {
         let (name, range) = self.axes[axis];
         match (range, knobs.get(name)) {
             (KnobRange::Number { low, high, .. }, Some(KnobValue::Number(x))) if x.is_finite() => {
@@ -77,7 +82,8 @@ impl<'a> Space<'a> {
         }
     }
 
-    fn unit(&self, axis: usize, value: &KnobValue) -> f64 {
+    /// Where a value stands in its range.
+    pub fn unit(&self, axis: usize, value: &KnobValue) -> f64 {
         match (self.axes[axis].1, value) {
             (KnobRange::Number { low, high, scale, .. }, KnobValue::Number(x)) if x.is_finite() => {
                 to_unit(*x, *low, *high, *scale)
@@ -112,7 +118,8 @@ impl<'a> Space<'a> {
         }
     }
 
-    fn value(&self, axis: usize, u: f64) -> KnobValue {
+    /// The value at this place of its range.
+    pub fn value(&self, axis: usize, u: f64) -> KnobValue {
         match self.axes[axis].1 {
             KnobRange::Number { low, high, scale, .. } => {
                 KnobValue::Number(rounded(from_unit(u, *low, *high, *scale)).clamp(*low, *high))
