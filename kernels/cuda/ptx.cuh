@@ -51,6 +51,19 @@ __device__ __forceinline__ void multiply_16x8x16(float (&d)[4], const uint32_t (
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Two numbers as bfloat16, the nearest, ties to even; `low` in the lower half.
+__device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+// 2^x, within 2 units in the last place; below 2^−126 it is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // --- sm_90a: barriers with a transaction count, TMA, warpgroup products ---
 
 // Opaque: made by cuTensorMapEncodeTiled.

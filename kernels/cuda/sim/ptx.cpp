@@ -129,6 +129,14 @@ void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32
     }
 }
 
+uint32_t pack_bfloat16(float low, float high) {
+    auto rounded = [](float x) {
+        uint32_t bits = __float_as_uint(x);
+        return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    };
+    return rounded(low) | rounded(high) << 16;
+}
+
 void barrier_init(uint64_t* barrier, unsigned arrivals) {
     if (arrivals == 0 || arrivals > 255) sim::fail("a barrier for " + std::to_string(arrivals) + " arrivals");
     *reinterpret_cast<Barrier*>(barrier) = {BARRIER_MAGIC, 0, uint8_t(arrivals), uint8_t(arrivals), 0};

@@ -42,6 +42,11 @@ void copy_async_wait() {
 inline void load_matrices(uint32_t (&r)[4], const void* row) { sim::matrices(r, row, false); }
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) { sim::matrices(r, row, true); }
 void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+uint32_t pack_bfloat16(float low, float high);
+inline float exp2_fast(float x) {
+    float power = std::exp2(x);
+    return power < std::numeric_limits<float>::min() ? 0.0f : power;
+}
 
 void barrier_init(uint64_t* barrier, unsigned arrivals);
 inline void barrier_init_fence() {}

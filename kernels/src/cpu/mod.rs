@@ -14,6 +14,7 @@ mod experts;
 mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
+mod halves;
 mod indexing;
 mod layer_norm;
 mod math;

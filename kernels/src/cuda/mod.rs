@@ -9,6 +9,7 @@
 mod arguments;
 mod attention;
 mod cross_entropy;
+mod cross_entropy_bf16;
 mod driver;
 mod experts;
 mod launch;

@@ -84,7 +84,8 @@ fn tensor_cores_agree_with_the_reference_in_the_simulator() {
     let Some(library) = simulator() else { return };
     // TMA and wgmma, and what older cards have.
     for capability in ["90", "80"] {
-        passed(&again(library, &["tensor_cores::"], &[("TERRARIUM_SIM_CAPABILITY", capability)]));
+        let tests = ["halves::", "tensor_cores::"];
+        passed(&again(library, &tests, &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
 }
 

@@ -6,6 +6,7 @@ mod experts;
 mod fused;
 mod garbage;
 mod gradients;
+mod halves;
 mod handles;
 mod image;
 mod matrices;

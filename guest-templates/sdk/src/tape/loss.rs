@@ -46,7 +46,8 @@ impl Tape {
     /// the logits: x [..., C], weight [V, C], targets int32 with one entry
     /// per row (negative: ignored, loss 0) → `[rows]`. Logits are capped as
     /// softcap·tanh(z/softcap) (0: not capped). Its adjoint must be uniform,
-    /// so finish with [`Tape::mean`] or [`Tape::sum`].
+    /// so finish with [`Tape::mean`] or [`Tape::sum`]. x and weight are both
+    /// float32 or both bfloat16; losses and gradients are float32.
     pub fn linear_cross_entropy(&mut self, x: Var, weight: Var, targets: Var, softcap: f32) -> Result<Var> {
         let (rows, cols) = self.rows_cols(x)?;
         if elements(self.shape(targets)) != u64::from(rows) {
@@ -75,7 +76,7 @@ impl Tape {
                         "linear_cross_entropy: its losses must go straight into mean or sum",
                     ));
                 };
-                let dx = t.destination(x)?;
+                let dx = t.destination_of(x, t.slot_dtype(sx))?;
                 let (dweight, accumulate) = match t.needs_gradient(weight) {
                     true => t.accumulator(weight)?,
                     false => {
