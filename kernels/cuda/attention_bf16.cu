@@ -11,7 +11,7 @@
 // product with v without leaving them; hence no warp waits for another but for
 // the copies. The softmax is a running one, in powers of two. p is rounded to
 // bfloat16 for its product, all sums are f32.
-#include "attention_tiles.cuh"
+#include "attention_softmax.cuh"
 
 constexpr unsigned STEP_KEYS = 64;
 
@@ -22,36 +22,6 @@ struct alignas(128) AttentionBf16Shared {
         uint16_t k[STEP_KEYS * D], v[STEP_KEYS * D];
     } stages[2];
 };
-
-// What a row of scores has come to, twice: rows r and r + 8 of a fragment.
-struct RunningSoftmax {
-    // The largest score (in powers of two), and this lane's part of the sum.
-    float most[2], total[2];
-};
-
-// Scores to exp(score − the largest so far); `factor` is what has been summed
-// before must be multiplied by.
-template <unsigned N>
-__device__ __forceinline__ void exponentials(float (&z)[N][4], RunningSoftmax& so_far, float (&factor)[2]) {
-#pragma unroll
-    for (unsigned i = 0; i < 2; i++) {
-        float most = so_far.most[i];
-#pragma unroll
-        for (unsigned j = 0; j < N; j++) most = fmaxf(most, fmaxf(z[j][2 * i], z[j][2 * i + 1]));
-        most = quad_maximum(most);
-        // Of a row of −∞ only, nothing may become NaN by −∞ − −∞.
-        float shift = most == -infinity() ? 0.0f : most, sum = 0;
-        factor[i] = exp2_fast(so_far.most[i] - shift);
-#pragma unroll
-        for (unsigned j = 0; j < N; j++) {
-            z[j][2 * i] = exp2_fast(z[j][2 * i] - shift);
-            z[j][2 * i + 1] = exp2_fast(z[j][2 * i + 1] - shift);
-            sum += z[j][2 * i] + z[j][2 * i + 1];
-        }
-        so_far.total[i] = so_far.total[i] * factor[i] + sum;
-        so_far.most[i] = most;
-    }
-}
 
 template <unsigned D>
 __device__ __forceinline__ void attention_bf16(const AttentionBf16Arguments& a, AttentionBf16Shared<D>& s) {
@@ -78,7 +48,7 @@ __device__ __forceinline__ void attention_bf16(const AttentionBf16Arguments& a, 
     copy_async_wait<1>();
     __syncthreads();  // The queries are there.
 
-    unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 * WARP_ROWS;
+    unsigned row = threadIdx.x / 32 * WARP_ROWS;
     uint32_t q[D / 16][4];
 #pragma unroll
     for (unsigned k = 0; k < D / 16; k++) left_fragment<D>(q[k], s.q, row, 16 * k);
@@ -105,33 +75,13 @@ __device__ __forceinline__ void attention_bf16(const AttentionBf16Arguments& a, 
                 multiply_16x8x16(z[2 * j], q[k], y[0], y[1]);
                 multiply_16x8x16(z[2 * j + 1], q[k], y[2], y[3]);
             }
-        bool all = ahead >= int(STEP_KEYS - 1) && ahead + int(WARP_ROWS) <= int(window);
-#pragma unroll
-        for (unsigned j = 0; j < STEP_KEYS / 8; j++)
-#pragma unroll
-            for (unsigned e = 0; e < 4; e++) {
-                int distance = ahead + int(lane / 4 + e / 2 * 8) - int(8 * j + lane % 4 * 2 + e % 2);
-                z[j][e] = all || unsigned(distance) < window ? z[j][e] * scale : -infinity();
-            }
+        mask(z, ahead, window, scale);
         float factor[2];
         exponentials(z, so_far, factor);
-#pragma unroll
-        for (unsigned n = 0; n < D / 8; n++) {
-            sums[n][0] *= factor[0], sums[n][1] *= factor[0];
-            sums[n][2] *= factor[1], sums[n][3] *= factor[1];
-        }
+        rescale<D>(sums, factor);
         add_product<D>(sums, z, stage.v, 0);
     }
-    float inverse[2];
-#pragma unroll
-    for (unsigned i = 0; i < 2; i++) {
-        float total = quad_sum(so_far.total[i]);
-        inverse[i] = 1.0f / total;
-        uint64_t t = own.first + row + lane / 4 + 8 * i;
-        if (lane % 4 == 0 && t < a.time)
-            a.lse[(own.member * a.heads + own.head) * a.time + t] = so_far.most[i] * LN_2 + logf(total);
-    }
-    store_rows<D>(s.q, row, sums, inverse, a.out + q_offset, own.first, q_stride, a);
+    finish_rows<D>(s.q, row, sums, so_far, own, a);
 }
 
 KERNEL(attention_bf16_64, AttentionBf16Arguments, THREADS) {

@@ -38,6 +38,12 @@ if ! awk '
     exit 1
 fi
 
+# Nor may warpgroup products wait for one another where they were meant to run
+# side by side.
+if grep "wgmma.*serialized" "$report" >&2; then
+    exit 1
+fi
+
 cp "$target/kernels.fatbin" kernels.fatbin
 # What is in it; a test reads this, and disassembles again where it can.
 CUOBJDUMP=$CUDA_HOME/bin/cuobjdump sh assembly.sh >"$target/kernels.assembly"

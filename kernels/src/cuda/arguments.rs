@@ -116,6 +116,8 @@ twins! {
         delta: Address, dq: Address, dk: Address, dv: Address,
         batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32, aligned: u32,
     }
+    // attention_hopper.cu
+    AttentionHopper { q: TensorMap, k: TensorMap, v: TensorMap, whole: AttentionBf16 }
     // indexing.cu
     Gather {
         table: Address, indices: Address, out: Address, count: u64, cols: u64, faults: Address,
@@ -168,6 +170,11 @@ pub(super) mod shared {
     /// `AttentionBf16Shared`: 128 queries, and two stages of 64 keys and values.
     pub const fn attention_bf16(dim: usize) -> usize {
         (128 + 2 * 2 * 64) * dim * 2
+    }
+    /// `AttentionHopperShared`: 128 queries and outputs, two stages of 128 keys
+    /// and values, nine barriers, up to the next 1024 bytes.
+    pub const fn attention_hopper(dim: usize) -> usize {
+        ((2 * 128 + 2 * 2 * 128) * dim * 2 + 9 * 8usize).next_multiple_of(1024)
     }
     /// `AttentionBackwardShared`: 128 rows of two operands, two stages of some
     /// rows of two others, and their log-sum-exps and deltas.

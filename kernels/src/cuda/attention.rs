@@ -1,7 +1,7 @@
 //! Launches of attention. Over bfloat16 it runs on tensor cores where a head
 //! is at most 128 wide; wider ones are widened into scratch memory.
 
-use super::arguments::{Attention, AttentionBf16, shared};
+use super::arguments::{Attention, AttentionBf16, AttentionHopper, shared};
 use super::driver::Address;
 use super::launch::copy;
 use super::{Cuda, WARPS};
@@ -81,6 +81,26 @@ fn backward_with(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
 /// Rows that a block of the kernels over bfloat16 owns.
 const OWN_ROWS: u64 = 128;
 
+/// A producer and two consumers, of 128 threads.
+const HOPPER_THREADS: u64 = 384;
+
+/// By TMA and wgmma: heads of 64 or 128, rows aligned to 16 bytes.
+fn hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
+    // Boxes of 64 columns × 128 rows of [B, T, heads · D].
+    let map = |address, heads: u64| {
+        cuda.driver.tensor_map(address, [heads * whole.dim, whole.time, whole.batch], [64, 128, 1])
+    };
+    let (q, k, v) =
+        (map(whole.q, whole.heads)?, map(whole.k, whole.kv_heads)?, map(whole.v, whole.kv_heads)?);
+    let arguments = AttentionHopper { q, k, v, whole };
+    let blocks = whole.batch * whole.heads * whole.time.div_ceil(OWN_ROWS);
+    let name = if width == 64 { "attention_hopper_64" } else { "attention_hopper_128" };
+    let bytes = shared::attention_hopper(width);
+    // SAFETY: addresses and dimensions are those of a validated step; the maps
+    // were made for its operands.
+    unsafe { cuda.launch_wide(name, blocks as usize, HOPPER_THREADS, bytes, arguments) }
+}
+
 /// Elements of q, and of k.
 fn counts(a: &Attention) -> [usize; 2] {
     [a.heads, a.kv_heads].map(|heads| (a.batch * a.time * heads * a.dim) as usize)
@@ -128,6 +148,9 @@ fn own_blocks(a: &Attention, heads: u64) -> usize {
 
 pub(super) fn forward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
     if let Some((halves, width)) = halves(&a) {
+        if cuda.driver.card.capability == (9, 0) && halves.aligned == 1 && a.dim == width as u64 {
+            return hopper(cuda, halves, width);
+        }
         let name = if width == 64 { "attention_bf16_64" } else { "attention_bf16_128" };
         // SAFETY: addresses and dimensions are those of a validated step.
         return unsafe { cuda.launch(name, own_blocks(&a, a.heads), shared::attention_bf16(width), halves) };
