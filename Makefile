@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TERRARIUM = target/release/terrarium
 
-.PHONY: setup run test escape parity peers bench-cpu bench-meter bench-loop bench-tasks cubins clean
+.PHONY: setup run test escape parity peers bench-cpu bench-meter bench-loop bench-tasks cubins gpu-bundle cuda-results clean
 
 # The compiler for candidates, the SDK and the corpus. Needs a network once.
 setup:
@@ -38,6 +38,15 @@ bench-cpu:
 # The CUDA kernels, compiled without a GPU; needs a network once.
 cubins:
 	sh kernels/cuda/build.sh
+
+# All that a machine with a card needs to check and measure the CUDA device,
+# without Rust or a network: kernels/cuda/bundle/README.md.
+gpu-bundle: setup
+	sh kernels/cuda/bundle/make.sh
+
+# docs/cuda-results.md, from kernels/cuda/results/*.json.
+cuda-results:
+	$(CARGO) run --release --workspace --example cuda_results
 
 # The hostile corpus alone (it is part of `make test`): first what is written
 # in C and on WASI, and what is tried at every level; then all the others.

@@ -8,12 +8,22 @@
 //!
 //! In the cache, `corpus/<id>/` holds `train.bin`, `val.bin` and `final.bin`
 //! (bytes as tokens; every document ends with one byte 0) and `corpus.json`
-//! (a [`Manifest`]). The folder appears whole or not at all.
+//! (a [`Manifest`]). The folder appears whole or not at all. A task may ask for
+//! a vocabulary of another size: byte-pair encoding, trained on the train
+//! split alone, in a folder beside it (`tokens.rs`).
 
+mod bpe;
 mod crates;
 mod folder;
 mod jsonl;
+mod parquet;
+mod pieces;
 mod shards;
+mod tokens;
+mod zstd_pages;
+
+pub use bpe::{BYTES, MAX_VOCABULARY};
+pub use tokens::with_vocabulary;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +42,10 @@ pub struct Corpus {
     pub val: PathBuf,
     /// What only the last measurement sees.
     pub final_split: PathBuf,
+    /// The bytes that each token stands for; `None` where tokens are bytes.
+    pub token_bytes: Option<PathBuf>,
+    /// Tokens are 0..vocabulary.
+    pub vocabulary: u32,
     /// BLAKE3 of everything that the shards were made from; also the folder's name.
     pub id: String,
     /// What `xz -9` makes of the held-out shards, in bits per byte.
@@ -80,6 +94,18 @@ pub struct Shard {
     pub blake3: String,
     /// The crates in it; empty for a folder.
     pub crates: Vec<String>,
+    /// What it holds, where its tokens are not bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenCount>,
+}
+
+/// What a shard of tokens holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCount {
+    /// Tokens.
+    pub tokens: u64,
+    /// Bytes of the text that they stand for.
+    pub text_bytes: u64,
 }
 
 /// Which split.
@@ -120,6 +146,20 @@ pub enum CorpusError {
         /// Files looked at.
         files: usize,
     },
+    /// A size that no vocabulary has.
+    #[error("a vocabulary of {asked} tokens is out of range: {BYTES}..={MAX_VOCABULARY}")]
+    Vocabulary {
+        /// As the task says.
+        asked: u32,
+    },
+    /// The text has fewer different pairs than that.
+    #[error("the text of the train split gives {got} tokens, not {asked}")]
+    VocabularyTooLarge {
+        /// As the task says.
+        asked: u32,
+        /// All that there are.
+        got: u32,
+    },
     /// Not enough to train and measure on.
     #[error("{} holds {bytes} bytes of text in {files} files; needed are {MIN_BYTES} bytes in {MIN_FILES} files", path.display())]
     TooSmall {
@@ -145,7 +185,11 @@ impl CorpusError {
             Self::Default(_) => "run `terrarium setup` where cargo can reach its registry".into(),
             Self::NotAFolder { .. } => "give the path of a folder of text files".into(),
             Self::EmptyFolder(_) | Self::NoText { .. } => {
-                "put UTF-8 text files (.txt, .md, .rs …) into it; subfolders are read too".into()
+                "put UTF-8 text files (.txt, .md, .rs …), .jsonl or .parquet with a `text` into it; subfolders are read too".into()
+            }
+            Self::Vocabulary { .. } => "256 are the bytes; 512 to 65536 suit most texts".into(),
+            Self::VocabularyTooLarge { got, .. } => {
+                format!("set `vocabulary` in [data] to at most {got}, or add text")
             }
             Self::TooSmall { .. } => "add text, or cut one large file into several".into(),
         }

@@ -2,7 +2,7 @@
 //! and a table of knobs. The text is untrusted; each rendering cleans it.
 
 use similar::{ChangeTag, TextDiff};
-use terrarium_sandbox::{KnobRange, KnobValue, Knobs};
+use terrarium_sandbox::{KnobRange, KnobValue, Knobs, is_hidden};
 
 /// Lines of context around a change.
 const CONTEXT: usize = 3;
@@ -86,13 +86,10 @@ pub fn knob_changes(old: &Knobs, new: &Knobs, space: &[(String, KnobRange)]) -> 
     names.into_iter().map(change).filter(|c| c.old != c.new).collect()
 }
 
-/// `text` fit for a terminal or a page: control characters and those that
-/// change the direction of writing are made visible.
+/// `text` fit for a terminal or a page: control characters, and those that
+/// change the direction of writing or show nothing, are made visible.
 pub fn cleaned(text: &str) -> String {
-    let harmful = |c: char| {
-        (c.is_control() && c != '\t')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let harmful = |c: char| (c.is_control() && c != '\t') || is_hidden(c);
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if harmful(c) {

@@ -15,6 +15,7 @@ pub mod diff;
 pub mod error;
 pub mod evaluate;
 pub mod evolve_block;
+pub mod export;
 #[cfg(test)]
 mod fake;
 pub mod gate;

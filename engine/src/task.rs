@@ -101,8 +101,17 @@ pub struct PublishedFigure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DataConfig {
-    /// Text files as bytes, split by crate or folder.
-    Corpus,
+    /// Text, split by crate or by file.
+    Corpus {
+        /// Tokens: 256 are the bytes of the text; more are trained on the train
+        /// split by byte-pair encoding.
+        #[serde(default = "bytes")]
+        vocabulary: u32,
+    },
+}
+
+fn bytes() -> u32 {
+    crate::corpus::BYTES
 }
 
 /// A validated `task.toml`.
@@ -238,6 +247,12 @@ impl Task {
                     );
                 }
             }
+        }
+        if let Some(DataConfig::Corpus { vocabulary }) = self.data
+            && !(crate::corpus::BYTES..=crate::corpus::MAX_VOCABULARY).contains(&vocabulary)
+        {
+            let error = crate::corpus::CorpusError::Vocabulary { asked: vocabulary };
+            return fault(&["data", "vocabulary"], error.to_string(), &error.hint());
         }
         if let Some((field, what, hint)) = self.evaluator.as_ref().and_then(EvaluatorConfig::fault) {
             return fault(&["evaluator", field], what, hint);

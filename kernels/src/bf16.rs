@@ -20,6 +20,7 @@ pub(crate) fn value(bits: u16) -> f32 {
 }
 
 /// Rounds each element; of equal lengths.
+#[inline(always)]
 pub(crate) fn narrow(from: &[f32], to: &mut [u16]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = round(*from);
@@ -27,6 +28,7 @@ pub(crate) fn narrow(from: &[f32], to: &mut [u16]) {
 }
 
 /// Widens each element; of equal lengths.
+#[inline(always)]
 pub(crate) fn widen(from: &[u16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = value(*from);

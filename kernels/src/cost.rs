@@ -1,18 +1,28 @@
 //! Device fuel: what an operation costs, known before it runs.
 //!
-//! `fuel = flops + 4 · bytes + 10,000` per operation, saturating at
-//! `u64::MAX`. It is a pure function of shapes and node lists: no clock, no
-//! device, no data. One unit is about one floating-point operation of a
-//! reference machine that does four of them in the time in which it moves a
-//! byte (200 GFLOP/s and 50 GB/s), and 10,000 of them while it starts an
-//! operation (50 ns). So on such a machine 2·10¹¹ units are one second.
+//! `fuel = flops + 4 · bytes + 10,000 + what is not of either kind`, for each
+//! operation, saturating at `u64::MAX`. It is a pure function of shapes and
+//! node lists: no clock, no device, no data. One unit is about one
+//! floating-point operation of a reference machine that does four of them in
+//! the time in which it moves a byte (200 GFLOP/s and 50 GB/s), and 10,000 of
+//! them while it starts an operation (50 ns). So on such a machine 2·10¹¹ units
+//! are one second.
 //!
 //! Flops: a matrix product costs 2·m·n·k; attention counts only the positions
 //! inside the causal window; functions that take several instructions weigh
 //! more, by [`unary_weight`] and [`binary_weight`]. Bytes: each operand once,
 //! an accumulated output twice.
+//!
+//! The rest is what tiny shapes are made of: a row ([`PER_ROW`]), an access to
+//! a place that nothing has brought near ([`PER_PLACE`]), a product of its own
+//! ([`PER_BLOCK`]), a tile of an attention ([`PER_TILE`]), an instruction of a
+//! row kernel on a tile ([`PER_INSTRUCTION`]). In a model they are a few in a
+//! hundred. Without them a batch of products of one number each would hold a
+//! device a thousand times longer than its flops and bytes pay for;
+//! `examples/fuel.rs` measures how well they meet the worst shapes, and
+//! `tests/device/fuel.rs` bounds it.
 
-use crate::op::{Activation, BinaryOp, DType, UnaryOp};
+use crate::op::{Activation, BinaryOp, DType, Distribution, ReduceAxis, UnaryOp};
 use crate::step::{AttentionDims, CrossEntropyDims, GroupDims, MatMulDims, Step};
 use crate::table::Span;
 
@@ -20,6 +30,20 @@ use crate::table::Span;
 pub const LAUNCH: u64 = 10_000;
 /// Fuel of moving one byte.
 pub const PER_BYTE: u64 = 4;
+/// Fuel of beginning a row of an operation that goes by rows.
+pub const PER_ROW: u64 = 500;
+/// Fuel of going to a place in memory that may lie anywhere.
+pub const PER_PLACE: u64 = 2_000;
+/// Fuel of beginning a matrix product inside of an operation.
+pub const PER_BLOCK: u64 = 20_000;
+/// Fuel of a tile of 64 queries and 64 keys, besides the pairs in its window.
+pub const PER_TILE: u64 = 40_000;
+/// Fuel of beginning an instruction of a row kernel on a tile.
+pub const PER_INSTRUCTION: u64 = 200;
+/// Fuel of a row of logits, besides the logits.
+const PER_LOSS: u64 = 8_000;
+/// Fuel of an angle of a rotary embedding: a sine and a cosine.
+const PER_ANGLE: u64 = 400;
 /// Flops of one exponential, logarithm, hyperbolic tangent or sigmoid.
 pub const TRANSCENDENTAL: u64 = 12;
 
@@ -69,13 +93,29 @@ fn visible_pairs(dims: &AttentionDims) -> u64 {
 
 fn attention_flops(dims: &AttentionDims, products: u64) -> u64 {
     let per_pair = (2 * products).saturating_mul(dims.dim as u64).saturating_add(TRANSCENDENTAL);
-    product(&[dims.batch, dims.heads]).saturating_mul(visible_pairs(dims)).saturating_mul(per_pair)
+    let pairs = visible_pairs(dims).saturating_mul(per_pair);
+    let tiles = tiles(dims).saturating_mul(PER_TILE).saturating_mul(products / 2);
+    product(&[dims.batch, dims.heads]).saturating_mul(pairs.saturating_add(tiles))
+}
+
+/// Tiles of 64 queries and 64 keys that one head touches.
+fn tiles(dims: &AttentionDims) -> u64 {
+    const SIDE: u64 = 64;
+    let (time, window) = (dims.time as u64, dims.window as u64);
+    // Of the n-th 64 queries: their own keys, and those of the window before.
+    let whole = time.div_ceil(SIDE);
+    let before = window.saturating_sub(1).div_ceil(SIDE);
+    // Σ min(n, before) + 1 for n below `whole`.
+    let ramp = before.min(whole);
+    let growing = ramp.saturating_mul(ramp.saturating_add(1)) / 2;
+    growing.saturating_add((whole - ramp).saturating_mul(before.saturating_add(1)))
 }
 
 fn cross_entropy_flops(dims: &CrossEntropyDims, products: u64) -> u64 {
     let transcendental = if dims.softcap == 0.0 { 1 } else { 2 } * TRANSCENDENTAL;
     let per_logit = (2 * products).saturating_mul(dims.channels as u64).saturating_add(transcendental);
-    product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit)
+    let rows = all(&[dims.rows], PER_LOSS);
+    product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit).saturating_add(rows)
 }
 
 /// Elements of four bytes that take as much memory as `span`'s.
@@ -91,10 +131,25 @@ fn words_of(spans: &[&Span], dtype: DType) -> u64 {
     spans.iter().fold(0u64, |n, span| n.saturating_add(words(span, dtype)))
 }
 
+/// Sides of the largest block of a product.
+const BLOCK: usize = 512;
+
 fn matmul_cost(a: &Span, b: &Span, out: &Span, dims: &MatMulDims) -> (u64, u64) {
     let [da, db, dout] = dims.dtypes;
-    let moved = words(a, da).saturating_add(words(b, db)).saturating_add(words(out, dout));
-    (product(&[2, dims.batch, dims.m, dims.n, dims.k]), moved)
+    // What is stored in half the bytes may have to be written out whole.
+    let moved = |span: &Span, dtype| match dtype {
+        DType::Bf16 => words(span, dtype).saturating_add(product(&[2, span.len])),
+        DType::F32 | DType::I32 => words(span, dtype),
+    };
+    let moved = moved(a, da).saturating_add(moved(b, db)).saturating_add(moved(out, dout));
+    let blocks = product(&[dims.batch, dims.m.div_ceil(BLOCK), dims.n.div_ceil(BLOCK)]);
+    let flops = product(&[2, dims.batch, dims.m, dims.n, dims.k]);
+    (flops.saturating_add(blocks.saturating_mul(PER_BLOCK)), moved)
+}
+
+/// So many of something that costs `each`.
+fn all(count: &[usize], each: u64) -> u64 {
+    product(count).saturating_mul(each)
 }
 
 /// Flops of an activation's element, or of its derivative's.
@@ -111,20 +166,33 @@ const fn activation_weight(activation: Activation, backward: bool) -> u64 {
 
 /// Of the longest that the groups can be: all rows.
 fn grouped_flops(dims: &GroupDims) -> u64 {
-    product(&[2, dims.rows, dims.n, dims.k])
+    let begun = all(&[dims.groups], PER_BLOCK).saturating_add(all(&[dims.rows], PER_ROW));
+    product(&[2, dims.rows, dims.n, dims.k]).saturating_add(begun)
+}
+
+/// `each` flops of every element, and `rows` rows.
+fn by_rows(span: &Span, each: usize, rows: usize) -> u64 {
+    product(&[span.len, each]).saturating_add(all(&[rows], PER_ROW))
 }
 
 /// Fuel of one step.
 pub(crate) fn fuel(step: &Step) -> u64 {
     match step {
         Step::Fill { dst, dtype, .. } => total(0, words(dst, *dtype)),
-        Step::Random { dst, .. } => total(product(&[dst.len, 32]), elements(&[dst])),
+        Step::Random { dst, distribution, .. } => {
+            // A normal takes a logarithm, a root and a sine.
+            let each = if *distribution == Distribution::Normal { 600 } else { 100 };
+            total(all(&[dst.len], each), elements(&[dst]))
+        }
         Step::Copy { src, dst, from, to } => total(0, words(src, *from).saturating_add(words(dst, *to))),
         Step::Columns { rows, width, accumulate, .. } => {
             let moved = if *accumulate { 3 } else { 2 };
-            total(0, product(&[*rows, *width, moved]))
+            total(all(&[*rows], PER_PLACE), product(&[*rows, *width, moved]))
         }
-        Step::Transpose { src, dst, .. } => total(0, elements(&[src, dst])),
+        Step::Transpose { src, dst, batch, cols, .. } => {
+            let strips = all(&[*batch, cols.div_ceil(32)], PER_ROW);
+            total(strips.saturating_add(all(&[src.len], 64)), elements(&[src, dst]))
+        }
         Step::MatMul { a, b, out, dims, accumulate } => {
             let again = if *accumulate { words(out, dims.dtypes[2]) } else { 0 };
             let (flops, moved) = matmul_cost(a, b, out, dims);
@@ -135,7 +203,9 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             let extra = [bias, residual, pre].into_iter().flatten();
             let moved = extra.fold(moved, |n, span| n.saturating_add(span.len as u64));
             let weight = activation_weight(*activation, *backward).saturating_add(2);
-            total(flops.saturating_add(weight.saturating_mul(out.len as u64)), moved)
+            let rows = all(&[dims.batch, dims.m, dims.n.div_ceil(BLOCK)], PER_ROW);
+            let ends = weight.saturating_mul(out.len as u64).saturating_add(rows);
+            total(flops.saturating_add(ends), moved)
         }
         Step::GroupedMatMul { a, b, starts, out, dims, accumulate, .. } => {
             let again = if *accumulate { out.len as u64 } else { 0 };
@@ -146,44 +216,51 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             total(grouped_flops(dims), elements(&[a, b, starts, out]).saturating_add(again))
         }
         Step::TopK { x, values, indices, k, .. } => {
-            total(product(&[x.len, *k]), elements(&[x, values, indices]))
+            // At most all k are moved for each; to compare costs more.
+            total(product(&[x.len, k.saturating_add(200)]), elements(&[x, values, indices]))
         }
         Step::TopKBackward { dvalues, indices, dx, .. } => {
-            total(dvalues.len as u64, elements(&[dvalues, indices, dx, dx]))
+            total(all(&[dvalues.len], 100), elements(&[dvalues, indices, dx, dx]))
         }
         Step::SortByKey { keys, sources, places, starts, .. } => {
-            total(product(&[keys.len, 8]), elements(&[keys, keys, sources, places, starts, starts]))
+            let begun = all(&[keys.len], PER_PLACE).saturating_add(all(&[starts.len], PER_ROW));
+            total(begun, elements(&[keys, keys, sources, places, starts, starts]))
         }
-        Step::LayerNorm { x, out, mean, inv_std, .. } => {
-            total(product(&[x.len, 6]), elements(&[x, out, mean, inv_std]))
+        Step::LayerNorm { x, out, mean, inv_std, rows, .. } => {
+            total(by_rows(x, 6, *rows), elements(&[x, out, mean, inv_std]))
         }
-        Step::LayerNormBackward { x, mean, inv_std, dout, dx, accumulate, .. } => {
+        Step::LayerNormBackward { x, mean, inv_std, dout, dx, accumulate, rows, .. } => {
             let again = if *accumulate { dx.len as u64 } else { 0 };
-            total(product(&[x.len, 9]), elements(&[x, mean, inv_std, dout, dx]).saturating_add(again))
+            total(by_rows(x, 9, *rows), elements(&[x, mean, inv_std, dout, dx]).saturating_add(again))
         }
         Step::RopeNorm { out, inv_rms, dims, .. } => {
-            let table = product(&[dims.time, dims.dim / 2, 64]);
-            total(product(&[out.len, 6]).saturating_add(table), elements(&[out, out, inv_rms]))
+            let table = all(&[dims.time, dims.dim / 2], PER_ANGLE);
+            total(by_rows(out, 6, inv_rms.len).saturating_add(table), elements(&[out, out, inv_rms]))
         }
         Step::RopeNormBackward { out, inv_rms, dout, dims, accumulate, .. } => {
             let again = if *accumulate { out.len as u64 } else { 0 };
-            let table = product(&[dims.time, dims.dim / 2, 64]);
+            let table = all(&[dims.time, dims.dim / 2], PER_ANGLE);
             let moved = elements(&[out, out, inv_rms, dout]).saturating_add(again);
-            total(product(&[out.len, 9]).saturating_add(table), moved)
+            total(by_rows(out, 9, inv_rms.len).saturating_add(table), moved)
         }
         Step::RowMap { program, inputs, stores } => {
             let moved = inputs.iter().chain(stores).fold(0u64, |n, s| n.saturating_add(s.len as u64));
             total(program.flops, moved)
         }
-        Step::Reduce { src, dst, .. } => total(src.len as u64, elements(&[src, dst, dst])),
-        Step::RmsNorm { x, out, inv_rms, .. } => total(product(&[x.len, 3]), elements(&[x, out, inv_rms])),
-        Step::RmsNormBackward { x, inv_rms, dout, dx, accumulate, .. } => {
-            let again = if *accumulate { dx.len as u64 } else { 0 };
-            total(product(&[x.len, 6]), elements(&[x, inv_rms, dout, dx]).saturating_add(again))
+        Step::Reduce { src, dst, rows, axis, .. } => {
+            let rows = if *axis == ReduceAxis::All { 0 } else { *rows };
+            total(by_rows(src, 1, rows), elements(&[src, dst, dst]))
         }
-        Step::Rope { x, out, time, dim, .. } => {
-            let table = product(&[*time, *dim / 2, 64]);
-            total(product(&[x.len, 3]).saturating_add(table), elements(&[x, out]))
+        Step::RmsNorm { x, out, inv_rms, rows, .. } => {
+            total(by_rows(x, 3, *rows), elements(&[x, out, inv_rms]))
+        }
+        Step::RmsNormBackward { x, inv_rms, dout, dx, accumulate, rows, .. } => {
+            let again = if *accumulate { dx.len as u64 } else { 0 };
+            total(by_rows(x, 6, *rows), elements(&[x, inv_rms, dout, dx]).saturating_add(again))
+        }
+        Step::Rope { x, out, time, dim, batch, heads, .. } => {
+            let table = all(&[*time, *dim / 2], PER_ANGLE);
+            total(by_rows(x, 3, batch * time * heads).saturating_add(table), elements(&[x, out]))
         }
         Step::Attention { q, k, v, out, lse, dims } => {
             let moved = words_of(&[q, k, v, out], dims.dtype).saturating_add(lse.len as u64);
@@ -193,9 +270,13 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             let moved = words_of(&[q, k, v, out, dout, dq, dk, dv], dims.dtype);
             total(attention_flops(dims, 5), moved.saturating_add(lse.len as u64))
         }
-        Step::Gather { indices, out, .. } => total(0, elements(&[indices, out, out])),
-        Step::ScatterAdd { src, indices, table, .. } => {
-            total(src.len as u64, elements(&[src, indices, table, table]))
+        Step::Gather { indices, out, .. } => {
+            total(all(&[indices.len], PER_PLACE), elements(&[indices, out, out]))
+        }
+        Step::ScatterAdd { src, indices, table, entries, .. } => {
+            // To be sorted, and then to be read in that order.
+            let places = all(&[indices.len], 2 * PER_PLACE).saturating_add(all(&[*entries], PER_ROW));
+            total(places.saturating_add(src.len as u64), elements(&[src, indices, table, table]))
         }
         Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims } => {
             let moved = words_of(&[x, weight], dims.dtypes[0]);
@@ -238,6 +319,19 @@ mod tests {
     }
 
     #[test]
+    fn tiles_are_those_that_the_window_touches() {
+        for time in [1, 63, 64, 65, 200, 513] {
+            for window in (1..=time).step_by(7) {
+                let dims =
+                    AttentionDims { batch: 1, time, heads: 1, kv_heads: 1, dim: 4, window, scale: 1.0 };
+                let counted: usize =
+                    (0..time.div_ceil(64)).map(|n| n.min((window - 1).div_ceil(64)) + 1).sum();
+                assert_eq!(tiles(&dims), counted as u64, "{time} {window}");
+            }
+        }
+    }
+
+    #[test]
     fn matmul_costs_its_flops_bytes_and_launch() {
         let span = |len| Span { storage: 0, offset: 0, len };
         let step = Step::MatMul {
@@ -256,7 +350,7 @@ mod tests {
             },
             accumulate: false,
         };
-        assert_eq!(fuel(&step), 2 * 2 * 4 * 3 + 4 * (4 * 6 + 2 * 12 + 4 * 8) + 10_000);
+        assert_eq!(fuel(&step), 2 * 2 * 4 * 3 + 4 * (4 * 6 + (2 + 8) * 12 + 4 * 8) + 20_000 + 10_000);
     }
 
     #[test]

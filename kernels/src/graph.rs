@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::TensorId;
+use crate::cuda::Captured;
 use crate::remote::Recorded;
 use crate::step::Step;
 
@@ -19,6 +20,8 @@ pub struct Graph {
     pub(crate) flows: Vec<Flow>,
     /// Its twin, where the device is in another process.
     pub(crate) recorded: Option<Recorded>,
+    /// Its twin on a card.
+    pub(crate) captured: Captured,
 }
 
 /// Which storages a step reads and writes, by their numbers in the table.

@@ -1,5 +1,7 @@
 //! The kind of a device: what has to be equal for results to be equal.
 
+use crate::cpu::{Level, level};
+
 /// The kind of this machine's CPU device: architecture, the vector level that
 /// kernels choose at run time, and the processor's model (the matrix products
 /// are blocked by its cache sizes).
@@ -14,20 +16,15 @@ pub fn cpu_kind() -> String {
     format!("{} {} {model}", std::env::consts::ARCH, vector_level())
 }
 
-#[cfg(target_arch = "x86_64")]
 fn vector_level() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        "avx512f"
-    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        "avx2+fma"
-    } else {
-        "sse2"
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => "avx512f",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "avx2+fma",
+        Level::Portable if cfg!(target_arch = "x86_64") => "sse2",
+        Level::Portable => "portable",
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn vector_level() -> &'static str {
-    "portable"
 }
 
 /// Makes every library that a kernel uses find out about this machine now:

@@ -17,7 +17,7 @@
 mod fuse;
 
 use crate::Error;
-use crate::cost::{binary_weight, unary_weight};
+use crate::cost::{PER_INSTRUCTION, PER_ROW, binary_weight, unary_weight};
 use crate::error::fail;
 use crate::op::{BinaryOp, Layout, Node, Reduction, RowMap, UnaryOp};
 
@@ -234,6 +234,7 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
             files.0
         );
     }
+    let body_of: Vec<Code> = body.iter().map(|instruction| instruction.code).collect();
     Ok(Program {
         rows: shape.rows,
         cols: shape.cols,
@@ -244,7 +245,7 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
         stores,
         element_registers: files.0,
         row_registers: files.1,
-        flops: flops(op, &rates),
+        flops: flops(op, &rates).saturating_add(overhead(&shape, &body_of, files.0)),
     })
 }
 
@@ -262,6 +263,36 @@ fn flops(op: &RowMap, rates: &[Rate]) -> u64 {
         let count = if wide { elements } else { rows };
         sum.saturating_add(weight.saturating_mul(count))
     })
+}
+
+/// Registers of a tile that stay in a second-level cache, in bytes.
+const NEAR: usize = 1 << 18;
+/// Registers of a tile that stay in any cache.
+const IN_CACHE: usize = 1 << 20;
+
+/// What the interpreter costs beyond the arithmetic: instructions that are
+/// begun, rows that are gone through one by one, column numbers that are made,
+/// and registers that do not fit a cache.
+fn overhead(shape: &Shape, body: &[Code], registers: usize) -> u64 {
+    let (rows, cols) = (shape.rows as u64, shape.cols as u64);
+    let elements = rows.saturating_mul(cols);
+    let tiles = rows.div_ceil(shape.tile_rows as u64).saturating_mul(cols.div_ceil(shape.tile_cols as u64));
+    let count = |is: fn(&Code) -> bool| body.iter().filter(|code| is(code)).count() as u64;
+    let by_row = count(|code| {
+        matches!(code, Code::Broadcast | Code::ByRow(_) | Code::Dot | Code::Reduce(_) | Code::Spread(_))
+    });
+    let numbers = count(|code| matches!(code, Code::ColIndex));
+    let held = registers.saturating_mul(shape.tile_rows * shape.tile_cols).saturating_mul(4);
+    let far = match held {
+        0..=NEAR => 0,
+        ..=IN_CACHE => 8,
+        _ => 48,
+    };
+    let instructions = body.len() as u64;
+    let begun = instructions.saturating_mul(tiles).saturating_mul(PER_INSTRUCTION);
+    let along = by_row.saturating_mul(rows).saturating_mul(PER_ROW);
+    let each = numbers.saturating_mul(4).saturating_add(instructions.saturating_mul(far));
+    begun.saturating_add(along).saturating_add(elements.saturating_mul(each))
 }
 
 /// The iteration space after flattening, and its tiles.
@@ -315,6 +346,8 @@ struct Emitter<'a> {
     body: Vec<Instruction>,
     elements: usize,
     rows: usize,
+    /// The column numbers, once some node asked for them.
+    columns: Option<Source>,
     /// Where each node's value lies, at element and at row rate.
     as_element: Vec<Option<Source>>,
     as_row: Vec<Option<Source>>,
@@ -331,6 +364,7 @@ impl<'a> Emitter<'a> {
             body: Vec::new(),
             elements: 0,
             rows: 0,
+            columns: None,
             as_element: vec![None; count],
             as_row: vec![None; count],
         };
@@ -393,9 +427,15 @@ impl<'a> Emitter<'a> {
                 return;
             }
             Node::ColIndex => {
+                // One register does for all of them.
+                if let Some(made) = self.columns {
+                    self.as_element[index] = Some(made);
+                    return;
+                }
                 let whole_rows = self.shape.tile_cols == self.shape.cols;
                 let register = self.push(whole_rows, Code::ColIndex, Rate::Element, [None; 4]);
-                self.as_element[index] = Some(Source::Register(register));
+                self.columns = Some(Source::Register(register));
+                self.as_element[index] = self.columns;
                 return;
             }
             Node::Unary { op, .. } => Code::Unary(op),

@@ -13,6 +13,7 @@
 mod experts;
 mod fused;
 
+use crate::cuda::Captured;
 use crate::error::fail;
 use crate::graph::{Flow, Graph};
 use crate::op::*;
@@ -59,7 +60,7 @@ pub(crate) fn graph(table: &Table, device: u64, ops: &[Op]) -> Result<Graph, Err
     }
     handles.sort_unstable();
     handles.dedup();
-    Ok(Graph { device, steps, fuels, handles, flows, recorded: None })
+    Ok(Graph { device, steps, fuels, handles, flows, recorded: None, captured: Captured::default() })
 }
 
 /// One operand of the operation at hand.

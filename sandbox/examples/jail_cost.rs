@@ -1,6 +1,8 @@
 //! What each layer of the jail adds to one compiler call: the same call with
 //! layers taken away, in turns, beside the compiler alone. Medians, and the
-//! interquartile range of the difference to the bare call of the same round.
+//! interquartile range of the difference to the bare call of the same round;
+//! the last column is processor time of all processes, which other work on the
+//! machine disturbs less.
 //!
 //! `cargo run --release --workspace --example jail_cost -- [ROUNDS] [LAUNCHER]`
 
@@ -39,12 +41,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     std::fs::write(folder.path().join("in/candidate.rs"), SOURCE)?;
     let (mut bare, mut ways) = (Vec::new(), vec![Vec::new(); MASKS.len()]);
+    let (mut bare_cpu, mut ways_cpu) = (Vec::new(), vec![Vec::new(); MASKS.len()]);
     for round in 0..=rounds {
         // The order turns, so that no way always follows the same one.
         let mut took = vec![0.0; MASKS.len() + 1];
+        let mut cpu = took.clone();
         for step in 0..=MASKS.len() {
             let which = (step + round) % (MASKS.len() + 1);
-            let start = Instant::now();
+            let (start, before) = (Instant::now(), processor_time());
             match MASKS.get(which) {
                 None => compile_bare(&toolchain, folder.path())?,
                 Some(mask) => {
@@ -54,27 +58,44 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             }
             took[which] = start.elapsed().as_secs_f64() * 1e3;
+            cpu[which] = processor_time() - before;
         }
         if round > 0 {
             let alone = took[MASKS.len()];
             bare.push(alone);
             ways.iter_mut().zip(took).for_each(|(way, took)| way.push(took - alone));
+            let alone = cpu[MASKS.len()];
+            bare_cpu.push(alone);
+            ways_cpu.iter_mut().zip(cpu).for_each(|(way, cpu)| way.push(cpu - alone));
         }
     }
-    println!("{:<44} {:>8} {:>8} {:>8}", "layers missing", "quarter", "median", "quarter");
-    let line = |name: &str, values: &mut Vec<f64>| {
+    println!("{:<52} {:>8} {:>8} {:>8} {:>12}", "ms", "quarter", "median", "quarter", "processor");
+    let line = |name: &str, values: &mut Vec<f64>, cpu: &mut Vec<f64>| {
         values.sort_by(f64::total_cmp);
-        let at = |part: usize| values[(values.len() - 1) * part / 4];
-        println!("{name:<44} {:>8.2} {:>8.2} {:>8.2} ms", at(1), at(2), at(3));
+        cpu.sort_by(f64::total_cmp);
+        let at = |values: &[f64], part: usize| values[(values.len() - 1) * part / 4];
+        let (low, median, high) = (at(values, 1), at(values, 2), at(values, 3));
+        println!("{name:<52} {low:>8.2} {median:>8.2} {high:>8.2} {:>12.2}", at(cpu, 2));
     };
-    line("the compiler alone", &mut bare);
-    for (mask, way) in MASKS.iter().zip(&mut ways) {
-        line(
-            &format!("added without: {}", if mask.is_empty() { "nothing (the whole jail)" } else { mask }),
-            way,
-        );
+    line("the compiler alone", &mut bare, &mut bare_cpu);
+    for ((mask, way), cpu) in MASKS.iter().zip(&mut ways).zip(&mut ways_cpu) {
+        let missing = if mask.is_empty() { "nothing (the whole jail)" } else { mask };
+        line(&format!("added without: {missing}"), way, cpu);
     }
     Ok(())
+}
+
+/// User and system time of the children that have ended, in milliseconds.
+fn processor_time() -> f64 {
+    // SAFETY: `rusage` is plain numbers, for which zero is a value; the pointer
+    // is to a live one.
+    let used = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut used);
+        used
+    };
+    let ms = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
+    ms(used.ru_utime) + ms(used.ru_stime)
 }
 
 fn compile_bare(toolchain: &Toolchain, folder: &Path) -> Result<(), Box<dyn Error>> {

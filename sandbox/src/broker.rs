@@ -42,8 +42,8 @@ pub const BROKERED: &str = "broker";
 
 /// What the owner's process keeps of the environment: where the driver is and
 /// which cards it shows.
-const ENVIRONMENT: [&str; 4] =
-    ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RAYON_NUM_THREADS", "TERRARIUM_SIM_SEED"];
+const ENVIRONMENT: [&str; 5] =
+    ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RAYON_NUM_THREADS", "TERRARIUM_CUDA", "TERRARIUM_SIM_SEED"];
 
 /// An owner that ends sooner than this did not get to work.
 const SHORT: Duration = Duration::from_secs(1);

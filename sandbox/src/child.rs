@@ -4,6 +4,7 @@
 //! it over one socket, its standard input; it inherits nothing else: no
 //! environment, no other descriptor, no directory but `/`.
 
+use crate::ahead::Ahead;
 use crate::cgroup::Group;
 use crate::isolation::Isolation;
 use crate::namespaces::Access;
@@ -137,6 +138,9 @@ pub(crate) enum ChildError {
     Io(#[from] io::Error),
 }
 
+/// Children that were started before they are wanted.
+pub(crate) type Children = Ahead<Start, io::Result<Child>>;
+
 /// A running child. Killed and reaped when dropped.
 pub(crate) struct Child {
     process: std::process::Child,
@@ -150,7 +154,7 @@ pub(crate) struct Child {
 }
 
 /// What is started.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Start {
     /// The executable.
     pub exe: PathBuf,
@@ -162,37 +166,63 @@ pub(crate) struct Start {
     pub files: Vec<PathBuf>,
     /// Memory of its control group, in bytes, where there is one.
     pub memory: u64,
-    /// Its connection to a device's broker: its standard output.
-    pub broker: Option<Arc<OwnedFd>>,
+}
+
+/// Runs `make` on the thread that starts all children and lives as long as
+/// this process: a child dies with the *thread* that started it (that is what
+/// `PR_SET_PDEATHSIG` means), and callers' threads come and go.
+pub(crate) fn on_spawner<T: Send + 'static>(
+    make: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<mpsc::Receiver<T>> {
+    type Order = Box<dyn FnOnce() + Send>;
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for order in inbox {
+                // A panic is the order's own: its channel closes without an answer.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(order));
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (answer, made) = mpsc::channel();
+    let order = Box::new(move || {
+        // Nobody may be waiting any more.
+        let _ = answer.send(make());
+    });
+    let orders = spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    orders.send(order).map_err(|_| not_made())?;
+    Ok(made)
+}
+
+/// A channel of [`on_spawner`] closed without an answer.
+pub(crate) fn not_made() -> io::Error {
+    io::Error::other("the thread that starts processes failed to start one")
 }
 
 impl Child {
-    /// Starts a child. All children are started by one thread that
-    /// lives as long as this process: a child dies with the *thread* that
-    /// started it (that is what `PR_SET_PDEATHSIG` means), and callers' threads
-    /// come and go.
-    pub(crate) fn spawn(start: Start) -> io::Result<Self> {
-        type Order = (Start, mpsc::Sender<io::Result<Child>>);
-        static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
-        let spawner = SPAWNER.get_or_init(|| {
-            let (orders, inbox) = mpsc::channel::<Order>();
-            std::thread::spawn(move || {
-                for (start, answer) in inbox {
-                    // The caller may have gone; the child then dies by its drop.
-                    let _ = answer.send(Self::start(&start));
-                }
-            });
-            Mutex::new(orders)
-        });
-        let (answer, child) = mpsc::channel();
-        let gone = || io::Error::other("the spawning thread is gone");
-        let orders = spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        orders.send((start, answer)).map_err(|_| gone())?;
-        child.recv().map_err(|_| gone())?
+    /// Starts a child. `broker` is its connection to a device's broker, which
+    /// it gets as its standard output.
+    pub(crate) fn spawn(start: Start, broker: Option<OwnedFd>) -> io::Result<Self> {
+        // Were the caller gone, the child would die by its drop.
+        on_spawner(move || Self::start(&start, broker))?.recv().map_err(|_| not_made())?
     }
 
-    fn start(start: &Start) -> io::Result<Self> {
-        let Start { exe, role, isolation, files, memory, broker } = start;
+    /// One that was started ahead, if it lives, or a new one; and has the next
+    /// one started.
+    pub(crate) fn next(ahead: &Children, start: Start) -> io::Result<Self> {
+        let mut waiting = ahead.take(&start).and_then(Result::ok);
+        let child = match waiting.take_if(|child| child.is_alive()) {
+            Some(child) => child,
+            None => Self::spawn(start.clone(), None)?,
+        };
+        ahead.prepare(&start.clone(), move || Self::start(&start, None));
+        Ok(child)
+    }
+
+    fn start(start: &Start, broker: Option<OwnedFd>) -> io::Result<Self> {
+        let Start { exe, role, isolation, files, memory } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
@@ -211,10 +241,7 @@ impl Child {
             .env_clear()
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
-            .stdout(match broker {
-                Some(connection) => Stdio::from(connection.try_clone()?),
-                None => Stdio::null(),
-            })
+            .stdout(broker.map_or_else(Stdio::null, Stdio::from))
             .stderr(stderr)
             .process_group(0)
             .spawn()?;

@@ -9,7 +9,7 @@
 //! component that somebody else put together, or a module that imports WASI
 //! (where it is on), is counted by wasmtime's fuel instead.
 
-use crate::child::{Child, ChildError, Start};
+use crate::child::{Child, ChildError, Children, Start};
 use crate::gate::{self, ComponentLimits, ModuleLimits, Rejection};
 use crate::isolation::Isolation;
 use crate::lockdown::{Lockdown, Role};
@@ -107,8 +107,10 @@ const CODEGEN_BYTES: u64 = 4 << 30;
 /// Largest answer that is accepted from the child.
 const MAX_ARTIFACT: usize = 256 << 20;
 
-/// Compiles in a child process started from `exe`.
+/// Compiles in a child process started from `exe`, or one of `children` that
+/// was started ahead.
 pub(crate) fn compile(
+    children: &Children,
     exe: &Path,
     request: &Request,
     deadline: Duration,
@@ -121,15 +123,9 @@ pub(crate) fn compile(
         }));
     }
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
-    let start = Start {
-        exe: exe.to_owned(),
-        role: "codegen",
-        isolation,
-        files: Vec::new(),
-        memory: CODEGEN_BYTES,
-        broker: None,
-    };
-    let mut child = Child::spawn(start).map_err(|e| host(&e))?;
+    let start =
+        Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
+    let mut child = Child::next(children, start).map_err(|e| host(&e))?;
     let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),

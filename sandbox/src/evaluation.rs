@@ -95,8 +95,8 @@ pub(crate) const MAX_OPTIONS: usize = 64;
 /// Knob values by name. Missing ones take their defaults.
 pub type Knobs = BTreeMap<String, KnobValue>;
 
-/// The token shards of a language-model task: one byte per token. They are
-/// mapped into the worker before it is locked down.
+/// The token shards of a language-model task. They are mapped into the worker
+/// before it is locked down.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shards {
     /// What the candidate trains on.
@@ -104,6 +104,17 @@ pub struct Shards {
     /// What its predictions are scored on, which it never sees but as the
     /// input of `forward`.
     pub held_out: PathBuf,
+    /// `None`: tokens are the bytes of the text. Else the file with the number
+    /// of bytes that each token stands for, one little-endian u32 per token of
+    /// the vocabulary; the shards hold little-endian tokens of
+    /// [`token_width`] bytes.
+    pub token_bytes: Option<PathBuf>,
+}
+
+/// Bytes that a token takes in a shard, in a vocabulary of this size that is
+/// not the plain bytes: 2 up to 65,536 tokens, else 4.
+pub fn token_width(vocabulary: usize) -> usize {
+    if vocabulary <= 1 << 16 { 2 } else { 4 }
 }
 
 /// How a trained model is scored.
@@ -195,7 +206,7 @@ impl Evaluation {
 pub struct HeldOutScore {
     /// Sum of the negative log-likelihoods in nats, per window, in order.
     pub window_nats: Vec<f64>,
-    /// Bytes predicted, all windows together.
+    /// Bytes of text that the predicted tokens stand for, all windows together.
     pub bytes: u64,
     /// Σ nats / (ln 2 · bytes).
     pub bits_per_byte: f64,

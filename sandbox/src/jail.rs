@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::Ahead;
 use crate::isolation::Isolation;
 use crate::namespaces::{self, Link};
 pub use crate::outcome::Diagnostic;
@@ -43,9 +44,9 @@ pub(crate) use clang::HEADER;
 pub use clang::{CProgram, compile_c};
 pub(crate) use confine::{child_main, probe_main};
 
-use crate::toolchain::{Toolchain, guest_rustc_args};
+use crate::toolchain::{Clang, Toolchain, guest_rustc_args};
 use diagnostics::Reader;
-use supervise::{Ended, Supervisor};
+use supervise::{Ended, Order, Waiting};
 
 /// What one compiler call may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,17 +216,22 @@ impl CompileFailure {
 }
 
 /// What a launcher is told: written to a file beside the job, outside of what
-/// the compiler can read.
-#[derive(Serialize, Deserialize)]
+/// the compiler can read. Nothing of it depends on the source.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Plan {
     parent: u32,
+    /// What a launcher's own message begins with. The compiler cannot read it,
+    /// and so no source can have it say that the jail is broken. Empty, as the
+    /// next field, in a plan that is for any job.
+    token: String,
+    /// The job's folder, which the compiler may read; it may write in
+    /// [`WRITTEN`].
     job: PathBuf,
     compiler: PathBuf,
     args: Vec<std::ffi::OsString>,
     environment: Vec<(String, String)>,
     read: Vec<PathBuf>,
     execute: Vec<PathBuf>,
-    write: Vec<PathBuf>,
     /// Other names of what is read, where the compiler has a root of its own.
     links: Vec<Link>,
     cpu_seconds: u64,
@@ -252,6 +258,57 @@ struct Call<'a> {
 const SOURCE: &str = "in/candidate.rs";
 const MODULE: &str = "out/candidate.wasm";
 
+/// Folders of a job that the compiler may write in.
+const WRITTEN: [&str; 2] = ["out", "tmp"];
+
+/// Compilers' jails. It has the next one put in place while the present one is
+/// used, from the second call with the same compiler and limits on.
+#[derive(Default)]
+pub(crate) struct Jails {
+    ahead: Ahead<Order, Result<Waiting, CompileFailure>>,
+}
+
+impl Jails {
+    /// As [`compile`].
+    pub(crate) fn compile(
+        &self,
+        source: &str,
+        toolchain: &Toolchain,
+        limits: &CompileLimits,
+        launcher: &Path,
+    ) -> Result<Compiled, CompileFailure> {
+        let order = Order::new(plan(toolchain, limits), limits, launcher);
+        run(source, &call(toolchain), order, limits, Some(self))
+    }
+
+    /// As [`compile_c`].
+    pub(crate) fn compile_c(
+        &self,
+        source: &str,
+        program: CProgram,
+        clang: &Clang,
+        limits: &CompileLimits,
+        launcher: &Path,
+    ) -> Result<Compiled, CompileFailure> {
+        let order = Order::new(clang::plan(program, clang, limits), limits, launcher);
+        run(source, &clang::call(clang), order, limits, Some(self))
+    }
+
+    /// Ends what waits.
+    pub(crate) fn drain(&self) {
+        self.ahead.drain();
+    }
+
+    fn next(&self, order: &Order) -> Result<Waiting, CompileFailure> {
+        let mut waiting = self.ahead.take(order).and_then(Result::ok);
+        waiting.take_if(|waiting| waiting.is_alive()).map_or_else(|| order.start(), Ok)
+    }
+
+    fn prepare(&self, order: Order) {
+        self.ahead.prepare(&order.clone(), move || order.start());
+    }
+}
+
 /// Compiles one source, blocking until it is done or its deadline has passed.
 ///
 /// `launcher` is a program whose `main` starts with
@@ -264,8 +321,13 @@ pub fn compile(
     limits: &CompileLimits,
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
+    let order = Order::new(plan(toolchain, limits), limits, launcher);
+    run(source, &call(toolchain), order, limits, None)
+}
+
+fn call(toolchain: &Toolchain) -> Call<'static> {
     let compiler = &toolchain.compiler;
-    let call = Call {
+    Call {
         source: SOURCE,
         module: MODULE,
         files: &[],
@@ -275,55 +337,35 @@ pub fn compile(
             (compiler.linker.clone(), "<linker>"),
         ],
         read: Reader::read,
-    };
-    run(source, &call, |root| plan(root, toolchain, limits), limits, launcher)
+    }
 }
 
 /// One job: its folder, its process, its verdict.
 fn run(
     source: &str,
     call: &Call<'_>,
-    plan: impl FnOnce(&Path) -> Plan,
+    order: Order,
     limits: &CompileLimits,
-    launcher: &Path,
+    jails: Option<&Jails>,
 ) -> Result<Compiled, CompileFailure> {
     if source.len() > limits.source_bytes {
         return Err(CompileFailure::SourceTooLarge { bytes: source.len(), limit: limits.source_bytes });
     }
     let started = Instant::now();
-    let job = new_job()?;
-    // The compiler's view is the `job` folder; the plan lies beside it.
-    let root = job.path().join("job");
-    for folder in ["in", "out", "tmp"] {
-        let path = root.join(folder);
-        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
-    }
+    let waiting = jails.map_or_else(|| order.start(), |jails| jails.next(&order))?;
+    let root = waiting.root().to_owned();
     for (name, text) in call.files.iter().copied().chain([(call.source, source)]) {
         fs::write(root.join(name), text).map_err(|e| CompileFailure::io("write the source", e))?;
     }
-    let plan_path = job.path().join("plan.json");
-    let plan = plan(&root);
-    let text = serde_json::to_vec(&plan)
-        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
-
-    let supervisor = Supervisor {
-        launcher,
-        plan: &plan_path,
-        isolation: limits.isolation,
-        deadline: started + limits.wall,
-        keep: limits.stderr_bytes,
-    };
-    let ended = supervisor.run(&plan)?;
+    let running = waiting.go();
+    if let Some(jails) = jails {
+        jails.prepare(order);
+    }
+    let (job, ended) = running.watch(started + limits.wall, limits.stderr_bytes)?;
     let reader = Reader::new(&root, call.source, &call.hidden);
     let read = (call.read)(&reader, &ended.stderr);
     judge(&ended, &read, limits)?;
-    let module = root.join(call.module);
-    let size = fs::metadata(&module).map_err(|e| CompileFailure::io("find the module", e))?.len();
-    if size > limits.file_size {
-        return Err(CompileFailure::OutputTooLarge { limit: limits.file_size });
-    }
-    let wasm = fs::read(&module).map_err(|e| CompileFailure::io("read the module", e))?;
+    let wasm = take(&root.join(call.module), limits.file_size)?;
     job.close().map_err(|e| CompileFailure::io("remove the job's folder", e))?;
     Ok(Compiled { wasm, warnings: read.diagnostics, elapsed: started.elapsed() })
 }
@@ -354,49 +396,34 @@ pub fn run_program(
     launcher: &Path,
 ) -> Result<ProgramEnd, CompileFailure> {
     let deadline = Instant::now() + limits.wall;
-    let job = new_job()?;
-    let root = job.path().join("job");
-    for folder in ["out", "tmp"] {
-        let path = root.join(folder);
-        fs::create_dir_all(&path).map_err(|e| CompileFailure::io(format!("create {}", path.display()), e))?;
-    }
     let links = namespaces::other_names(read).to_vec();
     let mut readable = read.to_vec();
-    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned(), root.clone()]);
+    readable.extend([PathBuf::from("/etc/ld.so.cache"), program.to_owned()]);
     // The loader is a library that is executed.
     let loader = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-"));
     let mut execute: Vec<PathBuf> = read.iter().filter(loader).cloned().collect();
     execute.push(program.to_owned());
     let plan = Plan {
         parent: std::process::id(),
-        job: root.clone(),
+        token: String::new(),
+        job: PathBuf::new(),
         compiler: program.to_owned(),
         args: args.to_vec(),
         environment: Vec::new(),
         read: readable,
         execute,
-        write: vec![root.join("out"), root.join("tmp")],
         links,
         cpu_seconds: limits.cpu_seconds,
         address_space: limits.address_space,
         data: limits.data,
         file_size: limits.file_size,
     };
-    let plan_path = job.path().join("plan.json");
-    let text = serde_json::to_vec(&plan)
-        .map_err(|e| CompileFailure::io("write the plan", std::io::Error::other(e)))?;
-    fs::write(&plan_path, text).map_err(|e| CompileFailure::io("write the plan", e))?;
-    let supervisor = Supervisor {
-        launcher,
-        plan: &plan_path,
-        isolation: limits.isolation,
-        deadline,
-        keep: limits.stderr_bytes,
-    };
-    let ended = supervisor.run(&plan)?;
+    let waiting = Order::new(plan, limits, launcher).start()?;
+    let (_job, ended) = waiting.go().watch(deadline, limits.stderr_bytes)?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    if ended.exit == Some(crate::child::EXIT_FAILED) {
-        let text = reason_of(&said);
+    if ended.exit == Some(crate::child::EXIT_FAILED)
+        && let Some(text) = reason_of(&ended.stderr, &ended.token)
+    {
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
@@ -405,7 +432,7 @@ pub fn run_program(
     Ok(ProgramEnd { exit: ended.exit, signal: ended.signal, said })
 }
 
-fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
+fn plan(toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     let compiler = &toolchain.compiler;
     let mut read = compiler.libraries.clone();
     read.extend([
@@ -417,7 +444,7 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
     ]);
     let mut execute = compiler.interpreter.clone();
     execute.extend([compiler.rustc.clone(), compiler.linker.clone()]);
-    let mut plan = Plan::new(root, &compiler.rustc, &compiler.library_path, read, execute, limits);
+    let mut plan = Plan::new(&compiler.rustc, &compiler.library_path, read, execute, limits);
     plan.args = guest_rustc_args(toolchain, Path::new(SOURCE), Path::new(MODULE));
     plan.environment.extend([
         // No report files of internal compiler errors.
@@ -428,9 +455,18 @@ fn plan(root: &Path, toolchain: &Toolchain, limits: &CompileLimits) -> Plan {
 }
 
 impl Plan {
+    /// The job's folder, if there is one.
+    fn job(&self) -> Option<&PathBuf> {
+        Some(&self.job).filter(|job| !job.as_os_str().is_empty())
+    }
+
+    /// What may be written.
+    fn written(&self) -> Vec<PathBuf> {
+        self.job().map_or_else(Vec::new, |job| WRITTEN.map(|folder| job.join(folder)).into())
+    }
+
     /// What every compiler gets: its own files, the job's, and no more.
     fn new(
-        root: &Path,
         compiler: &Path,
         library_path: &[PathBuf],
         mut read: Vec<PathBuf>,
@@ -455,17 +491,16 @@ impl Plan {
             // allocator: without them it gives memory back page by page.
             PathBuf::from("/proc/sys/vm/overcommit_memory"),
             PathBuf::from("/sys/kernel/mm/transparent_hugepage/enabled"),
-            root.to_owned(),
         ]);
         Self {
             parent: std::process::id(),
-            job: root.to_owned(),
+            token: String::new(),
+            job: PathBuf::new(),
             compiler: compiler.to_owned(),
             args: Vec::new(),
             environment,
             read,
             execute,
-            write: vec![root.join("out"), root.join("tmp")],
             links,
             cpu_seconds: limits.cpu_seconds,
             address_space: limits.address_space,
@@ -483,9 +518,11 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
     if ended.killed_by_us {
         return Err(CompileFailure::Deadline { clock: Clock::Wall, limit: limits.wall });
     }
-    // A compiler's own exit status may be the same.
-    if ended.exit == Some(crate::child::EXIT_FAILED) && read.other.starts_with(LAUNCHER_SAYS) {
-        let text = reason_of(&read.other);
+    // A compiler's own exit status may be the same (clang's is, when it crashes),
+    // and so may its words.
+    if ended.exit == Some(crate::child::EXIT_FAILED)
+        && let Some(text) = reason_of(&ended.stderr, &ended.token)
+    {
         return Err(match text.strip_prefix(confine::UNAVAILABLE) {
             Some(feature) => CompileFailure::Unavailable { feature: feature.to_owned() },
             None => CompileFailure::io("start the jail", std::io::Error::other(text)),
@@ -516,9 +553,43 @@ fn judge(ended: &Ended, read: &diagnostics::Read, limits: &CompileLimits) -> Res
 }
 
 /// What a launcher said that could not become the compiler, without the words
-/// that [`crate::child::run_if_child`] puts before it.
-fn reason_of(stderr: &str) -> String {
-    stderr.trim().trim_start_matches(LAUNCHER_SAYS).to_owned()
+/// that [`crate::child::run_if_child`] puts before it, and without its token.
+fn reason_of(stderr: &[u8], token: &str) -> Option<String> {
+    let said = String::from_utf8_lossy(stderr);
+    let (_, reason) = said.split_once(&format!("{LAUNCHER_SAYS}{token} "))?;
+    Some(reason.trim().to_owned())
+}
+
+/// 128 bits that nobody can guess: hashes under keys that the standard library
+/// draws from the system.
+fn fresh_token() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let draw = || RandomState::new().hash_one(Instant::now());
+    format!("{:016x}{:016x}", draw(), draw())
+}
+
+/// The module that a compiler left: a plain file of at most `most` bytes, and
+/// no link, pipe or device instead of it.
+fn take(path: &Path, most: u64) -> Result<Vec<u8>, CompileFailure> {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let missing = |detail: String| CompileFailure::Crashed { signal: None, detail };
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|e| missing(format!("it left no module: {e}")))?;
+    let data = file.metadata().map_err(|e| CompileFailure::io("read the module", e))?;
+    if !data.is_file() {
+        return Err(missing("it left no plain file as its module".into()));
+    }
+    let mut wasm = Vec::new();
+    let read = file.take(most.saturating_add(1)).read_to_end(&mut wasm);
+    read.map_err(|e| CompileFailure::io("read the module", e))?;
+    if wasm.len() as u64 > most {
+        return Err(CompileFailure::OutputTooLarge { limit: most });
+    }
+    Ok(wasm)
 }
 
 const LAUNCHER_SAYS: &str = "terrarium child \"jail\": ";
@@ -561,5 +632,45 @@ fn sweep(parent: &Path) {
         if old && !Path::new("/proc").join(pid).exists() {
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_knows_the_token_speaks_for_the_launcher() {
+        let token = fresh_token();
+        assert_ne!(token, fresh_token());
+        let said = format!("{LAUNCHER_SAYS}{token} unavailable: seccomp\n");
+        assert_eq!(reason_of(said.as_bytes(), &token).as_deref(), Some("unavailable: seccomp"));
+        for forged in
+            [LAUNCHER_SAYS.to_owned(), format!("{LAUNCHER_SAYS}unavailable: seccomp"), token.clone()]
+        {
+            assert_eq!(reason_of(forged.as_bytes(), &token), None, "{forged}");
+        }
+    }
+
+    #[test]
+    fn a_module_is_a_plain_file_of_bounded_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("module"), b"\0asm").unwrap();
+        assert_eq!(take(&at("module"), 4).unwrap(), b"\0asm");
+        assert!(matches!(take(&at("module"), 3), Err(CompileFailure::OutputTooLarge { limit: 3 })));
+        // As a compiler that was taken over might leave it.
+        std::os::unix::fs::symlink("/etc/passwd", at("link")).unwrap();
+        std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let pipe = std::ffi::CString::new(at("pipe").to_str().unwrap()).unwrap();
+        // SAFETY: the pointer is to a C string that lives.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        fs::create_dir(at("folder")).unwrap();
+        let sparse = fs::File::create(at("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        for name in ["link", "socket", "pipe", "folder", "nothing"] {
+            assert!(matches!(take(&at(name), 100), Err(CompileFailure::Crashed { .. })), "{name}");
+        }
+        assert!(matches!(take(&at("sparse"), 100), Err(CompileFailure::OutputTooLarge { .. })));
     }
 }

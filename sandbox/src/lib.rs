@@ -50,6 +50,7 @@
 
 #![deny(missing_docs)]
 
+mod ahead;
 pub mod broker;
 mod bubblewrap;
 mod cache;
@@ -83,7 +84,7 @@ pub use cancel::CancelHandle;
 pub use encode::WIT;
 pub use evaluation::{
     Evaluation, HeldOut, HeldOutScore, Job, KnobRange, KnobScale, KnobValue, Knobs, Metric, Product, Report,
-    Shards, StepTime, Timing, Usage, World,
+    Shards, StepTime, Timing, Usage, World, token_width,
 };
 pub use host::{HostFunctions, MAX_HOST_FUNCTION_NAME, MAX_HOST_FUNCTIONS};
 pub use isolation::{Isolation, IsolationError, Level, Mask};
@@ -96,4 +97,4 @@ pub use sandbox::{
 pub use source::Source;
 /// The compute device, for embedders that register one of their own.
 pub use terrarium_kernels as kernels;
-pub use text::clean;
+pub use text::{clean, is_hidden};

@@ -13,6 +13,7 @@ mod run;
 mod session;
 
 use crate::cache::Cache;
+use crate::child::Children;
 use crate::codegen::{self, Artifact, CodegenError, Form};
 use crate::jail::{self, CProgram, CompileFailure, Compiled};
 use crate::toolchain::{self, Clang};
@@ -103,6 +104,8 @@ pub struct Sandbox {
     cache: Cache,
     pool: Pool,
     admission: Arc<Admission>,
+    children: Children,
+    jails: jail::Jails,
 }
 
 impl Sandbox {
@@ -123,7 +126,8 @@ impl Sandbox {
         let cache = Cache::open(path.clone()).map_err(|source| SandboxError::Cache { path, source })?;
         let pool = Pool::new(config.idle_workers.min(config.workers));
         let admission = Admission::new(config.workers);
-        Ok(Self { config, cache, pool, admission })
+        let (children, jails) = Default::default();
+        Ok(Self { config, cache, pool, admission, children, jails })
     }
 
     /// Everything that decides results besides source, knobs, seed and limits:
@@ -180,7 +184,7 @@ impl Sandbox {
                 self.cached(&key, shape(Form::Module), start, |timing| {
                     let begin = Instant::now();
                     let (limits, exe) = (&self.config.compile, &self.config.exe);
-                    let wasm = jailed(|| jail::compile(text, &toolchain, limits, exe))?;
+                    let wasm = jailed(|| self.jails.compile(text, &toolchain, limits, exe))?;
                     timing.rustc_us = micros(begin.elapsed());
                     Ok(wasm)
                 })
@@ -200,7 +204,7 @@ impl Sandbox {
                 self.cached(&key, shape(Form::Module), start, |timing| {
                     let begin = Instant::now();
                     let (limits, exe) = (&self.config.compile, &self.config.exe);
-                    let wasm = jailed(|| jail::compile_c(text, program, &clang, limits, exe))?;
+                    let wasm = jailed(|| self.jails.compile_c(text, program, &clang, limits, exe))?;
                     timing.rustc_us = micros(begin.elapsed());
                     Ok(wasm)
                 })
@@ -270,7 +274,7 @@ impl Sandbox {
         let (module, component) = (module.clone(), component.clone());
         let request = codegen::Request { world, form, wasi, module, component, bytes };
         for _ in 0..TRIES {
-            match codegen::compile(exe, &request, *codegen_deadline, *isolation) {
+            match codegen::compile(&self.children, exe, &request, *codegen_deadline, *isolation) {
                 Err(CodegenError::Killed) => {}
                 Err(CodegenError::Candidate(outcome)) => return Err(BuildError::Candidate(outcome)),
                 Err(CodegenError::Host(reason)) => {
@@ -282,9 +286,12 @@ impl Sandbox {
         Err(BuildError::Candidate(Outcome::WorkerDied { signal: libc::SIGKILL, phase: Phase::Codegen }))
     }
 
-    /// Ends all workers that wait for work.
+    /// Ends all processes that wait for work: workers, and what was started
+    /// ahead for the next candidate.
     pub fn drain(&self) {
         self.pool.drain();
+        self.children.drain();
+        self.jails.drain();
     }
 
     /// Process ids of the workers that wait for work.

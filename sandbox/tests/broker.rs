@@ -26,7 +26,9 @@ fn start(config: BrokerConfig) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker");
     let (started, owners) = mpsc::channel();
-    let exe = env!("CARGO_BIN_EXE_terrarium-cell").into();
+    // Elsewhere than where it was built, another program that can be a child.
+    let exe = std::env::var_os("TERRARIUM_TEST_CELL")
+        .map_or_else(|| env!("CARGO_BIN_EXE_terrarium-cell").into(), std::path::PathBuf::from);
     let broker = Broker { device: "cpu".into(), socket: socket.clone(), config, exe };
     std::thread::spawn(move || {
         let served = broker.serve(|_, owner| {

@@ -113,7 +113,11 @@ pub fn shards() -> Shards {
         std::fs::write(folder.path().join("held_out.bin"), text(2, 20_000)).expect("written");
         folder
     });
-    Shards { train: folder.path().join("train.bin"), held_out: folder.path().join("held_out.bin") }
+    Shards {
+        train: folder.path().join("train.bin"),
+        held_out: folder.path().join("held_out.bin"),
+        token_bytes: None,
+    }
 }
 
 /// `bytes` of words drawn by a linear congruential generator (Knuth's MMIX).

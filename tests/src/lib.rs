@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod corpus;
+pub mod cuda_results;
 pub mod glass;
 pub mod json_schema;
 pub mod machine;

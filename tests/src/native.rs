@@ -18,10 +18,17 @@ use terrarium_sdk::native::{HostResult, NativeHost, install, uninstall};
 pub struct NativeConfig {
     /// Threads of the device.
     pub threads: usize,
+    /// The card to run on, instead of the CPU.
+    pub cuda: Option<u32>,
+    /// Most bytes of tensors.
+    pub max_bytes: u64,
     /// Device fuel of the training budget.
     pub device_fuel: u64,
     /// Tokens are bytes of this text.
     pub text: Vec<u8>,
+    /// Tokens are 0..vocabulary. Above 256, token t of the text and the one
+    /// before it make one: (256·before + t) mod vocabulary.
+    pub vocabulary: u32,
     /// Sequence length of `data::describe`.
     pub context: u32,
     /// Seed of the batches.
@@ -37,8 +44,11 @@ impl Default for NativeConfig {
     fn default() -> Self {
         Self {
             threads: 1,
+            cuda: None,
+            max_bytes: 4 << 30,
             device_fuel: u64::MAX,
             text: Vec::new(),
+            vocabulary: 256,
             context: 128,
             seed: 0,
             knobs: BTreeMap::new(),
@@ -77,19 +87,24 @@ pub struct NativeSession {
     record: Rc<RefCell<NativeRecord>>,
     held_out: Rc<Cell<bool>>,
     watch: Rc<Cell<Option<u64>>>,
+    gate: Rc<RefCell<Option<Gate>>>,
 }
+
+/// Asked before each replay whether there may be one more.
+pub type Gate = Box<dyn FnMut() -> bool>;
 
 impl NativeSession {
     /// Installs a fresh host.
     pub fn start(config: NativeConfig) -> Result<Self, k::Error> {
-        let device = k::Device::cpu(k::CpuConfig {
-            threads: config.threads,
-            max_bytes: 4 << 30,
-            max_tensors: 1 << 16,
-        })?;
+        let (max_bytes, max_tensors) = (config.max_bytes, 1 << 16);
+        let device = match config.cuda {
+            Some(ordinal) => k::Device::cuda(k::CudaConfig { ordinal, max_bytes, max_tensors })?,
+            None => k::Device::cpu(k::CpuConfig { threads: config.threads, max_bytes, max_tensors })?,
+        };
         let record = Rc::new(RefCell::new(NativeRecord::default()));
         let held_out = Rc::new(Cell::new(false));
         let watch = Rc::new(Cell::new(None));
+        let gate = Rc::new(RefCell::new(None));
         let state = config.seed;
         install(Box::new(Host {
             config,
@@ -99,8 +114,9 @@ impl NativeSession {
             record: Rc::clone(&record),
             held_out: Rc::clone(&held_out),
             watch: Rc::clone(&watch),
+            gate: Rc::clone(&gate),
         }));
-        Ok(Self { record, held_out, watch })
+        Ok(Self { record, held_out, watch, gate })
     }
 
     /// Runs `predict` as the held-out phase: outside the training budget, and
@@ -116,6 +132,12 @@ impl NativeSession {
     /// and with it progress and batches.
     pub fn watch(&self, tensor: u64) {
         self.watch.set(Some(tensor));
+    }
+
+    /// Has every replay outside the held-out phase wait for `gate`; once it
+    /// says no, the budget is used up.
+    pub fn gate(&self, gate: Gate) {
+        *self.gate.borrow_mut() = Some(gate);
     }
 
     /// What was recorded so far.
@@ -138,6 +160,7 @@ struct Host {
     record: Rc<RefCell<NativeRecord>>,
     held_out: Rc<Cell<bool>>,
     watch: Rc<Cell<Option<u64>>>,
+    gate: Rc<RefCell<Option<Gate>>>,
 }
 
 impl Host {
@@ -254,6 +277,16 @@ impl NativeHost for Host {
     }
     fn replay(&mut self, graph: u64) -> HostResult<()> {
         let cost = self.graph(graph)?.cost();
+        if let Some(gate) = self.gate.borrow_mut().as_mut()
+            && !self.held_out.get()
+            && !gate()
+        {
+            return Err(compute::Error {
+                code: compute::ErrorCode::BudgetExhausted,
+                op: None,
+                detail: "no further step is wanted".into(),
+            });
+        }
         self.charge(cost)?;
         // Taken out for the run, since the run borrows the whole host.
         let at = graph as usize;
@@ -276,7 +309,7 @@ impl NativeHost for Host {
     }
     fn describe(&mut self) -> data::Info {
         data::Info {
-            vocabulary: 256,
+            vocabulary: self.config.vocabulary,
             context: self.config.context,
             train_tokens: self.config.text.len() as u64,
         }
@@ -305,8 +338,16 @@ impl NativeHost for Host {
             // As the sandbox draws them, so that a run can be compared with one inside it.
             let bits = z ^ (z >> 31);
             let at = ((u128::from(bits) * starts as u128) >> 64) as usize;
-            xs.extend(text[at..at + time].iter().map(|&b| i32::from(b)));
-            ys.extend(text[at + 1..at + time + 1].iter().map(|&b| i32::from(b)));
+            let vocabulary = self.config.vocabulary;
+            let token = |place: usize| {
+                let pair = match place.checked_sub(1) {
+                    Some(before) if vocabulary > 256 => 256 * u32::from(text[before]),
+                    _ => 0,
+                };
+                ((pair + u32::from(text[place])) % vocabulary) as i32
+            };
+            xs.extend((at..at + time).map(token));
+            ys.extend((at + 1..at + time + 1).map(token));
         }
         if self.watch.get().is_some() {
             let batches = &mut self.record.borrow_mut().batches;

@@ -419,6 +419,8 @@ fn what_is_tried_again_and_what_is_not() {
         "printf '\\377\\377\\377\\377' >&0",
         "printf '\\002\\000\\000\\000\\301\\301' >&0",
         "printf '\\006\\000\\000\\000\\245Ready' >&0",
+        // A line of the log that is longer than all that it may say.
+        "printf '\\012\\000\\000\\002\\201\\243Log\\333\\002\\000\\000\\000' >&0; head -c 33554432 /dev/zero >&0 2> /dev/null",
         "printf '\\032\\000\\000\\000\\201\\250HostCall\\202\\244name\\241x\\245input\\304\\000' >&0",
     ] {
         assert_eq!(impostor(&format!("{words}\nread -r x")), (died(0), 2), "{words}");

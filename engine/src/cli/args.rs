@@ -47,6 +47,8 @@ pub enum Command {
     Verify(Verify),
     /// Show a run as a table, and write its report
     Report(Report),
+    /// Write a run's candidates and evaluations as Parquet, JSON lines, CSV and results.tsv
+    Export(Export),
     /// Measure the sandbox, or search the problems with published figures
     Bench(Bench),
     /// Find or build the wasm compiler and the SDK, and prepare the corpus
@@ -287,6 +289,19 @@ pub struct Report {
     pub html: Option<PathBuf>,
 }
 
+/// `terrarium export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Where to write the files [default: export in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only these kinds of file
+    #[arg(long, value_name = "FORMAT", num_args = 1.., value_delimiter = ',', value_parser = ["parquet", "jsonl", "csv", "tsv"])]
+    pub format: Vec<String>,
+}
+
 /// `terrarium bench`
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -314,6 +329,15 @@ pub struct Bench {
     /// tasks: keep the run folders here [default: they go when it ends]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// tax: the template gpt as a core wasm module, where there is no compiler
+    #[arg(long, value_name = "FILE")]
+    pub wasm: Option<PathBuf>,
+    /// tax: train on the device of the broker that listens there
+    #[arg(long, value_name = "PATH")]
+    pub broker: Option<PathBuf>,
+    /// tax: a folder of your own text, instead of the default corpus
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,

@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use terrarium_sandbox::jail::{self, CompileLimits};
 use terrarium_sandbox::toolchain::{self, Dirs, guest_rustc_args};
 use terrarium_sandbox::{
@@ -122,7 +122,7 @@ pub fn bench(args: &Bench) -> Ended {
     let identity = sandbox.identity()?;
     let mut figures = Vec::new();
     from_source(&sandbox, args.repeat, &mut figures)?;
-    jail_overhead(args.repeat * 2, &mut figures)?;
+    jail_overhead(&sandbox, args.repeat * 2, &mut figures)?;
     warm_and_cold(&sandbox, args.repeat, &mut figures)?;
     batch(&sandbox, args.repeat, &mut figures)?;
     deadlines(&sandbox, args.repeat, &mut figures)?;
@@ -188,17 +188,25 @@ fn call(sandbox: &Sandbox, component: &Component, input: &[u8]) -> Result<(Repor
     Ok((report, took))
 }
 
-/// Source → score of the smallest candidate, nothing cached.
+/// Source → score of the smallest candidate, nothing cached: first with no
+/// process there, then one candidate right after another.
 fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
     let nonce = fresh_probe_secret()?;
     let (mut total, mut rustc, mut ours) = (Vec::new(), Vec::new(), Vec::new());
-    for i in 0..repeat {
-        sandbox.drain();
+    let mut next = Vec::new();
+    for i in 0..repeat * 2 {
+        if i < repeat {
+            sandbox.drain();
+        }
         let source = format!("{ECHO}// {nonce:x} {i}\n");
         let start = Instant::now();
         let component = build(sandbox, &source)?;
         call(sandbox, &component, b"echo")?;
         let all = start.elapsed().as_secs_f64() * 1e3;
+        if i >= repeat {
+            next.push(all);
+            continue;
+        }
         let compiler = component.timing.rustc_us as f64 / 1e3;
         total.push(all);
         rustc.push(compiler);
@@ -212,11 +220,15 @@ fn from_source(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> R
     );
     figures.push(rustc);
     figures.push(Figure::new("source_to_score_ours", "ms", "of it, everything but the compiler", ours));
+    let meaning = "the same right after another: processes were started ahead";
+    figures.push(Figure::new("next_source_to_score", "ms", meaning, next));
     Ok(())
 }
 
-/// The same compiler call in the jail and without it, taken in turns.
-fn jail_overhead(repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
+/// The same compiler call without a jail, in one that was put in place while
+/// the call before it ran (as for each candidate of a search but the first
+/// two), and in one that is put in place for it; taken in turns.
+fn jail_overhead(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure> {
     let host = |e: &dyn std::fmt::Display| {
         Failure::new(format!("the jail's benchmark: {e}"), "run `terrarium doctor`")
     };
@@ -251,37 +263,43 @@ fn jail_overhead(repeat: usize, figures: &mut Vec<Figure>) -> Result<(), Failure
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)
     };
-    let jailed = || -> Result<f64, Failure> {
+    let nonce = fresh_probe_secret()?;
+    let ahead = |round: usize| -> Result<f64, Failure> {
+        let component = build(sandbox, &format!("{ECHO}// {nonce:x} jail {round}\n"))?;
+        Ok(component.timing.rustc_us as f64 / 1e3)
+    };
+    let first = || -> Result<f64, Failure> {
         let start = Instant::now();
         jail::compile(ECHO, &toolchain, &limits, launcher).map_err(|e| host(&e))?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     };
-    let (mut inside, mut outside, mut more) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=repeat {
-        let (with, without) = if round % 2 == 0 {
-            let with = jailed()?;
-            (with, plain()?)
-        } else {
-            let without = plain()?;
-            (jailed()?, without)
-        };
-        if round > 0 {
-            inside.push(with);
-            outside.push(without);
-            more.push(with / without - 1.0);
+    let mut took = [const { Vec::new() }; 3];
+    for round in 0..repeat + 2 {
+        // The order turns, so that no way always follows the same one.
+        let mut now = [0.0; 3];
+        for way in (0..3).map(|step| (step + round) % 3) {
+            now[way] = match way {
+                0 => plain()?,
+                1 => ahead(round)?,
+                _ => first()?,
+            };
+        }
+        if round >= 2 {
+            took.iter_mut().zip(now).for_each(|(all, now)| all.push(now));
         }
     }
+    let [outside, inside, at_first] = took;
+    let more = |with: &[f64]| with.iter().zip(&outside).map(|(with, without)| with / without - 1.0).collect();
+    let meaning = "what the jail adds to a search's calls of the compiler, of their time";
+    figures.push(Figure::new("jail_overhead", "fraction", meaning, more(&inside)));
+    let meaning = "what it adds where nothing is ready";
+    figures.push(Figure::new("jail_overhead_first", "fraction", meaning, more(&at_first)));
     let outside =
         Figure::new("unjailed_rustc", "ms", "the same call of the compiler without a jail", outside);
-    let inside = Figure::new("jailed_call", "ms", "the same call with it", inside)
-        .against("unjailed_rustc", outside.median);
-    figures.push(Figure::new(
-        "jail_overhead",
-        "fraction",
-        "what the jail adds, of the compiler's time",
-        more,
-    ));
-    figures.extend([inside, outside]);
+    let against = |figure: Figure| figure.against("unjailed_rustc", outside.median);
+    figures.push(against(Figure::new("jailed_call", "ms", "the same call in a jail that was ready", inside)));
+    figures.push(against(Figure::new("first_jailed_call", "ms", "in one that was not", at_first)));
+    figures.push(outside);
     Ok(())
 }
 
@@ -292,6 +310,18 @@ fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) ->
     for _ in 0..repeat * 5 {
         sandbox.drain();
         cold.push(call(sandbox, &echo, b"echo")?.1 * 1e3);
+    }
+    let mut next = Vec::new();
+    for _ in 0..repeat * 5 {
+        sandbox.drain();
+        call(sandbox, &echo, b"echo")?;
+        // Less than any candidate's compiler takes.
+        std::thread::sleep(Duration::from_millis(50));
+        // Another ceiling, so that the worker which is there does not fit.
+        let limits = Limits { table_elements: Limits::default().table_elements - 1, ..Limits::default() };
+        let start = Instant::now();
+        sandbox.run(&echo, &Evaluation { limits, ..Evaluation::call("echo") })?;
+        next.push(start.elapsed().as_secs_f64() * 1e3);
     }
     let (mut warm, mut instantiate) = (Vec::new(), Vec::new());
     for _ in 0..repeat * 200 {
@@ -306,6 +336,8 @@ fn warm_and_cold(sandbox: &Sandbox, repeat: usize, figures: &mut Vec<Figure>) ->
         instantiate,
     ));
     figures.push(Figure::new("cold_worker", "ms", "process start, load, lock-down, first answer", cold));
+    let meaning = "the same where the process was started ahead";
+    figures.push(Figure::new("next_worker", "ms", meaning, next));
     figures.push(Figure::new("warm_request", "us", "request to answer of a waiting worker", warm));
     Ok(())
 }

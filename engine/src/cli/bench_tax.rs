@@ -67,15 +67,29 @@ pub(super) fn bench(args: &Bench) -> Ended {
     if args.repeat == 0 || args.repeat > 1_000 {
         return Err(Failure::usage(format!("--repeat {} is out of range", args.repeat), "1 to 1000"));
     }
-    let sandbox = workshop::sandbox(args.isolation, 1)?;
-    let identity = sandbox.identity()?;
+    let open = if args.wasm.is_some() { workshop::without_compiler } else { workshop::sandbox_on };
+    let sandbox = open(args.isolation, 1, args.broker.as_deref())?;
+    let identity = match (&args.wasm, sandbox.identity()) {
+        // It names the compiler, which such a machine need not have.
+        (Some(wasm), Err(_)) => format!("{}; no compiler here", wasm.display()),
+        (_, identity) => identity?,
+    };
     let loaded = workshop::load("gpt", None)?;
-    let corpus = workshop::data(&loaded.task, None)?;
+    let corpus = workshop::data(&loaded.task, args.data.as_deref())?;
     let Some(data) = workshop::snapshot(corpus.as_ref())? else {
         return Err(Failure::new("the gpt template trains on no data", "run `terrarium setup` again"));
     };
-    let shards = Shards { train: data.train.clone(), held_out: data.selection.clone() };
-    let component = match sandbox.compile(Source::Rust(&loaded.source), World::Trainer) {
+    let shards = Shards {
+        train: data.train.clone(),
+        held_out: data.selection.clone(),
+        token_bytes: data.token_bytes.clone(),
+    };
+    let module = match &args.wasm {
+        Some(path) => Some(std::fs::read(path).map_err(|e| crate::EngineError::io("read", path, e))?),
+        None => None,
+    };
+    let source = module.as_deref().map_or(Source::Rust(&loaded.source), Source::Wasm);
+    let component = match sandbox.compile(source, World::Trainer) {
         Ok(component) => component,
         Err(BuildError::Host(e)) => return Err(e.into()),
         Err(BuildError::Candidate(outcome)) => {

@@ -20,7 +20,8 @@ pub fn eval(args: &Eval) -> Ended {
     values::limits(&mut loaded.task.budget, &args.limits)?;
     loaded.task.check()?;
     let knobs = values::knobs(&args.knobs)?;
-    let sandbox = workshop::sandbox_on(args.common.isolation, 1, args.common.broker.as_deref())?;
+    let open = if args.wasm.is_some() { workshop::without_compiler } else { workshop::sandbox_on };
+    let sandbox = open(args.common.isolation, 1, args.common.broker.as_deref())?;
     let corpus = workshop::data(&loaded.task, args.common.data.as_deref())?;
     let data = workshop::snapshot(corpus.as_ref())?;
     let evaluator = Sandboxed::new(&sandbox, &loaded.task, data.as_ref(), fresh_probe_secret()?)?;

@@ -13,6 +13,7 @@ mod compare;
 mod doctor;
 mod eval;
 pub mod exit;
+mod export;
 mod failure;
 mod init;
 mod mcp;
@@ -51,6 +52,7 @@ pub fn main() -> i32 {
         Command::Proposals(args) => compare::proposals(args),
         Command::Verify(args) => verify::verify(args),
         Command::Report(args) => report::report(args),
+        Command::Export(args) => export::export(args),
         Command::Bench(args) if args.name == "tasks" => bench_tasks::bench(args),
         Command::Bench(args) => bench::bench(args),
         Command::Broker(args) => broker::broker(args),

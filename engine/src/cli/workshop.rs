@@ -4,7 +4,7 @@ use super::args::{Common, IsolationArgs};
 use super::failure::Failure;
 use crate::corpus::{self, Corpus};
 use crate::run::DataSnapshot;
-use crate::task::{self, LoadedTask, Task};
+use crate::task::{self, DataConfig, LoadedTask, Task};
 use std::path::Path;
 use terrarium_sandbox::toolchain::Dirs;
 use terrarium_sandbox::{Isolation, Level, Sandbox, SandboxConfig, probe};
@@ -25,9 +25,18 @@ pub fn sandbox(args: IsolationArgs, workers: usize) -> Result<Sandbox, Failure> 
 /// The same, with the device of the broker that listens at `broker`, or at
 /// `TERRARIUM_BROKER` where that is set.
 pub fn sandbox_on(args: IsolationArgs, workers: usize, broker: Option<&Path>) -> Result<Sandbox, Failure> {
-    let dirs = Dirs::from_env()?;
-    terrarium_sandbox::toolchain::ensure(&dirs, &mut progress)?;
-    let mut config = SandboxConfig::new(dirs);
+    terrarium_sandbox::toolchain::ensure(&Dirs::from_env()?, &mut progress)?;
+    without_compiler(args, workers, broker)
+}
+
+/// The same for modules that are compiled already: nothing here looks for a
+/// compiler or an SDK.
+pub fn without_compiler(
+    args: IsolationArgs,
+    workers: usize,
+    broker: Option<&Path>,
+) -> Result<Sandbox, Failure> {
+    let mut config = SandboxConfig::new(Dirs::from_env()?);
     config.isolation = isolation(args)?;
     check_isolation(&config)?;
     config.broker = broker.map(Path::to_owned).or_else(broker_from_env);
@@ -110,7 +119,7 @@ pub fn load(task: &str, source: Option<&Path>) -> Result<LoadedTask, Failure> {
 
 /// The data of a task, if it trains on any: the default corpus or the user's.
 pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> {
-    if task.data.is_none() {
+    let Some(DataConfig::Corpus { vocabulary }) = task.data else {
         return match own {
             None => Ok(None),
             Some(_) => Err(Failure::usage(
@@ -118,12 +127,13 @@ pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> 
                 "leave out --data",
             )),
         };
-    }
+    };
     let dirs = Dirs::from_env()?;
     let corpus = match own {
         Some(path) => corpus::from_dir(path, &dirs, &mut progress)?,
         None => corpus::default_corpus(&dirs, &mut progress)?,
     };
+    let corpus = corpus::with_vocabulary(corpus, vocabulary, &dirs, &mut progress)?;
     if own.is_some() {
         for line in &corpus.skipped {
             eprintln!("  skipped {line}");
@@ -135,7 +145,7 @@ pub fn data(task: &Task, own: Option<&Path>) -> Result<Option<Corpus>, Failure> 
 /// The corpus as a run records it.
 pub fn snapshot(corpus: Option<&Corpus>) -> Result<Option<DataSnapshot>, Failure> {
     Ok(match corpus {
-        Some(c) => Some(DataSnapshot::take(&c.train, &c.val, &c.final_split)?),
+        Some(c) => Some(DataSnapshot::take(&c.train, &c.val, &c.final_split, c.token_bytes.as_deref())?),
         None => None,
     })
 }

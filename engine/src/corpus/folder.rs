@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::jsonl;
+use super::parquet;
 use super::shards::{Collected, Document, read_text};
 use super::{CorpusError, MIN_BYTES, MIN_FILES, Split};
 
@@ -33,14 +34,18 @@ pub(super) fn collect(root: &Path) -> Result<Collected, CorpusError> {
     };
     for path in paths {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-        if path.extension().is_some_and(|e| e == "jsonl") {
-            let (lines, bad) = match fs::read(&path) {
+        let many = match path.extension().and_then(|e| e.to_str()) {
+            Some("jsonl") => Some(match fs::read(&path) {
                 Ok(file) => jsonl::documents(&name, &file),
                 Err(_) => (Vec::new(), vec![format!("{name}: cannot be read")]),
-            };
+            }),
+            Some("parquet") => Some(parquet::documents(&name, &path)),
+            _ => None,
+        };
+        if let Some((found, bad)) = many {
             skipped.extend(bad);
-            for line in lines {
-                take(line, &mut documents, &mut skipped);
+            for document in found {
+                take(document, &mut documents, &mut skipped);
             }
             continue;
         }

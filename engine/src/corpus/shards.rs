@@ -39,7 +39,7 @@ impl Collected {
     }
 }
 
-const SPLITS: [(Split, &str); 3] =
+pub(super) const SPLITS: [(Split, &str); 3] =
     [(Split::Train, "train.bin"), (Split::Val, "val.bin"), (Split::Final, "final.bin")];
 
 /// The corpus in a folder, if it is whole: the manifest is there and the shards
@@ -59,6 +59,8 @@ pub(super) fn find(folder: &Path) -> Option<Corpus> {
         train,
         val,
         final_split,
+        token_bytes: None,
+        vocabulary: super::BYTES,
         id: manifest.id,
         xz_bits_per_byte: manifest.xz_bits_per_byte,
         skipped: manifest.skipped,
@@ -90,6 +92,7 @@ pub(super) fn write(folder: &Path, id: &str, collected: &Collected) -> Result<()
                 .filter(|(of, _)| *of == split)
                 .map(|(_, name)| name.clone())
                 .collect(),
+            tokens: None,
         });
     }
     let manifest = Manifest {

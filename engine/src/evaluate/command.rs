@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use terrarium_sandbox::Outcome;
@@ -71,7 +71,9 @@ pub struct CommandEvaluator {
 #[derive(Debug)]
 struct Process {
     child: Child,
-    questions: ChildStdin,
+    /// To the thread that writes: a program that does not read must not hold up
+    /// the deadline.
+    questions: SyncSender<String>,
     answers: Receiver<String>,
 }
 
@@ -121,7 +123,7 @@ impl CommandEvaluator {
             }
         }
         let mut child = command.spawn().map_err(|e| self.trouble(e))?;
-        let (Some(questions), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(self.trouble("it has no standard input or output"));
         };
         let (send, answers) = sync_channel(1);
@@ -139,18 +141,28 @@ impl CommandEvaluator {
                 }
             }
         });
+        let (questions, asked) = sync_channel::<String>(1);
+        // Ends with the process, whose death breaks the pipe.
+        std::thread::spawn(move || {
+            for question in asked {
+                if input.write_all(question.as_bytes()).and_then(|()| input.flush()).is_err() {
+                    return;
+                }
+            }
+        });
         Ok(Process { child, questions, answers })
     }
 
     fn ask(&self, question: &Value) -> Result<String, HostError> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut process = match kept {
+        let process = match kept {
             Some(process) => process,
             None => self.start()?,
         };
-        let line = format!("{question}\n");
-        process.questions.write_all(line.as_bytes()).map_err(|e| self.trouble(e))?;
-        process.questions.flush().map_err(|e| self.trouble(e))?;
+        process
+            .questions
+            .send(format!("{question}\n"))
+            .map_err(|_| self.trouble("it does not read its standard input any more"))?;
         let answer = process
             .answers
             .recv_timeout(self.deadline)
@@ -216,6 +228,11 @@ mod tests {
             assert!(error.message.contains(what), "{script}: {error}");
             assert!(begun.elapsed() < Duration::from_secs(5));
         }
+        // It never reads, and its input is more than a pipe holds.
+        let begun = std::time::Instant::now();
+        let error = shell("sleep 60", 1).score(1, &vec![255; 1 << 20]).unwrap_err();
+        assert!(error.message.contains("no answer within 1 s"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
         let missing = CommandEvaluator::new(&["/does/not/exist".into()], 1);
         assert!(missing.input(1).is_err());
     }

@@ -64,6 +64,7 @@ impl<'a> Sandboxed<'a> {
                         Split::Selection | Split::Rung(_) => data.selection.clone(),
                         Split::Final => data.last.clone(),
                     },
+                    token_bytes: data.token_bytes.clone(),
                 },
                 held_out: held_out.into(),
             }]),

@@ -338,8 +338,8 @@ fn the_yardstick_lies_beside_the_shards() {
         std::fs::write(home.path().join(name), name).unwrap();
     }
     let path = |name: &str| home.path().join(name);
-    let data =
-        crate::run::DataSnapshot::take(&path("train.bin"), &path("val.bin"), &path("final.bin")).unwrap();
+    let data = crate::run::DataSnapshot::take(&path("train.bin"), &path("val.bin"), &path("final.bin"), None)
+        .unwrap();
     let new = |at: &Path| {
         let new = crate::run::NewRun {
             task: &task,

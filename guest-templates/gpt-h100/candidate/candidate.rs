@@ -4,7 +4,10 @@
 //! The family: RMSNorm without weights (on the embedding, each branch, the
 //! queries and the keys), rotary positions, sliding windows, squared ReLU,
 //! value embeddings behind gates, learned residual scalars, an untied head
-//! with capped logits; Muon on the matrices and AdamW on the rest.
+//! with capped logits; Muon on the matrices and AdamW on the rest. Products
+//! take bfloat16 operands (parameters, their gradients, the residual stream and
+//! all sums stay float32), and a step is made in parts whose activations never
+//! live at the same time.
 //!
 //! What lies inside the evolve blocks may be changed; the rest is the frame
 //! that the evaluation relies on.
@@ -14,9 +17,8 @@ use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
 use terrarium_sdk::rowkernel::Layout::{Element, PerRow, Scalar};
 use terrarium_sdk::schedule::{Decay, Schedule};
 use terrarium_sdk::tape::{Activation, Ends};
-use terrarium_sdk::{
-    Distribution, Graph, Result, Tape, Tensor, Trainer, Var, data, export_trainer, report, train,
-};
+use terrarium_sdk::train::{self, Predictors};
+use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Trainer, Var, data, export_trainer};
 
 // EVOLVE-BLOCK-START sizes
 /// The model's dimensions.
@@ -32,6 +34,8 @@ struct Config {
     value_layers: Vec<bool>,
     softcap: f32,
     rope_base: f32,
+    /// Element type of what products multiply.
+    operands: Dtype,
 }
 
 impl Config {
@@ -60,6 +64,8 @@ impl Config {
                 .collect(),
             softcap: knobs::float("softcap", 15.0, 5.0, 60.0, Logarithmic),
             rope_base: knobs::float("rope_base", 10_000.0, 100.0, 100_000.0, Logarithmic),
+            operands: [Dtype::Float32, Dtype::Bfloat16]
+                [knobs::choice("operands", 1, &["float32", "bfloat16"])],
         }
     }
 
@@ -72,12 +78,29 @@ impl Config {
     }
 }
 
-/// Sequences per training step, and tokens in each.
-fn batch_shape() -> (u32, u32) {
-    let rows = knobs::size("batch_rows", 256, 1, 1024, Logarithmic);
-    let time = knobs::choice("train_context", 1, &["half", "full"]);
-    let context = data::describe().context;
-    (rows, if time == 0 { (context / 2).max(1) } else { context })
+/// What a training step works on.
+struct Batch {
+    /// Sequences.
+    rows: u32,
+    /// Tokens in each.
+    time: u32,
+    /// Parts that are worked on one after the other.
+    parts: u32,
+}
+
+impl Batch {
+    fn from_knobs() -> Batch {
+        let rows = knobs::size("batch_rows", 256, 1, 1024, Logarithmic);
+        let parts = knobs::size("batch_parts", 8, 1, 64, Logarithmic);
+        let time = knobs::choice("train_context", 1, &["half", "full"]);
+        let context = data::describe().context;
+        Batch {
+            rows,
+            time: if time == 0 { (context / 2).max(1) } else { context },
+            // Equal parts.
+            parts: (1..=parts.min(rows)).rev().find(|parts| rows.is_multiple_of(*parts)).unwrap_or(1),
+        }
+    }
 }
 // EVOLVE-BLOCK-END
 
@@ -138,6 +161,17 @@ impl Model {
         })
     }
 
+    /// x as an operand of products.
+    fn operand(&self, t: &mut Tape, x: Var) -> Result<Var> {
+        t.cast(x, self.config.operands)
+    }
+
+    /// A matrix of a layer, as an operand of products.
+    fn matrix(&self, t: &mut Tape, bank: &Tensor, layer: u32) -> Result<Var> {
+        let matrix = t.param_row(bank, layer)?;
+        self.operand(t, matrix)
+    }
+
     /// Tokens [B,T] to the last hidden state [B,T,C].
     fn hidden(&self, t: &mut Tape, tokens: Var) -> Result<Var> {
         let table = t.param(&self.embedding);
@@ -167,11 +201,12 @@ impl Model {
     ) -> Result<Var> {
         let c = &self.config;
         let (b, time) = (t.shape(residual)[0], t.shape(residual)[1]);
-        let x = t.rms_norm(residual, EPS)?;
+        let normal = t.rms_norm(residual, EPS)?;
+        let x = self.operand(t, normal)?;
         let (wq, wk, wv) = (
-            t.param_row(&self.query, layer)?,
-            t.param_row(&self.key, layer)?,
-            t.param_row(&self.value, layer)?,
+            self.matrix(t, &self.query, layer)?,
+            self.matrix(t, &self.key, layer)?,
+            self.matrix(t, &self.value, layer)?,
         );
         let q = t.linear(x, wq)?;
         let k = t.linear(x, wk)?;
@@ -184,7 +219,7 @@ impl Model {
             let extra = t.gather(table, tokens)?;
             let extra = t.reshape(extra, &[b, time, c.kv_heads, c.head_dim])?;
             let gate = t.param_row(&self.gates, *tables)?;
-            let seen = t.columns(x, 0, GATE_CHANNELS.min(c.width()))?;
+            let seen = t.columns(normal, 0, GATE_CHANNELS.min(c.width()))?;
             let gate = t.linear(seen, gate)?;
             v = t.map(&[(v, Element), (extra, Element), (gate, PerRow)], &|e| {
                 e[0] + 2.0 * e[2].sigmoid() * e[1]
@@ -194,16 +229,36 @@ impl Model {
         let q = t.rope_norm(q, c.rope_base, EPS)?;
         let k = t.rope_norm(k, c.rope_base, EPS)?;
         let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
-        let y = t.attention(q, k, v, window)?;
+        let y = self.attend(t, [q, k, v], window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
-        let wo = t.param_row(&self.project, layer)?;
+        let (y, wo) = (self.operand(t, y)?, self.matrix(t, &self.project, layer)?);
         t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
+    }
+
+    /// Attention takes float32; what it computes in is its own affair.
+    fn attend(&self, t: &mut Tape, [q, k, v]: [Var; 3], window: u32) -> Result<Var> {
+        t.attention(q, k, v, window)
+    }
+
+    /// The losses of next-token prediction, one per position; float32, too.
+    fn losses(&self, t: &mut Tape, x: Var, targets: Var) -> Result<Var> {
+        let head = t.param(&self.head);
+        t.linear_cross_entropy(x, head, targets, self.config.softcap)
+    }
+
+    /// Capped logits [..., V].
+    fn logits(&self, t: &mut Tape, x: Var) -> Result<Var> {
+        let head = t.param(&self.head);
+        let z = t.linear(x, head)?;
+        let cap = self.config.softcap;
+        t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())
     }
 
     /// x + MLP of x, normalised.
     fn mlp(&self, t: &mut Tape, residual: Var, layer: u32) -> Result<Var> {
-        let (up, down) = (t.param_row(&self.expand, layer)?, t.param_row(&self.contract, layer)?);
+        let (up, down) = (self.matrix(t, &self.expand, layer)?, self.matrix(t, &self.contract, layer)?);
         let x = t.rms_norm(residual, EPS)?;
+        let x = self.operand(t, x)?;
         t.mlp(x, up, down, Activation::ReluSquared, Some(residual))
     }
 }
@@ -262,55 +317,36 @@ fn schedule() -> Schedule {
 /// Steps between reports of the training loss.
 const REPORT_EVERY: u64 = 20;
 
-/// The frame: builds the graphs, draws the batches, answers the host.
+/// The frame: builds the graph, draws the batches, answers the host.
 struct Gpt {
     model: Model,
-    /// The prediction graph of each batch size met so far.
-    predictors: Vec<Predictor>,
-}
-
-struct Predictor {
-    tokens: Tensor,
-    logits: Tensor,
-    graph: Graph,
-}
-
-impl Gpt {
-    fn predictor(&self, shape: &[u32]) -> Result<Predictor> {
-        let tokens = Tensor::zeros_int(shape)?;
-        let rows = shape.iter().product();
-        let logits = Tensor::zeros(&[rows, self.model.config.vocabulary])?;
-        let mut t = Tape::inference();
-        let input = t.input(&tokens);
-        let x = self.model.hidden(&mut t, input)?;
-        let head = t.param(&self.model.head);
-        let z = t.linear(x, head)?;
-        let cap = self.model.config.softcap;
-        let z = t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())?;
-        t.store(z, &logits)?;
-        Ok(Predictor { tokens, logits, graph: t.record()? })
-    }
+    predictors: Predictors,
 }
 
 impl Trainer for Gpt {
     fn init(seed: u64) -> Result<Self> {
-        Ok(Gpt { model: Model::init(seed)?, predictors: Vec::new() })
+        Ok(Gpt { model: Model::init(seed)?, predictors: Predictors::new() })
     }
 
     fn train(&mut self) -> Result<()> {
-        let (rows, time) = batch_shape();
+        let Batch { rows, time, parts } = Batch::from_knobs();
         let tokens = Tensor::zeros_int(&[rows, time])?;
         let targets = Tensor::zeros_int(&[rows, time])?;
-        let loss_value = Tensor::zeros(&[1])?;
+        let loss_values = Tensor::zeros(&[parts])?;
+        let share = 1.0 / (rows as f32 * time as f32);
+        let part_rows = rows / parts;
 
         let mut t = Tape::training();
-        let (input, target) = (t.input(&tokens), t.input(&targets));
-        let x = self.model.hidden(&mut t, input)?;
-        let head = t.param(&self.model.head);
-        let losses = t.linear_cross_entropy(x, head, target, self.model.config.softcap)?;
-        let loss = t.mean(losses)?;
-        t.store(loss, &loss_value)?;
-        t.backward(loss)?;
+        for part in 0..parts {
+            let at = u64::from(part) * u64::from(part_rows) * u64::from(time);
+            let input = t.input(&tokens.view(at, &[part_rows, time])?);
+            let target = t.input(&targets.view(at, &[part_rows, time])?);
+            let x = self.model.hidden(&mut t, input)?;
+            let losses = self.model.losses(&mut t, x, target)?;
+            let loss = t.scaled_sum(losses, share)?;
+            t.store(loss, &loss_values.view(part.into(), &[1])?)?;
+            t.backward(loss)?;
+        }
         let mut optimizers = optimizers(&self.model)?;
         for optimizer in &mut optimizers {
             optimizer.emit(&mut t)?;
@@ -318,40 +354,22 @@ impl Trainer for Gpt {
         let graph = t.record()?;
 
         let schedule = schedule();
-        let mut finished = 0;
-        let steps = train::until_budget_used(&graph, &mut |step| {
-            if finished > 0 && finished % REPORT_EVERY == 0 {
-                report::metric("train_loss", finished, loss_value.scalar()?.into());
-            }
-            finished = step.number;
+        train::reported(&graph, &loss_values, REPORT_EVERY, &mut |step| {
             let rate = schedule.at(step.progress);
             for optimizer in &mut optimizers {
                 optimizer.prepare(step.number, rate)?;
             }
             data::next_batch(&tokens, &targets)
         })?;
-        if steps > 0 {
-            report::metric("train_loss", steps, loss_value.scalar()?.into());
-        }
-        report::metric("steps", steps, steps as f64);
-        report::metric("step_fuel", steps, graph.cost() as f64);
         Ok(())
     }
 
     fn forward(&mut self, tokens: &Tensor, logits: &Tensor) -> Result<()> {
-        let known = self.predictors.iter().position(|p| p.tokens.shape() == tokens.shape());
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let predictor = self.predictor(tokens.shape())?;
-                self.predictors.push(predictor);
-                self.predictors.len() - 1
-            }
-        };
-        let predictor = &self.predictors[at];
-        predictor.tokens.copy_from(tokens)?;
-        predictor.graph.replay()?;
-        logits.copy_from(&predictor.logits)
+        let model = &self.model;
+        self.predictors.answer(tokens, logits, &|t, input| {
+            let x = model.hidden(t, input)?;
+            model.logits(t, x)
+        })
     }
 }
 

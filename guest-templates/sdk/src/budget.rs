@@ -15,6 +15,13 @@ pub struct Budget {
 }
 
 /// The budget now.
+/// ```no_run
+/// let now = terrarium_sdk::budget::get();
+/// let halfway = now.progress >= 0.5;
+/// # let _ = halfway;
+/// ```
+///
+/// A call of the host; no device fuel.
 pub fn get() -> Budget {
     let state = host::budget();
     Budget {

@@ -24,6 +24,16 @@ pub fn describe() -> Info {
 /// Fills `tokens` and `targets` (int32 `[B,T]`) with the next batch;
 /// `targets[b,t]` is the token after `tokens[b,t]`. Which windows come is
 /// fixed by the evaluation's seed.
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tensor, data};
+/// # fn f() -> Result<()> {
+/// let (rows, context) = (8, data::describe().context);
+/// let (tokens, targets) = (Tensor::zeros_int(&[rows, context])?, Tensor::zeros_int(&[rows, context])?);
+/// data::next_batch(&tokens, &targets)?;
+/// # Ok(()) }
+/// ```
+///
+/// Costs 8 units of device fuel a token. Refused during `forward`.
 pub fn next_batch(tokens: &Tensor, targets: &Tensor) -> Result<()> {
     host::next_batch(tokens.raw(), targets.raw())
 }

@@ -14,6 +14,16 @@ pub use crate::bindings::trainer::terrarium::guest::knobs::Scale;
 pub use Scale::{Linear, Logarithmic};
 
 /// A real number in [low, high].
+/// ```no_run
+/// use terrarium_sdk::knobs::{self, Linear, Logarithmic};
+/// let rate = knobs::number("rate", 0.01, 0.001, 0.1, Logarithmic);
+/// let depth = knobs::size("depth", 3, 1, 8, Linear);
+/// let decay = ["linear", "cosine"][knobs::choice("decay", 0, &["linear", "cosine"])];
+/// let gated = knobs::flag("gated", true);
+/// # let _ = (rate, depth, decay, gated);
+/// ```
+///
+/// A call of the host; no device fuel. At most 128 knobs.
 pub fn number(name: &str, default: f64, low: f64, high: f64, scale: Scale) -> f64 {
     host::knob_number(name, default, low, high, scale)
 }

@@ -12,6 +12,13 @@ pub enum Decay {
 }
 
 /// Warm-up, a plateau at 1, warm-down.
+/// ```
+/// use terrarium_sdk::schedule::{Decay, Schedule};
+/// let schedule = Schedule { warmup: 0.1, warmdown: 0.5, floor: 0.0, decay: Decay::Linear };
+/// assert_eq!(schedule.at(0.05), 0.5);
+/// assert_eq!(schedule.at(0.3), 1.0);
+/// assert_eq!(schedule.at(0.75), 0.5);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     /// Share of the budget over which the factor rises from 0 to 1.

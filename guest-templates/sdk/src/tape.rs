@@ -126,6 +126,14 @@ impl Tape {
     }
 
     /// Data: a value without a gradient.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape) -> Result<()> {
+    /// let tokens = Tensor::zeros_int(&[8, 128])?;
+    /// let x = t.input(&tokens); // read anew at each replay
+    /// # let _ = x;
+    /// # Ok(()) }
+    /// ```
     pub fn input(&mut self, tensor: &Tensor) -> Var {
         let slot = self.bind(tensor);
         self.add_var(slot, false)
@@ -142,6 +150,15 @@ impl Tape {
     /// Row `index` of a parameter bank [L, …], of shape […]. Banks hold the
     /// same matrix of every layer side by side, so that an optimizer can work
     /// on all of them in one batched operation.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var) -> Result<()> {
+    /// let bank = Tensor::zeros(&[3, 256, 64])?; // a matrix for each of 3 layers
+    /// let w = t.param_row(&bank, 0)?; // [256, 64]; costs nothing
+    /// let y = t.linear(x, w)?;
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn param_row(&mut self, bank: &Tensor, index: u32) -> Result<Var> {
         let shape = bank.shape().to_vec();
         if shape.len() < 2 || index >= shape[0] {
@@ -187,12 +204,27 @@ impl Tape {
     }
 
     /// The same value, cut off from the gradient.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var) -> Result<()> {
+    /// let target = t.detach(x); // the same buffer; costs nothing
+    /// # let _ = target;
+    /// # Ok(()) }
+    /// ```
     pub fn detach(&mut self, x: Var) -> Var {
         let slot = self.slot(x);
         self.add_var(slot, false)
     }
 
     /// Copies the value into a tensor of yours at each replay.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, loss: Var) -> Result<()> {
+    /// let kept = Tensor::zeros(&[1])?;
+    /// t.store(loss, &kept)?; // after a replay, kept.scalar() reads it
+    /// # let _ = kept;
+    /// # Ok(()) }
+    /// ```
     pub fn store(&mut self, x: Var, into: &Tensor) -> Result<()> {
         let (src, dst) = (self.slot(x), self.bind(into));
         self.emit_copy(src, dst)

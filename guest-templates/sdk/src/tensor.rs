@@ -10,6 +10,18 @@ pub use compute::{Distribution, Dtype};
 
 /// A dense row-major tensor of rank 1 to 4 on the device. Clones share the
 /// handle; the last one frees it.
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tensor};
+/// # fn f() -> Result<()> {
+/// let bank = Tensor::full(&[3, 64, 64], 0.5)?;
+/// let second = bank.row(1)?; // [64, 64], the same storage
+/// second.fill(0.0)?;
+/// let values = bank.to_vec()?; // 12,288 numbers, row by row
+/// # let _ = values; Ok(()) }
+/// ```
+///
+/// Uploads, downloads and copies cost the bytes that they move; views, clones
+/// and shapes cost nothing. Memory counts against `device_bytes`.
 #[derive(Clone)]
 pub struct Tensor {
     inner: Rc<Handle>,

@@ -136,12 +136,12 @@ pub(crate) fn top_k(
                 if found == k && !before(value, values[k - 1]) {
                     continue;
                 }
-                let mut at = found.min(k - 1);
+                // Behind all that are not after it, so that of equals the
+                // lower index stays first; the rest moves as a block.
+                let at = values[..found].partition_point(|&other| !before(value, other));
                 found = (found + 1).min(k);
-                while at > 0 && before(value, values[at - 1]) {
-                    (values[at], indices[at]) = (values[at - 1], indices[at - 1]);
-                    at -= 1;
-                }
+                values.copy_within(at..found - 1, at + 1);
+                indices.copy_within(at..found - 1, at + 1);
                 (values[at], indices[at]) = (value, index as i32);
             }
         }

@@ -11,7 +11,9 @@
 use std::arch::x86_64::*;
 use std::cell::Cell;
 
+use super::blocked::{Micro, Tile};
 use super::matmul::Matrix;
+use super::packing::transposed;
 
 /// Rows of a tile.
 const ROWS: usize = 6;
@@ -121,11 +123,7 @@ pub(crate) unsafe fn product(
                         let tile = Tile {
                             depth: k,
                             left: source.data.wrapping_add(strip * source.strip),
-                            // The last strip is packed as tightly as it is.
-                            left_row: source.row,
-                            left_col: if packs_a { height } else { source.col },
                             right,
-                            right_stride,
                             out: out.wrapping_add(row * out_stride + left + col),
                             out_stride,
                             width,
@@ -135,7 +133,13 @@ pub(crate) unsafe fn product(
                         // SAFETY: the tile's operands and outputs are inside
                         // a (or its copy), b (or its copy) and `out`.
                         unsafe {
-                            RUN[usize::from(packs_a && right_stride == COLS)][height - 1](&tile);
+                            if packs_a && right_stride == COLS {
+                                // The last strip is packed as tightly as it is.
+                                Avx2::RUN[height - 1](&tile);
+                            } else {
+                                let left_col = if packs_a { height } else { source.col };
+                                LOOSE[height - 1](&tile, [source.row, left_col, right_stride]);
+                            }
                         }
                     }
                 }
@@ -154,82 +158,113 @@ struct Left {
     col: usize,
 }
 
-/// [`Tile::run`] by whether the operands are packed and by rows less one.
-/// Called through this table each variant is compiled alone; inlined into one
-/// function they would spill accumulators.
-const RUN: [[unsafe fn(&Tile); ROWS]; 2] = [
-    [
-        Tile::run::<1, false>,
-        Tile::run::<2, false>,
-        Tile::run::<3, false>,
-        Tile::run::<4, false>,
-        Tile::run::<5, false>,
-        Tile::run::<6, false>,
-    ],
-    [
-        Tile::run::<1, true>,
-        Tile::run::<2, true>,
-        Tile::run::<3, true>,
-        Tile::run::<4, true>,
-        Tile::run::<5, true>,
-        Tile::run::<6, true>,
-    ],
-];
+/// AVX2's tile of packed operands.
+pub(crate) struct Avx2;
 
-/// One tile of outputs, and where its operands lie.
-struct Tile {
-    depth: usize,
-    left: *const f32,
-    left_row: usize,
-    left_col: usize,
-    right: *const f32,
-    right_stride: usize,
-    out: *mut f32,
-    out_stride: usize,
-    /// Columns of the tile that exist.
-    width: usize,
-    alpha: f32,
-    accumulate: bool,
+impl Micro for Avx2 {
+    const ROWS: usize = ROWS;
+    const COLS: usize = COLS;
+    const RUN: &'static [unsafe fn(&Tile)] =
+        &[packed::<1>, packed::<2>, packed::<3>, packed::<4>, packed::<5>, packed::<6>];
 }
 
-impl Tile {
-    /// # Safety
-    /// AVX2 and FMA; `left` has M × depth elements, `right` depth × COLS,
-    /// `out` M × width. If PACKED, a column of `left` is M contiguous
-    /// elements and a row of `right` COLS.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn run<const M: usize, const PACKED: bool>(&self) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; M];
-        let (mut left, mut right) = (self.left, self.right);
-        // Constants give addresses that cost nothing.
-        let (left_row, left_col, right_stride) =
-            if PACKED { (1, M, COLS) } else { (self.left_row, self.left_col, self.right_stride) };
-        for _ in 0..self.depth {
-            // SAFETY: `right` has depth rows of COLS elements.
-            let (b0, b1) = unsafe { (_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))) };
-            for (i, [low, high]) in sums.iter_mut().enumerate() {
-                // SAFETY: `left` has M rows of depth elements.
-                let a = unsafe { _mm256_broadcast_ss(&*left.wrapping_add(i.wrapping_mul(left_row))) };
-                *low = _mm256_fmadd_ps(a, b0, *low);
-                *high = _mm256_fmadd_ps(a, b1, *high);
-            }
-            left = left.wrapping_add(left_col);
-            right = right.wrapping_add(right_stride);
+/// [`loose`] by rows less one.
+const LOOSE: [unsafe fn(&Tile, [usize; 3]); ROWS] =
+    [loose::<1>, loose::<2>, loose::<3>, loose::<4>, loose::<5>, loose::<6>];
+
+/// Steps of the inner dimension that the loop over it takes at a time.
+const UNROLLED: usize = 4;
+
+/// # Safety
+/// AVX2 and FMA; `left` has depth × M elements, `right` depth × COLS, `out` M
+/// rows of `width`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn packed<const M: usize>(tile: &Tile) {
+    for i in 0..M {
+        // The outputs are wanted when the loop is over.
+        let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
+        _mm_prefetch::<_MM_HINT_T0>(row.cast());
+        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(COLS - 1).cast());
+    }
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    let (mut left, mut right) = (tile.left, tile.right);
+    for _ in 0..tile.depth / UNROLLED {
+        for step in 0..UNROLLED {
+            let (left, right) = (left.wrapping_add(step * M), right.wrapping_add(step * COLS));
+            // SAFETY: the caller's promise.
+            unsafe { multiply(&mut sums, left, 1, right) };
         }
-        let alpha = _mm256_set1_ps(self.alpha);
-        for (i, [low, high]) in sums.into_iter().enumerate() {
-            let row = self.out.wrapping_add(i.wrapping_mul(self.out_stride));
-            // SAFETY: `out` has M rows of `width` elements; narrower ones go
-            // through a buffer.
-            unsafe {
-                if self.width == COLS {
-                    put(row, low, high, alpha, self.accumulate);
-                } else {
-                    let mut line = [0f32; COLS];
-                    line.as_mut_ptr().copy_from_nonoverlapping(row, self.width);
-                    put(line.as_mut_ptr(), low, high, alpha, self.accumulate);
-                    row.copy_from_nonoverlapping(line.as_ptr(), self.width);
-                }
+        left = left.wrapping_add(UNROLLED * M);
+        right = right.wrapping_add(UNROLLED * COLS);
+    }
+    for _ in 0..tile.depth % UNROLLED {
+        // SAFETY: the caller's promise.
+        unsafe { multiply(&mut sums, left, 1, right) };
+        left = left.wrapping_add(M);
+        right = right.wrapping_add(COLS);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { finish(tile, sums) };
+}
+
+/// As [`packed`], with rows and columns of `left` and rows of `right` these
+/// strides apart.
+///
+/// # Safety
+/// As [`packed`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn loose<const M: usize>(tile: &Tile, [left_row, left_col, right_row]: [usize; 3]) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    let (mut left, mut right) = (tile.left, tile.right);
+    for _ in 0..tile.depth {
+        // SAFETY: the caller's promise.
+        unsafe { multiply(&mut sums, left, left_row, right) };
+        left = left.wrapping_add(left_col);
+        right = right.wrapping_add(right_row);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { finish(tile, sums) };
+}
+
+/// sums += a column of M elements `stride` apart × a row of COLS elements.
+///
+/// # Safety
+/// AVX2 and FMA; both are there.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply<const M: usize>(
+    sums: &mut [[__m256; 2]; M],
+    left: *const f32,
+    stride: usize,
+    right: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    let (b0, b1) = unsafe { (_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))) };
+    for (i, [low, high]) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let a = unsafe { _mm256_broadcast_ss(&*left.wrapping_add(i.wrapping_mul(stride))) };
+        *low = _mm256_fmadd_ps(a, b0, *low);
+        *high = _mm256_fmadd_ps(a, b1, *high);
+    }
+}
+
+/// # Safety
+/// AVX2 and FMA; `out` has M rows of `width`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn finish<const M: usize>(tile: &Tile, sums: [[__m256; 2]; M]) {
+    let alpha = _mm256_set1_ps(tile.alpha);
+    for (i, [low, high]) in sums.into_iter().enumerate() {
+        let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
+        // SAFETY: the caller's promise; narrower rows go through a buffer.
+        unsafe {
+            if tile.width == COLS {
+                put(row, low, high, alpha, tile.accumulate);
+            } else {
+                let mut line = [0f32; COLS];
+                line.as_mut_ptr().copy_from_nonoverlapping(row, tile.width);
+                put(line.as_mut_ptr(), low, high, alpha, tile.accumulate);
+                row.copy_from_nonoverlapping(line.as_ptr(), tile.width);
             }
         }
     }
@@ -376,30 +411,6 @@ unsafe fn transpose_8(from: *const f32, stride: usize, lines: &mut [Line; 8], at
         // SAFETY: eight floats of the line.
         unsafe { _mm256_storeu_ps(target, t) };
     }
-}
-
-/// The transpose of eight rows of eight.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn transposed(mut r: [__m256; 8]) -> [__m256; 8] {
-    // Pairs, quads, halves.
-    let mut t = [_mm256_setzero_ps(); 8];
-    for i in 0..4 {
-        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    for i in 0..2 {
-        let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-        r[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
-        r[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
-        r[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
-        r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
-    }
-    for i in 0..4 {
-        t[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
-        t[i + 4] = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
-    }
-    t
 }
 
 #[cfg(test)]

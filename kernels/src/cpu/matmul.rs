@@ -6,9 +6,15 @@
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::blocked::{self, Target};
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
-use super::gemm_avx2;
+use super::gemm_avx2::{self, Avx2};
+#[cfg(target_arch = "x86_64")]
+use super::gemm_avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::packing::Element;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
 use super::{Output, Split};
@@ -26,31 +32,34 @@ const BLOCKS: usize = 16;
 /// narrower outputs would waste its vectors.
 #[cfg(target_arch = "x86_64")]
 const VECTOR: usize = 8;
+/// Rows from which packing the right operand pays.
+#[cfg(target_arch = "x86_64")]
+const TALL: usize = 48;
 
 /// A strided matrix inside a slice.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Matrix<'a, T = f32> {
+    pub data: &'a [T],
     pub rows: usize,
     pub cols: usize,
     pub row_stride: usize,
     pub col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T> Matrix<'a, T> {
     /// A dense `rows` × `cols` matrix, stored transposed if `transposed`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'a> {
+    pub fn new(data: &'a [T], rows: usize, cols: usize, transposed: bool) -> Matrix<'a, T> {
         let (row_stride, col_stride) = if transposed { (1, rows) } else { (cols, 1) };
         Matrix { data, rows, cols, row_stride, col_stride }
     }
 
     /// `rows` × `cols` with rows `stride` apart.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Matrix<'a> {
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Matrix<'a, T> {
         Matrix { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
     /// The transpose, of the same memory.
-    pub fn t(self) -> Matrix<'a> {
+    pub fn t(self) -> Matrix<'a, T> {
         Matrix {
             data: self.data,
             rows: self.cols,
@@ -61,11 +70,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// Some of its columns.
-    pub fn columns(self, cols: std::ops::Range<usize>) -> Matrix<'a> {
+    pub fn columns(self, cols: std::ops::Range<usize>) -> Matrix<'a, T> {
         let skipped = cols.start * self.col_stride;
         Matrix { data: &self.data[skipped..], cols: cols.len(), ..self }
     }
 
+    /// Its last element's place.
     fn last(&self) -> usize {
         (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride
     }
@@ -91,7 +101,7 @@ pub(crate) unsafe fn block(
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx2 && b.cols >= VECTOR {
+    if level() != Level::Portable && b.cols >= VECTOR {
         // SAFETY: AVX2 and FMA were detected; both inputs lie inside their
         // slices (checked); the output is the caller's promise.
         unsafe { gemm_avx2::product(a, b, out, out_stride, alpha, accumulate) };
@@ -136,7 +146,7 @@ pub(crate) unsafe fn steady_block(a: Matrix, b: Matrix, out: *mut f32, out_strid
     assert_eq!(a.cols, b.rows);
     assert!(a.last() < a.data.len() && b.last() < b.data.len());
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx2 {
+    if level() != Level::Portable {
         // SAFETY: as in `block`.
         unsafe { gemm_avx2::product(a, b, out, out_stride, 1.0, accumulate) };
         return;
@@ -152,6 +162,52 @@ pub(crate) unsafe fn steady_block(a: Matrix, b: Matrix, out: *mut f32, out_strid
             let line = b.data[l * b.row_stride..].iter().step_by(b.col_stride);
             for (o, b) in row.iter_mut().zip(line) {
                 *o += factor * b;
+            }
+        }
+    }
+}
+
+/// Whether a product is one for [`blocked`]: packing all of its operands pays.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_large(m: usize, n: usize, k: usize) -> bool {
+    let work = (m as u64).saturating_mul(n as u64).saturating_mul(k as u64);
+    level() != Level::Portable && m >= TALL && n >= VECTOR && k <= blocked::DEEPEST && work >= BLOCK_WORK
+}
+
+/// As [`batched`], for products that are large.
+///
+/// # Safety
+/// [`is_large`] said so. `out` holds `batch` results, which no one else uses.
+///
+/// # Panics
+/// If an operand does not hold `batch` matrices.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn large<A: Element, B: Element>(
+    split: Split,
+    batch: usize,
+    a: Matrix<A>,
+    b: Matrix<B>,
+    out: Target,
+    alpha: f32,
+    accumulate: bool,
+    epilogue: Option<&Epilogue>,
+) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert_eq!(k, b.rows);
+    for member in 0..batch {
+        let a = Matrix { data: &a.data[member * m * k..], ..a };
+        let b = Matrix { data: &b.data[member * k * n..], ..b };
+        assert!(a.last() < a.data.len() && b.last() < b.data.len());
+        let start = member * m * n;
+        // SAFETY: the instruction set was detected, the matrices lie in their
+        // slices, and the output is the caller's promise.
+        unsafe {
+            match level() {
+                Level::Avx512 => {
+                    blocked::product::<Avx512, A, B>(split, a, b, out, start, alpha, accumulate, epilogue);
+                }
+                _ => blocked::product::<Avx2, A, B>(split, a, b, out, start, alpha, accumulate, epilogue),
             }
         }
     }
@@ -191,6 +247,13 @@ pub(crate) fn batched(
     epilogue: Option<&Epilogue>,
 ) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
+    #[cfg(target_arch = "x86_64")]
+    if is_large(m, n, k) {
+        // SAFETY: `is_large` found AVX2; the matrices and the output are dense
+        // and hold `batch` products.
+        unsafe { large(split, batch, a, b, Target::F32(Output::new(out)), alpha, accumulate, epilogue) };
+        return;
+    }
     let (rows, cols) = partition(m, n, k);
     let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
     // Small members of a batch are grouped, so that a task is worth it.

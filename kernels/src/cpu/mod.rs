@@ -7,6 +7,8 @@
 mod adamw;
 mod attention;
 mod attention_backward;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
 mod cross_entropy;
 mod dispatch;
 mod epilogue;
@@ -14,6 +16,8 @@ mod experts;
 mod faults;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx512;
 mod halves;
 mod indexing;
 mod layer_norm;
@@ -21,6 +25,8 @@ mod math;
 mod matmul;
 mod moves;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod packing;
 mod philox;
 mod product;
 mod random;
@@ -35,6 +41,7 @@ mod tasks;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::rope::angles as rope_angles;
+pub(crate) use self::simd::{Level, level};
 
 use std::ops::Range;
 
@@ -66,6 +73,7 @@ pub(crate) struct Kept {
 impl Cpu {
     /// `threads` 0 is `RAYON_NUM_THREADS`, or as many as the process may use.
     pub fn new(threads: usize) -> Result<Cpu, Error> {
+        simd::asked()?;
         simd::level();
         let threads = match threads {
             0 => default_threads(),

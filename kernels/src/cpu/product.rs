@@ -1,13 +1,15 @@
 //! Matrix products over operands of either floating-point type.
 //!
-//! A bfloat16 operand is widened into scratch memory first, in parallel, and
-//! a bfloat16 result is rounded once, at the end: the products and sums are
-//! those of `f32`.
+//! A bfloat16 operand is widened while it is packed, or, where it is not
+//! packed, into scratch memory first; a bfloat16 result is rounded once, at
+//! the end: the products and sums are those of `f32`.
 
+#[cfg(target_arch = "x86_64")]
+use super::blocked::Target;
 use super::epilogue::Epilogue;
-use super::matmul::{Matrix, batched};
-use super::moves::convert;
-use super::{Split, bf16};
+use super::matmul::{self, Matrix, batched};
+use super::moves::{Moved, convert};
+use super::{Output, Split, bf16};
 use crate::step::MatMulDims;
 
 /// Most floats of a buffer that is kept for the next product (16 MiB).
@@ -58,6 +60,27 @@ pub(crate) fn run(
     epilogue: Option<&Epilogue>,
 ) {
     let MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, .. } = *dims;
+    #[cfg(target_arch = "x86_64")]
+    if matmul::is_large(m, n, k) {
+        let out = match out {
+            Results::F32(out) => Target::F32(Output::new(out)),
+            Results::Bf16(out) => Target::Bf16(Moved::new(out)),
+        };
+        macro_rules! go {
+            ($a:expr, $b:expr) => {{
+                let (a, b) = (Matrix::new($a, m, k, trans_a), Matrix::new($b, k, n, trans_b));
+                // SAFETY: it is large; the results are this step's.
+                unsafe { matmul::large(split, batch, a, b, out, alpha, accumulate, epilogue) }
+            }};
+        }
+        match (a, b) {
+            (Numbers::F32(a), Numbers::F32(b)) => go!(a, b),
+            (Numbers::F32(a), Numbers::Bf16(b)) => go!(a, b),
+            (Numbers::Bf16(a), Numbers::F32(b)) => go!(a, b),
+            (Numbers::Bf16(a), Numbers::Bf16(b)) => go!(a, b),
+        }
+        return;
+    }
     let [a_buffer, b_buffer, out_buffer] = &mut wide.buffers;
     let a = Matrix::new(widened(split, a, a_buffer), m, k, trans_a);
     let b = Matrix::new(widened(split, b, b_buffer), k, n, trans_b);

@@ -216,7 +216,7 @@ fn execute_body<const FMA: bool>(
             }
             Code::ColIndex => {
                 for line in dst.chunks_exact_mut(tile.cols) {
-                    for (col, d) in (tile.col..).zip(line) {
+                    for (col, d) in (tile.col as u32..).zip(line) {
                         *d = col as f32;
                     }
                 }

@@ -1,29 +1,67 @@
 //! One body, two machines: kernels are written as plain loops and compiled
 //! twice, for the portable instruction set and for AVX2 with fused
-//! multiply-add. Which one runs is found out once per process.
+//! multiply-add. Which one runs is found out once per process. (Large matrix
+//! products have a third way, for AVX-512.)
 
 use std::sync::OnceLock;
 
+use crate::Error;
+use crate::error::fail;
+
 /// An instruction set that kernels were compiled for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Level {
     /// What every machine of the target has.
     Portable,
     /// AVX2 and FMA. Only [`level`] makes this value, after detection.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Those and AVX-512F; made as `Avx2` is.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
-/// The best level of this machine.
+/// The environment variable that asks for a lower level than the best, for
+/// tests: `portable`, `avx2` or `avx512`.
+const VARIABLE: &str = "TERRARIUM_SIMD";
+
+/// The level that is used: the best of this machine, unless another is asked
+/// for.
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
+    *LEVEL.get_or_init(|| asked().ok().flatten().unwrap_or_else(best))
+}
+
+fn best() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        return if is_x86_feature_detected!("avx512f") { Level::Avx512 } else { Level::Avx2 };
+    }
+    Level::Portable
+}
+
+/// The level that the environment asks for, if it asks.
+pub(crate) fn asked() -> Result<Option<Level>, Error> {
+    let Some(name) = std::env::var_os(VARIABLE) else {
+        return Ok(None);
+    };
+    let wanted = match name.to_str() {
+        Some("portable") => Some(Level::Portable),
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
-        }
-        Level::Portable
-    })
+        Some("avx2") => Some(Level::Avx2),
+        #[cfg(target_arch = "x86_64")]
+        Some("avx512") => Some(Level::Avx512),
+        _ => None,
+    };
+    match wanted {
+        Some(level) if level <= best() => Ok(Some(level)),
+        _ => fail!(
+            InvalidArgument,
+            "{VARIABLE}={} is no level of this machine, whose best is {:?}; portable always works",
+            name.display(),
+            best()
+        ),
+    }
 }
 
 /// `a · b + c`: fused where the level has it (`FMA`), else rounded twice.
@@ -47,10 +85,10 @@ macro_rules! multiversion {
             }
             match $crate::cpu::simd::level() {
                 $crate::cpu::simd::Level::Portable => $body::<false>($($arg),*),
-                // SAFETY: `level` returns Avx2 only where the CPU reported
+                // SAFETY: `level` returns these only where the CPU reported
                 // both features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::cpu::simd::Level::Avx2 | $crate::cpu::simd::Level::Avx512 => unsafe { avx2($($arg),*) },
             }
         }
     };

@@ -7,8 +7,9 @@
 //!
 //! [`ErrorCode::DeviceLost`]: crate::ErrorCode::DeviceLost
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, OsStr, c_void};
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys;
@@ -32,6 +33,149 @@ unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
 
+/// A module of one kernel that was compiled from text; unloaded when dropped.
+pub(crate) struct Module {
+    driver: Arc<Driver>,
+    module: sys::CUmodule,
+    kernel: Kernel,
+}
+
+// SAFETY: as for `Kernel`; the driver is told which context is meant before
+// each use.
+unsafe impl Send for Module {}
+
+impl Module {
+    /// Compiles PTX. `None` where the driver cannot: its compiler is not
+    /// installed, or is older than the text.
+    ///
+    /// # Errors
+    /// `DeviceLost` where the context is.
+    pub fn compile(driver: &Arc<Driver>, text: &str, name: &str) -> Result<Option<Module>, Error> {
+        use sys::CUresult as R;
+        let (Ok(text), Ok(name)) = (CString::new(text), CString::new(name)) else {
+            return Ok(None);
+        };
+        let (mut module, mut function) = (null_mut(), null_mut());
+        driver.enter()?;
+        // SAFETY: the text is a live string that ends with a zero, the out
+        // pointer a live local.
+        let result = unsafe { sys::cuModuleLoadData(&mut module, text.as_ptr().cast()) };
+        match result {
+            R::CUDA_ERROR_INVALID_PTX
+            | R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | R::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | R::CUDA_ERROR_JIT_COMPILATION_DISABLED
+            | R::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | R::CUDA_ERROR_INVALID_IMAGE
+            | R::CUDA_ERROR_OUT_OF_MEMORY => return Ok(None),
+            other => driver.checked(other, "compiling a row kernel")?,
+        }
+        // SAFETY: the module is loaded, the name ends with a zero.
+        let result = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
+        let made = Module { driver: driver.clone(), module, kernel: Kernel(function) };
+        driver.checked(result, "finding a row kernel")?;
+        Ok(Some(made))
+    }
+
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // A failure here means a lost context, whose modules are gone anyway.
+        let _ = self.driver.wait();
+        // SAFETY: the module was loaded once and is unloaded once, after all
+        // launches of its kernel.
+        let _ = unsafe { sys::cuModuleUnload(self.module) };
+    }
+}
+
+/// Launches that were captured, to be done again by one call.
+pub(crate) struct Executable {
+    driver: Arc<Driver>,
+    executable: sys::CUgraphExec,
+}
+
+// SAFETY: as for `Module`.
+unsafe impl Send for Executable {}
+
+impl Executable {
+    /// Notes what `launches` launches. `None`, with nothing done, where
+    /// something in it has to be waited for.
+    ///
+    /// # Errors
+    /// `DeviceLost`, or what `launches` fails with for a reason of its own.
+    pub fn capture(
+        driver: &Arc<Driver>,
+        launches: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Option<Executable>, Error> {
+        driver.enter()?;
+        // Relaxed: only what we do on this stream counts, and that is looked
+        // at by ourselves.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is alive and nothing captures it.
+        let result = unsafe { sys::cuStreamBeginCapture_v2(driver.stream, mode) };
+        driver.checked(result, "capturing a graph")?;
+        driver.spoiled.store(false, Ordering::Relaxed);
+        driver.capturing.store(true, Ordering::Relaxed);
+        let noted = launches();
+        driver.capturing.store(false, Ordering::Relaxed);
+        let (mut graph, mut executable) = (null_mut(), null_mut());
+        driver.enter()?;
+        // SAFETY: the stream is being captured; the out pointer is a live local.
+        let ended = unsafe { sys::cuStreamEndCapture(driver.stream, &mut graph) };
+        let spoiled = driver.spoiled.load(Ordering::Relaxed);
+        if !spoiled && noted.is_ok() {
+            driver.checked(ended, "capturing a graph")?;
+            // SAFETY: the graph was just captured; the out pointer is a live
+            // local.
+            let result = unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) };
+            // A graph that is too large is run by launches.
+            let made = driver.checked(result, "making a captured graph ready");
+            destroy(graph);
+            return match made {
+                Ok(()) => Ok(Some(Executable { driver: driver.clone(), executable })),
+                Err(Error::OutOfMemory { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        destroy(graph);
+        match noted {
+            // What was noted after the spoiling does not count either.
+            _ if spoiled => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(None),
+        }
+    }
+
+    /// Does all of it, in its order, after what was launched before.
+    pub fn launch(&self) -> Result<(), Error> {
+        self.driver.enter()?;
+        // SAFETY: the graph is ready; that its addresses are live is the
+        // promise of whoever captured the launches.
+        let result = unsafe { sys::cuGraphLaunch(self.executable, self.driver.stream) };
+        self.driver.checked(result, "replaying a captured graph")
+    }
+}
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        // A failure here means a lost context, and its graphs with it.
+        let _ = self.driver.wait();
+        // SAFETY: it was made once and is destroyed once, after its launches.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.executable) };
+    }
+}
+
+fn destroy(graph: sys::CUgraph) {
+    if !graph.is_null() {
+        // SAFETY: it came from the end of a capture, and nothing else has it.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+    }
+}
+
 /// How TMA reads a tensor, as the driver encoded it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -49,7 +193,12 @@ pub(crate) struct Shape {
 #[derive(Clone, Debug)]
 pub(crate) struct Card {
     pub name: String,
+    /// What kernels are chosen by.
     pub capability: (i32, i32),
+    /// Whether row kernels are compiled.
+    pub compiles: bool,
+    /// Whether graphs are captured.
+    pub captures: bool,
     pub multiprocessors: u32,
     pub shared_bytes: usize,
 }
@@ -60,6 +209,10 @@ pub(crate) struct Driver {
     stream: sys::CUstream,
     module: sys::CUmodule,
     lost: AtomicBool,
+    /// Whether launches are noted instead of done, and whether something in
+    /// between could not be.
+    capturing: AtomicBool,
+    spoiled: AtomicBool,
     pub card: Card,
 }
 
@@ -111,7 +264,16 @@ impl Driver {
             check(sys::cuStreamCreate(&mut stream, flags), "making a stream")?;
             check(sys::cuModuleLoadData(&mut module, IMAGE.as_ptr().cast()), "loading the kernels")?;
         }
-        Ok(Driver { device, context, stream, module, lost: AtomicBool::new(false), card })
+        Ok(Driver {
+            device,
+            context,
+            stream,
+            module,
+            lost: false.into(),
+            capturing: false.into(),
+            spoiled: false.into(),
+            card,
+        })
     }
 
     /// Makes the context this thread's: each thread has a current one.
@@ -224,8 +386,24 @@ impl Driver {
         Ok(TensorMap(map.opaque))
     }
 
+    /// Whether launches are being captured.
+    pub fn is_capturing(&self) -> bool {
+        self.capturing.load(Ordering::Relaxed)
+    }
+
+    /// What is being captured cannot be: the error ends its launches, and the
+    /// graph is run without.
+    pub fn spoil<T>(&self) -> Result<T, Error> {
+        self.spoiled.store(true, Ordering::Relaxed);
+        fail!(InvalidArgument, "a graph that waits for the card cannot be captured")
+    }
+
     /// `bytes` of memory, zeroed; `None` where the card has no more.
     pub fn allocate(&self, bytes: usize) -> Option<Address> {
+        if self.is_capturing() {
+            self.spoiled.store(true, Ordering::Relaxed);
+            return None;
+        }
         self.enter().ok()?;
         let mut address = 0;
         // SAFETY: the out pointer is a live local.
@@ -257,6 +435,9 @@ impl Driver {
 
     /// Copies to the device; when this returns `values` may be reused.
     pub fn upload<T: Copy>(&self, address: Address, values: &[T]) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         let bytes = std::mem::size_of_val(values);
         self.enter()?;
         // SAFETY: `values` is readable memory of `bytes`; the stream is waited
@@ -269,6 +450,9 @@ impl Driver {
 
     /// Copies from the device, after everything that was launched.
     pub fn download<T: Copy>(&self, values: &mut [T], address: Address) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         let bytes = std::mem::size_of_val(values);
         self.enter()?;
         // SAFETY: `values` is writable memory of `bytes`, borrowed until the
@@ -281,6 +465,9 @@ impl Driver {
 
     /// Waits for everything that was launched.
     pub fn wait(&self) -> Result<(), Error> {
+        if self.is_capturing() {
+            return self.spoil();
+        }
         self.enter()?;
         // SAFETY: the stream is alive.
         self.checked(unsafe { sys::cuStreamSynchronize(self.stream) }, "waiting for the card")
@@ -316,16 +503,41 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
     )?;
     let name =
         CStr::from_bytes_until_nul(&name).map_or("an unnamed card".into(), |n| n.to_string_lossy().into());
-    Ok(Card {
-        name,
-        capability: (
+    let setting = std::env::var_os(SWITCH);
+    let setting = setting.as_deref();
+    let capability = portable(
+        setting,
+        (
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
+    );
+    Ok(Card {
+        name,
+        capability,
+        compiles: !says(setting, "interpret"),
+        captures: !says(setting, "launches"),
         multiprocessors: u32::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(1),
         shared_bytes: usize::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?)
             .unwrap_or(SHARED_BY_DEFAULT),
     })
+}
+
+/// Words by commas that switch paths off, for cards on which one fails, and to
+/// tell whether it does. `portable`: kernels for one architecture only are not
+/// used, and a newer card runs what one of capability 8.0 would. `interpret`:
+/// row kernels are not compiled. `launches`: graphs are not captured.
+const SWITCH: &str = "TERRARIUM_CUDA";
+
+/// Whether a setting has a word.
+fn says(setting: Option<&OsStr>, word: &str) -> bool {
+    let text = setting.map(OsStr::to_string_lossy).unwrap_or_default();
+    text.split(',').any(|part| part.trim() == word)
+}
+
+/// The capability that kernels are chosen by.
+fn portable(setting: Option<&OsStr>, capability: (i32, i32)) -> (i32, i32) {
+    if says(setting, "portable") { capability.min((8, 0)) } else { capability }
 }
 
 /// Success, "no memory", or a device that cannot be used any more.
@@ -344,5 +556,22 @@ fn check(result: sys::CUresult, what: &str) -> Result<(), Error> {
             fail!(OutOfMemory, "{what}: {reason}; free tensors or use smaller ones")
         }
         _ => fail!(DeviceLost, "{what}: {reason} ({result:?})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_makes_a_card_an_older_one_and_never_a_newer() {
+        let set = Some(OsStr::new("portable"));
+        assert_eq!(portable(set, (9, 0)), (8, 0));
+        assert_eq!(portable(set, (7, 5)), (7, 5));
+        assert_eq!(portable(Some(OsStr::new("")), (9, 0)), (9, 0));
+        assert_eq!(portable(None, (10, 0)), (10, 0));
+        let both = Some(OsStr::new("interpret, portable"));
+        assert_eq!(portable(both, (9, 0)), (8, 0));
+        assert!(says(both, "interpret") && !says(both, "launches") && !says(None, "portable"));
     }
 }

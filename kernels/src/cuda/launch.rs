@@ -476,6 +476,7 @@ fn angles(cuda: &mut Cuda, time: usize, dim: usize, base: f32) -> Result<Address
     if cuda.angles.len() == KEPT_ANGLES {
         // Freeing waits for the launches that read it.
         cuda.angles.remove(0);
+        cuda.generation += 1;
     }
     cuda.angles.push((key, buffer));
     Ok(address)

@@ -8,12 +8,14 @@
 
 mod arguments;
 mod attention;
+mod capture;
 mod cross_entropy;
 mod cross_entropy_bf16;
 mod driver;
 mod experts;
 mod launch;
 mod product;
+mod ptx;
 mod row_map;
 mod tensor_core;
 
@@ -22,8 +24,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::arguments::Faults;
+pub(crate) use self::capture::Captured;
 pub(crate) use self::driver::{Address, Driver};
-use self::driver::{Kernel, Shape};
+use self::driver::{Kernel, Module, Shape};
 use crate::Error;
 use crate::error::fail;
 use crate::graph::Graph;
@@ -42,6 +45,12 @@ pub(crate) struct Cuda {
     scratch: Option<Buffer>,
     /// Cosines and sines by (time, dim, bits of the base), the last few.
     angles: Vec<((usize, usize, u32), Buffer)>,
+    /// Compiled row kernels, and whether they take whole rows, by what their
+    /// text depends on; `None` for those that are interpreted.
+    row_kernels: HashMap<Vec<u32>, Option<(Module, bool)>>,
+    /// Goes up when memory of the backend's own is given back: captured graphs
+    /// know its addresses.
+    generation: u64,
 }
 
 /// Memory of the backend's own, freed when dropped.
@@ -71,7 +80,15 @@ impl Cuda {
     pub fn new(ordinal: u32) -> Result<Cuda, Error> {
         let driver = Arc::new(Driver::open(ordinal)?);
         let faults = Buffer::new(&driver, size_of::<Faults>())?;
-        Ok(Cuda { driver, kernels: HashMap::new(), faults, scratch: None, angles: Vec::new() })
+        Ok(Cuda {
+            driver,
+            kernels: HashMap::new(),
+            faults,
+            scratch: None,
+            angles: Vec::new(),
+            row_kernels: HashMap::new(),
+            generation: 0,
+        })
     }
 
     pub fn driver(&self) -> &Arc<Driver> {
@@ -87,9 +104,13 @@ impl Cuda {
     /// Runs these operations of a graph to their end.
     pub fn run(&mut self, table: &Table, graph: &Graph, part: Range<usize>) -> Result<(), Error> {
         self.driver.upload(self.faults.address, &[Faults { first: u32::MAX, count: 0 }])?;
-        for (index, step) in graph.steps.iter().enumerate().take(part.end).skip(part.start) {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            launch::step(self, table, step, index).map_err(|error| error.at(index, step.name()))?;
+        if part == (0..graph.steps.len()) && self.driver.card.captures {
+            capture::run(self, table, graph)?;
+        } else {
+            for (index, step) in graph.steps.iter().enumerate().take(part.end).skip(part.start) {
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                launch::step(self, table, step, index).map_err(|error| error.at(index, step.name()))?;
+            }
         }
         let mut faults = [Faults { first: 0, count: 0 }];
         self.driver.download(&mut faults, self.faults.address)?;
@@ -162,6 +183,12 @@ impl Cuda {
         {
             return Ok(buffer.address);
         }
+        if self.driver.is_capturing() {
+            // What is captured must not be given back; the run that follows
+            // without capturing takes more.
+            return self.driver.spoil();
+        }
+        self.generation += u64::from(self.scratch.is_some());
         self.scratch = None;
         let buffer = Buffer::new(&self.driver, bytes)?;
         let address = buffer.address;

@@ -1,10 +1,9 @@
-//! Row kernels on the card: the compiled program is sent along, and a block
-//! interprets it tile by tile.
+//! Row kernels on the card: compiled from PTX where that can be had, else the
+//! program is sent along, and a block interprets it tile by tile.
 
-use super::Cuda;
-use super::address;
-use super::arguments::{Instruction as Encoded, RowMap, RowStore};
-use super::driver::Address;
+use super::arguments::{CompiledRows, Instruction as Encoded, RowMap, RowStore};
+use super::driver::{Address, Kernel, Module, Shape};
+use super::{Cuda, THREADS, WARPS, address, ptx};
 use crate::Error;
 use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
 use crate::row_kernel::{Code, Instruction, Program, Register, Source};
@@ -12,8 +11,91 @@ use crate::table::{Span, Table};
 
 /// Blocks for each multiprocessor.
 const BLOCKS_EACH: usize = 4;
+/// The same of a compiled kernel, whose blocks have less in flight.
+const COMPILED_BLOCKS_EACH: usize = 8;
+/// Most texts that are compiled for a device, which is one tenant's: each
+/// takes the driver some 50 ms. Kernels beyond them are interpreted.
+const MOST_COMPILED: usize = 128;
 
 pub(super) fn run(
+    cuda: &mut Cuda,
+    t: &Table,
+    program: &Program,
+    inputs: &[Span],
+    stores: &[Span],
+) -> Result<(), Error> {
+    match compiled(cuda, program)? {
+        Some((kernel, whole_rows)) => launch(cuda, t, program, inputs, stores, kernel, whole_rows),
+        None => interpret(cuda, t, program, inputs, stores),
+    }
+}
+
+/// The kernel of a program, and whether it takes whole rows.
+fn compiled(cuda: &mut Cuda, program: &Program) -> Result<Option<(Kernel, bool)>, Error> {
+    if !cuda.driver.card.compiles {
+        return Ok(None);
+    }
+    let key = key(program);
+    if !cuda.row_kernels.contains_key(&key) {
+        if cuda.row_kernels.len() >= MOST_COMPILED {
+            return Ok(None);
+        }
+        let made = match ptx::emit(program) {
+            Some(ptx::Text { text, whole_rows }) => {
+                let module = Module::compile(&cuda.driver, &text, ptx::NAME)?;
+                module.map(|module| (module, whole_rows))
+            }
+            None => None,
+        };
+        cuda.row_kernels.insert(key.clone(), made);
+    }
+    let known = cuda.row_kernels.get(&key).and_then(Option::as_ref);
+    Ok(known.map(|(module, whole_rows)| (module.kernel(), *whole_rows)))
+}
+
+/// All that a program's text depends on.
+fn key(program: &Program) -> Vec<u32> {
+    let mut key = vec![u32::from(program.cols >= ptx::LEAST_COLS), u32::from(program.cols <= ptx::PIECE)];
+    for instruction in program.prologue.iter().chain(&program.body).map(encode) {
+        key.extend([instruction.code, instruction.dst_is_row, instruction.dst, instruction.operand]);
+        key.extend(instruction.source_kind);
+        key.extend(instruction.source);
+    }
+    for (register, layout) in &program.stores {
+        let (is_row, slot) = place(*register);
+        key.extend([is_row, slot, u32::from(*layout == Layout::Element)]);
+    }
+    key
+}
+
+fn launch(
+    cuda: &mut Cuda,
+    t: &Table,
+    program: &Program,
+    inputs: &[Span],
+    stores: &[Span],
+    kernel: Kernel,
+    whole_rows: bool,
+) -> Result<(), Error> {
+    let mut operands = [0; ptx::INPUTS + ptx::STORES];
+    for (to, span) in operands.iter_mut().zip(inputs) {
+        *to = address(t, *span);
+    }
+    for (to, span) in operands.iter_mut().skip(ptx::INPUTS).zip(stores) {
+        *to = address(t, *span);
+    }
+    let pieces = if whole_rows { 1 } else { program.cols.div_ceil(ptx::PIECE) };
+    let units = program.rows * pieces;
+    let most = cuda.driver.card.multiprocessors as usize * COMPILED_BLOCKS_EACH;
+    let blocks = units.div_ceil(WARPS as usize).min(most) as u64;
+    let a = CompiledRows { operands, units: units as u64, pieces: pieces as u64, cols: program.cols as u64 };
+    let shape = Shape { blocks, threads: THREADS as u32, shared_bytes: 0 };
+    // SAFETY: the text reads inputs and writes stores within rows × cols, as
+    // the program does, which is validated; the arguments are what it declares.
+    unsafe { cuda.driver.launch(kernel, shape, a) }
+}
+
+fn interpret(
     cuda: &mut Cuda,
     t: &Table,
     program: &Program,

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use terrarium_kernels::{CudaConfig, Device, ErrorCode};
 
-use crate::bench::ON_CUDA;
+use crate::bench::{Bench, ON_CUDA};
 
 /// The folder with the simulator's libcuda.so.1; `None` without a compiler.
 fn simulator() -> Option<&'static Path> {
@@ -36,7 +36,10 @@ fn build(name: &str, flags: &[&str]) -> Option<PathBuf> {
         .args(flags)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
-        .args(["sim/sim.cpp", "sim/ptx.cpp", "sim/driver.cpp", "kernels.cu"].map(|file| source.join(file)))
+        .args(
+            ["sim/sim.cpp", "sim/ptx.cpp", "sim/text.cpp", "sim/driver.cpp", "kernels.cu"]
+                .map(|file| source.join(file)),
+        )
         .output();
     match built {
         Ok(output) if output.status.success() => Some(folder),
@@ -128,4 +131,95 @@ fn without_a_driver_there_is_one_clear_line() {
         assert_eq!(error.code(), ErrorCode::DeviceLost);
         assert!(!error.to_string().contains('\n'), "{error}");
     }
+}
+
+/// Runs a graph five times beside its operations, one by one: captured graphs
+/// give the bits of launches. Started by the test below.
+#[test]
+fn replays_give_the_bits_of_launches() {
+    use terrarium_kernels::*;
+    if !Bench::on_cuda() {
+        return;
+    }
+    let n = 64;
+    let results = |whole: bool, experts: bool| {
+        let mut device = Device::cuda(CudaConfig::default()).unwrap();
+        let [x, w, y] = [(); 3].map(|()| device.alloc(DType::F32, &[n, n]).unwrap());
+        let inv_rms = device.alloc(DType::F32, &[n]).unwrap();
+        let counter = device.alloc(DType::I32, &[1]).unwrap();
+        let one = device.alloc(DType::I32, &[1]).unwrap();
+        let total = device.alloc(DType::F32, &[1]).unwrap();
+        let starts = device.alloc(DType::I32, &[2]).unwrap();
+        let stacked = device.view(w, 0, &[1, n, n]).unwrap();
+        device.upload_i32(one, 0, &[1]).unwrap();
+        device.upload_i32(starts, 0, &[0, n as i32]).unwrap();
+        let element = |tensor| Operand { tensor, layout: Layout::Element };
+        let (distribution, scale) = (Distribution::Uniform, 1.0);
+        let mut ops: Vec<Op> = vec![
+            // Draws anew at each run, by a counter on the card.
+            RandomStep { dst: x, seed: 1, stream: 2, counter, distribution, scale }.into(),
+            Columns { src: one, src_col: 0, dst: counter, dst_col: 0, width: 1, accumulate: true }.into(),
+            MatMul { a: x, b: x, out: w, trans_a: false, trans_b: true, alpha: 1.0, accumulate: false }
+                .into(),
+            RmsNorm { x: w, out: y, inv_rms, eps: 1e-6 }.into(),
+            RowMap {
+                rows: n,
+                cols: n,
+                inputs: vec![element(y)],
+                nodes: vec![Node::Input(0), Node::Unary { op: UnaryOp::Tanh, a: 0 }],
+                stores: vec![Store { node: 1, tensor: y, layout: Layout::Element }],
+            }
+            .into(),
+        ];
+        if experts {
+            // Waits for the card, and so cannot be captured.
+            ops.push(
+                GroupedMatMul { a: y, b: stacked, starts, out: x, trans_b: false, accumulate: false }.into(),
+            );
+        }
+        let axis = ReduceAxis::All;
+        ops.push(
+            Reduce { src: if experts { x } else { y }, dst: total, axis, scale: 1.0, accumulate: true }
+                .into(),
+        );
+        let graph = device.prepare(ops).unwrap();
+        let mut found = Vec::new();
+        for _ in 0..5 {
+            if whole {
+                device.run(&graph).unwrap();
+            } else {
+                for at in 0..graph.ops() {
+                    device.run_part(&graph, at..at + 1).unwrap();
+                }
+            }
+            let mut out = vec![0.0; (n * n) as usize];
+            device.download_f32(y, 0, &mut out).unwrap();
+            let mut sum = [0.0];
+            device.download_f32(total, 0, &mut sum).unwrap();
+            found.extend(out.into_iter().chain(sum).map(f32::to_bits));
+        }
+        found
+    };
+    for experts in [false, true] {
+        let launched = results(false, experts);
+        let size = (n * n) as usize + 1;
+        assert_ne!(launched[..size], launched[size..2 * size], "each run draws other numbers");
+        assert!(launched == results(true, experts), "with experts: {experts}");
+    }
+}
+
+#[test]
+fn captured_graphs_replay_in_the_simulator() {
+    let Some(library) = simulator() else { return };
+    let test = &["cuda::replays_give_the_bits_of_launches"];
+    passed(&again(library, test, &[]));
+    // Row kernels that are interpreted keep a graph from being captured.
+    passed(&again(library, test, &[("TERRARIUM_CUDA", "interpret")]));
+    // A capture that fails is a lost card, and one is made at the second run.
+    let lost = again(library, test, &[("TERRARIUM_SIM_FAIL", "cuGraphLaunch:1")]);
+    let said = String::from_utf8_lossy(&lost.stdout).into_owned() + &String::from_utf8_lossy(&lost.stderr);
+    assert!(!lost.status.success() && said.contains("replaying a captured graph"), "{said}");
+    // Nothing is replayed where that is switched off.
+    let switched = [("TERRARIUM_SIM_FAIL", "cuGraphLaunch:1"), ("TERRARIUM_CUDA", "launches")];
+    passed(&again(library, test, &switched));
 }

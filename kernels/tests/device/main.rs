@@ -3,12 +3,14 @@
 mod bench;
 mod cuda;
 mod experts;
+mod fuel;
 mod fused;
 mod garbage;
 mod gradients;
 mod halves;
 mod handles;
 mod image;
+mod levels;
 mod matrices;
 mod models;
 mod planted;

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::supervise::Order;
 use super::{Call, CompileFailure, CompileLimits, Compiled, Plan, run};
 use crate::toolchain::Clang;
 
@@ -38,23 +39,27 @@ pub fn compile_c(
     limits: &CompileLimits,
     launcher: &Path,
 ) -> Result<Compiled, CompileFailure> {
+    let order = Order::new(plan(program, clang, limits), limits, launcher);
+    run(source, &call(clang), order, limits, None)
+}
+
+pub(super) fn call(clang: &Clang) -> Call<'static> {
     let mut hidden = vec![
         (clang.resource_dir.clone(), "<clang>"),
         (clang.program.clone(), "<clang>"),
         (clang.linker.clone(), "<linker>"),
     ];
     hidden.extend(clang.sysroot.clone().map(|root| (root, "<sysroot>")));
-    let call = Call {
+    Call {
         source: SOURCE,
         module: MODULE,
         files: &[("in/terrarium.h", HEADER)],
         hidden,
         read: super::Reader::read_clang,
-    };
-    run(source, &call, |root| plan(root, program, clang, limits), limits, launcher)
+    }
 }
 
-fn plan(root: &Path, program: CProgram, clang: &Clang, limits: &CompileLimits) -> Plan {
+pub(super) fn plan(program: CProgram, clang: &Clang, limits: &CompileLimits) -> Plan {
     let mut read = clang.libraries.clone();
     // The linker by both its names: a root of one's own has no links.
     let programs = [clang.program.clone(), clang.linker.clone(), clang.linker_program.clone()];
@@ -63,7 +68,7 @@ fn plan(root: &Path, program: CProgram, clang: &Clang, limits: &CompileLimits) -
     read.extend(clang.sysroot.iter().flat_map(|root| libc_folders(root)));
     let mut execute = clang.interpreter.clone();
     execute.extend(programs);
-    let mut plan = Plan::new(root, &clang.program, &clang.library_path, read, execute, limits);
+    let mut plan = Plan::new(&clang.program, &clang.library_path, read, execute, limits);
     plan.args = arguments(program, clang);
     plan
 }

@@ -7,8 +7,9 @@
 //! process-number namespace, so that nothing that it started can outlive it.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -31,7 +32,7 @@ pub(crate) fn child_main(isolation: Isolation, argument: Option<std::ffi::OsStri
     let argument = argument.ok_or("the jail takes one argument, its plan")?;
     let bytes = std::fs::read(argument).map_err(|e| format!("cannot read the plan: {e}"))?;
     let plan: Plan = serde_json::from_slice(&bytes).map_err(|e| format!("cannot read the plan: {e}"))?;
-    launch(&plan, isolation, become_program)
+    launch(&plan, isolation, wait_and_become_program).map_err(|reason| format!("{} {reason}", plan.token))
 }
 
 /// For `doctor`: the same with an empty plan; what is in place goes to standard
@@ -39,26 +40,27 @@ pub(crate) fn child_main(isolation: Isolation, argument: Option<std::ffi::OsStri
 pub(crate) fn probe_main(isolation: Isolation) -> Result<(), String> {
     let plan = Plan {
         parent: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32),
-        job: PathBuf::from("/"),
+        token: String::new(),
+        job: PathBuf::new(),
         compiler: PathBuf::new(),
         args: Vec::new(),
         environment: Vec::new(),
         read: Vec::new(),
         execute: Vec::new(),
-        write: Vec::new(),
         links: Vec::new(),
         cpu_seconds: 10,
         address_space: 3 << 30,
         data: 1 << 30,
         file_size: 1 << 20,
     };
-    launch(&plan, isolation, |_, standing| {
+    launch(&plan, isolation, |_, _, standing| {
         let text = serde_json::to_vec(&standing).map_err(|e| e.to_string())?;
         std::io::stdout().write_all(&text).map_err(|e| e.to_string())
     })
 }
 
-type Then = fn(&Plan, Standing) -> Result<(), String>;
+/// What is done in place: with the plan, `/dev/null`, and what is on.
+type Then = fn(&Plan, OwnedFd, Standing) -> Result<(), String>;
 
 fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
     let context = |doing: &'static str| move |error: rustix::io::Errno| format!("{doing}: {error}");
@@ -94,8 +96,10 @@ fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
             if rustix::event::poll(&mut ends, Some(&none)).map_err(context("poll"))? > 0 {
                 return Err("the launcher is gone".into());
             }
+            // Opened while there is a path to it.
+            let nothing = std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
             confine(plan, isolation, &mut standing)?;
-            then(plan, standing)
+            then(plan, nothing.into(), standing)
         }
         child => {
             drop(alive);
@@ -109,7 +113,20 @@ fn launch(plan: &Plan, isolation: Isolation, then: Then) -> Result<(), String> {
     }
 }
 
-fn become_program(plan: &Plan, _: Standing) -> Result<(), String> {
+/// Everything is given up; the word to go, one byte on standard input, may come
+/// at once or much later. Without it there is nothing to compile.
+fn wait_and_become_program(plan: &Plan, nothing: OwnedFd, _: Standing) -> Result<(), String> {
+    let mut word = [0];
+    let read = loop {
+        match rustix::io::read(rustix::stdio::stdin(), &mut word) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.map_err(|e| format!("cannot read the word to go: {e}"))?,
+        }
+    };
+    if read == 0 {
+        return Err("nobody needs the jail any more".into());
+    }
+    rustix::stdio::dup2_stdin(&nothing).map_err(|e| format!("standard input: {e}"))?;
     let error = Command::new(&plan.compiler)
         .args(&plan.args)
         .env_clear()
@@ -253,7 +270,8 @@ fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result
             standing.set(layer, LayerState::On("made by bubblewrap".into()));
         }
     }
-    rustix::process::chdir(&plan.job).map_err(|e| format!("chdir: {e}"))?;
+    let folder = plan.job().map_or(Path::new("/"), PathBuf::as_path);
+    rustix::process::chdir(folder).map_err(|e| format!("chdir: {e}"))?;
     for (resource, value) in [
         (Resource::As, plan.address_space),
         (Resource::Data, plan.data),
@@ -286,9 +304,9 @@ fn confine(plan: &Plan, isolation: Isolation, standing: &mut Standing) -> Result
 
 /// What lies in the compiler's root folder.
 fn shown(plan: &Plan) -> Vec<Show> {
-    let files = plan.read.iter().chain(&plan.execute);
+    let files = plan.read.iter().chain(&plan.execute).chain(plan.job());
     let mut all: Vec<Show> = files.map(|path| Show::same(path, Access::Read)).collect();
-    all.extend(plan.write.iter().map(|path| Show::same(path, Access::Write)));
+    all.extend(plan.written().iter().map(|path| Show::same(path, Access::Write)));
     all.sort();
     all.dedup_by(|a, b| a.at == b.at);
     all
@@ -296,8 +314,11 @@ fn shown(plan: &Plan) -> Vec<Show> {
 
 fn rules(plan: &Plan) -> Vec<(PathBuf, Right)> {
     let each = |paths: &[PathBuf], right| paths.iter().map(|path| (path.clone(), right)).collect::<Vec<_>>();
-    [each(&plan.read, Right::Read), each(&plan.execute, Right::Execute), each(&plan.write, Right::Write)]
-        .concat()
+    let mut all = each(&plan.read, Right::Read);
+    all.extend(plan.job().map(|job| (job.clone(), Right::Read)));
+    all.extend(each(&plan.execute, Right::Execute));
+    all.extend(each(&plan.written(), Right::Write));
+    all
 }
 
 /// Every descriptor but the standard three closes when the compiler starts.

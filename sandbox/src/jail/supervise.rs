@@ -1,31 +1,51 @@
-//! The parent's side: start the launcher, drain what it says, and see to it
+//! The parent's side: start a launcher, let it go, drain what it says, and see to it
 //! that nothing of it is left at the deadline.
 
-use std::io::Read;
+use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::{CompileFailure, Plan};
+use super::{CompileFailure, CompileLimits, Plan, WRITTEN, fresh_token, new_job};
 use crate::bubblewrap;
 use crate::cgroup;
 use crate::isolation::Isolation;
 use crate::namespaces::Access;
 
-/// One run of a launcher.
-pub(super) struct Supervisor<'a> {
-    pub launcher: &'a Path,
-    pub plan: &'a Path,
-    pub isolation: Isolation,
-    pub deadline: Instant,
-    /// Bytes of stderr that are kept. The rest is read and dropped, so that a
-    /// flood neither fills the memory nor blocks the compiler.
-    pub keep: usize,
+/// The compiler's current folder, below the job's.
+const ROOT: &str = "job";
+
+/// A launcher for some job: everything but the source.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    launcher: PathBuf,
+    isolation: Isolation,
+    plan: Plan,
 }
+
+/// A launcher in a job's folder of its own. It gives everything up and then
+/// waits, for as long as it takes, for the word to go.
+pub(super) struct Waiting {
+    // In the order in which they go: no process outlives its folder.
+    group: Group,
+    go: ChildStdin,
+    stderr: ChildStderr,
+    is_wrapped: bool,
+    token: String,
+    /// With everything that is in it.
+    control: Option<cgroup::Group>,
+    job: TempDir,
+}
+
+/// A launcher that was told to go.
+pub(super) struct Running(Waiting);
 
 /// How a run ended.
 pub(super) struct Ended {
@@ -39,6 +59,8 @@ pub(super) struct Ended {
     pub cpu: Duration,
     /// The first `keep` bytes of stderr.
     pub stderr: Vec<u8>,
+    /// What the launcher's own words in it begin with.
+    pub token: String,
 }
 
 /// A process group that does not outlive its owner.
@@ -69,39 +91,90 @@ impl Drop for Group {
     }
 }
 
-impl Supervisor<'_> {
-    pub(super) fn run(&self, plan: &Plan) -> Result<Ended, CompileFailure> {
+impl Order {
+    pub(super) fn new(plan: Plan, limits: &CompileLimits, launcher: &Path) -> Self {
+        Self { launcher: launcher.to_owned(), isolation: limits.isolation, plan }
+    }
+
+    /// Makes the job's folder and starts the launcher.
+    pub(super) fn start(&self) -> Result<Waiting, CompileFailure> {
+        let io = CompileFailure::io;
+        let job = new_job()?;
+        // The compiler's view is the `job` folder; the plan lies beside it.
+        let root = job.path().join(ROOT);
+        for folder in WRITTEN.into_iter().chain(["in"]) {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).map_err(|e| io(format!("create {}", path.display()), e))?;
+        }
+        let plan = Plan { token: fresh_token(), job: root, ..self.plan.clone() };
+        let file = job.path().join("plan.json");
+        let text =
+            serde_json::to_vec(&plan).map_err(|e| io("write the plan".into(), std::io::Error::other(e)))?;
+        fs::write(&file, text).map_err(|e| io("write the plan".into(), e))?;
+
+        let read = plan.read.iter().chain(&plan.execute).chain([&plan.job, &file]);
+        let mut show: Vec<_> = read.map(|path| (path.clone(), Access::Read)).collect();
+        show.extend(plan.written().into_iter().map(|path| (path, Access::Write)));
+        let wrapped = bubblewrap::command(&self.launcher, self.isolation, &show)
+            .map_err(|e| io("prepare bubblewrap".into(), e))?;
+        let is_wrapped = wrapped.is_some();
+        let mut command = wrapped.unwrap_or_else(|| Command::new(&self.launcher));
+        let control = cgroup::Group::hold(&mut command, self.isolation, plan.address_space)
+            .map_err(|e| io("make a control group".into(), e))?;
+        let mut child = command
+            .args([crate::child::MARK, "jail"])
+            .arg(self.isolation.to_string())
+            .arg(&file)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| io(format!("start {}", self.launcher.display()), e))?;
+        let ends = (child.stdin.take(), child.stderr.take());
+        let pid = Pid::from_child(&child);
+        let group = Group { child, pid, reaped: false };
+        let (Some(go), Some(stderr)) = ends else {
+            return Err(io("talk to the jail".into(), std::io::ErrorKind::BrokenPipe.into()));
+        };
+        Ok(Waiting { group, go, stderr, is_wrapped, token: plan.token, control, job })
+    }
+}
+
+impl Waiting {
+    /// The compiler's current folder.
+    pub(super) fn root(&self) -> PathBuf {
+        self.job.path().join(ROOT)
+    }
+
+    /// Whether nobody has ended it meanwhile.
+    pub(super) fn is_alive(&mut self) -> bool {
+        let ended = self.group.child.try_wait();
+        self.group.reaped = matches!(ended, Ok(Some(_)));
+        matches!(ended, Ok(None))
+    }
+
+    /// Lets it go on.
+    pub(super) fn go(mut self) -> Running {
+        // One that has ended has said why.
+        let _ = self.go.write_all(b"!");
+        Running(self)
+    }
+}
+
+impl Running {
+    /// Waits for the end, which comes at `deadline` at the latest; keeps the
+    /// first `keep` bytes that were said. The rest is read and dropped, so that
+    /// a flood neither fills the memory nor blocks the compiler. The job's
+    /// folder is the caller's then.
+    pub(super) fn watch(self, deadline: Instant, keep: usize) -> Result<(TempDir, Ended), CompileFailure> {
         let io = |doing: &str| {
             let doing = doing.to_owned();
             move |error: std::io::Error| CompileFailure::io(doing, error)
         };
-        let mut show: Vec<_> =
-            plan.read.iter().chain(&plan.execute).map(|path| (path.clone(), Access::Read)).collect();
-        show.push((self.plan.to_owned(), Access::Read));
-        show.extend(plan.write.iter().map(|path| (path.clone(), Access::Write)));
-        let wrapped =
-            bubblewrap::command(self.launcher, self.isolation, &show).map_err(io("prepare bubblewrap"))?;
-        let is_wrapped = wrapped.is_some();
-        let mut command = wrapped.unwrap_or_else(|| Command::new(self.launcher));
-        // Dropped last, with everything that is in it.
-        let _control = cgroup::Group::hold(&mut command, self.isolation, plan.address_space)
-            .map_err(io("make a control group"))?;
-        let mut child = command
-            .args([crate::child::MARK, "jail"])
-            .arg(self.isolation.to_string())
-            .arg(self.plan)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(io(&format!("start {}", self.launcher.display())))?;
-        let stderr = child.stderr.take();
-        let pid = Pid::from_child(&child);
-        let mut group = Group { child, pid, reaped: false };
-        let Some(mut stderr) = stderr else {
-            return Err(CompileFailure::io("read from the jail", std::io::ErrorKind::BrokenPipe.into()));
-        };
+        // Dropped from the last to the first: no process outlives its folder.
+        let Waiting { job, control: _control, token, is_wrapped, mut group, mut stderr, go: _go } = self.0;
+        let pid = group.pid;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .map_err(|e| CompileFailure::io("watch the compiler", e.into()))?;
         rustix::io::ioctl_fionbio(&stderr, true)
@@ -111,7 +184,7 @@ impl Supervisor<'_> {
         let mut open = true;
         let mut killed_by_us = false;
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() && !killed_by_us {
                 killed_by_us = true;
                 group.kill();
@@ -129,7 +202,7 @@ impl Supervisor<'_> {
             }
             let ended = !watched[0].revents().is_empty();
             if open {
-                open = drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+                open = drain(&mut stderr, &mut kept, keep).map_err(io("read from the jail"))?;
             }
             if ended {
                 break;
@@ -141,7 +214,7 @@ impl Supervisor<'_> {
         // The last of them closes the pipe when it is gone.
         let patience = Instant::now() + Duration::from_secs(1);
         while open {
-            open = drain(&mut stderr, &mut kept, self.keep).map_err(io("read from the jail"))?;
+            open = drain(&mut stderr, &mut kept, keep).map_err(io("read from the jail"))?;
             let left = patience.saturating_duration_since(Instant::now());
             if !open || left.is_zero() {
                 break;
@@ -154,7 +227,7 @@ impl Supervisor<'_> {
         }
         let (status, cpu) = reap(pid).map_err(io("wait for the compiler"))?;
         group.reaped = true;
-        Ok(Ended {
+        let ended = Ended {
             exit: status.code(),
             signal: status
                 .signal()
@@ -162,7 +235,9 @@ impl Supervisor<'_> {
             killed_by_us: killed_by_us && status.signal() == Some(libc::SIGKILL),
             cpu,
             stderr: kept,
-        })
+            token,
+        };
+        Ok((job, ended))
     }
 }
 

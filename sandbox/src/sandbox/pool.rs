@@ -12,8 +12,8 @@ use crate::{Evaluation, Job, Limits, Outcome, Phase, Shards, text};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Largest message that is accepted from a worker.
-pub(super) const MAX_REPLY: usize = 512 << 20;
+/// Largest message that is accepted from a worker that starts.
+const MAX_GREETING: usize = 64 << 10;
 
 /// Time for a worker to load its component and lock itself down.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -136,7 +136,11 @@ impl Sandbox {
 
     fn start(&self, component: &Component, evaluation: &Evaluation) -> Result<Acquired, SandboxError> {
         let trouble = |reason: String| SandboxError::Child { part: "starting a worker", reason };
-        let files = shards(evaluation).map(|s| vec![s.train.clone(), s.held_out.clone()]);
+        let files = shards(evaluation).map(|s| {
+            let mut files = vec![s.train.clone(), s.held_out.clone()];
+            files.extend(s.token_bytes.clone());
+            files
+        });
         let connection = self.config.broker.as_deref().map(crate::broker::connection);
         let connection = connection.transpose().map_err(|e| trouble(e.to_string()))?;
         let child = Start {
@@ -145,9 +149,13 @@ impl Sandbox {
             isolation: self.config.isolation,
             files: files.unwrap_or_default(),
             memory: crate::worker::memory(evaluation.limits.memory_bytes, evaluation.limits.device_bytes),
-            broker: connection.map(std::sync::Arc::new),
         };
-        let mut worker = Child::spawn(child).map_err(|e| trouble(e.to_string()))?;
+        let worker = match connection {
+            // Its connection is made for it alone.
+            Some(_) => Child::spawn(child, connection),
+            None => Child::next(&self.children, child),
+        };
+        let mut worker = worker.map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
             artifact: component.artifact.as_ref().clone(),
@@ -162,7 +170,7 @@ impl Sandbox {
             device_bytes: limits.device_bytes,
             tensors: limits.tensors,
         };
-        match worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_REPLY, START_DEADLINE)) {
+        match worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_GREETING, START_DEADLINE)) {
             Ok(Reply::Ready) => Ok(Acquired::Worker(Box::new(worker))),
             Ok(Reply::Refused(reason)) => {
                 Ok(Acquired::Outcome(Outcome::Rejected { reason: text::clean(&reason, 2_000) }))

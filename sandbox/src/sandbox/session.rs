@@ -2,7 +2,6 @@
 //! answer. The worker is not believed: what it forwards is counted and checked
 //! again here.
 
-use super::pool::MAX_REPLY;
 use crate::cancel::CancelHandle;
 use crate::child::{Child, ChildError};
 use crate::host::{Abandoned, Caller, HostFunctions};
@@ -126,9 +125,10 @@ impl<'a> Session<'a> {
         end: Instant,
         phase: &mut Phase,
     ) -> Result<Answer, Broken> {
+        let most = self.largest_reply(limits);
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            match worker.receive(MAX_REPLY, left) {
+            match worker.receive(most, left) {
                 Ok(Reply::Done(mut report)) => {
                     report.distrust(limits);
                     return Ok(Answer::Done(report));
@@ -144,6 +144,30 @@ impl<'a> Session<'a> {
                 Err(e) => return Err(self.of_child(e)),
             }
         }
+    }
+
+    /// The largest message that an honest worker can have to send. One that was
+    /// taken over could otherwise fill the host's memory: a message of empty
+    /// lists takes twenty times its bytes once it is read.
+    fn largest_reply(&self, limits: &Limits) -> usize {
+        // Outcome, knobs, usage, a number for each of some 400,000 windows, and
+        // what names and lengths take.
+        const REST: u64 = 4 << 20;
+        // A metric's numbers and the names of its fields; a byte of a list.
+        const METRIC: u64 = 128;
+        const BYTE: u64 = 2;
+        let functions = if self.functions.names().next().is_some() { limits.host_function_bytes } else { 0 };
+        // Of a benchmark: steps of some 100 bytes.
+        let steps = if self.native_peer { 128 * crate::worker::MAX_STEPS as u64 } else { 0 };
+        let parts = [
+            limits.output_bytes.saturating_mul(BYTE),
+            limits.metrics.saturating_mul(METRIC),
+            limits.log_bytes,
+            functions,
+            steps,
+        ];
+        let most = parts.into_iter().fold(REST, u64::saturating_add).min(512 << 20);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// What a failure of the channel means.

@@ -4,7 +4,7 @@
 use super::host::HostUse;
 use super::link::SharedLink;
 use super::native_peer::{NativePeer, Request};
-use super::shards::{Mapped, below, stream};
+use super::shards::{Mapped, Tokens, below, stream};
 use super::{Attached, Reply};
 use crate::evaluation::{MAX_KNOBS, MAX_NAME, MAX_OPTIONS};
 use crate::{Evaluation, Job, KnobRange, KnobScale, KnobValue, Metric, Outcome, Phase, text};
@@ -361,7 +361,8 @@ impl data::Host for State {
             Job::Call { .. } | Job::Calls { .. } => 0,
         };
         let train_tokens = self.shards.as_ref().map_or(0, |s| s.train.len() as u64);
-        Ok(data::Info { vocabulary: 256, context, train_tokens })
+        let vocabulary = self.shards.as_ref().map_or(256, |s| s.vocabulary() as u32);
+        Ok(data::Info { vocabulary, context, train_tokens })
     }
 
     fn next_batch(&mut self, tokens: u64, targets: u64) -> wasmtime::Result<Result<(), wit::Error>> {
@@ -382,7 +383,7 @@ impl data::Host for State {
 }
 
 impl State {
-    fn draw(&mut self, train: &[u8], tokens: u64, targets: u64) -> Result<(), wit::Error> {
+    fn draw(&mut self, train: &Tokens, tokens: u64, targets: u64) -> Result<(), wit::Error> {
         let (rows, length) = self.batch_shape(train, tokens, targets)?;
         // Moving a token costs as much as moving its eight bytes on the device.
         self.charge("NextBatch", 8 * (rows * length) as u64, 1)?;
@@ -392,7 +393,7 @@ impl State {
     }
 
     /// [B, T] of both tensors of a batch.
-    fn batch_shape(&self, train: &[u8], tokens: u64, targets: u64) -> Result<(usize, usize), wit::Error> {
+    fn batch_shape(&self, train: &Tokens, tokens: u64, targets: u64) -> Result<(usize, usize), wit::Error> {
         let (tokens, targets) = (kernels::TensorId::from_bits(tokens), kernels::TensorId::from_bits(targets));
         let shape = self.device.shape(tokens).map_err(super::compute::error)?.to_vec();
         let &[rows, length] = shape.as_slice() else {
@@ -411,7 +412,7 @@ impl State {
     /// Uploads the windows `first`, `first + 1`, … of the evaluation's stream.
     pub fn fill_batch(
         &mut self,
-        train: &[u8],
+        train: &Tokens,
         tokens: u64,
         targets: u64,
         first: u64,
@@ -420,15 +421,15 @@ impl State {
         let (tokens, targets) = (kernels::TensorId::from_bits(tokens), kernels::TensorId::from_bits(targets));
         let mut batch = vec![0i32; 2 * rows * length];
         let (inputs, shifted) = batch.split_at_mut(rows * length);
+        let mut window = Vec::with_capacity(length + 1);
         for row in 0..rows {
             let bits = stream(self.evaluation.seed, first + row as u64);
             let start = below(bits, (train.len() - length) as u64) as usize;
+            window.clear();
+            train.read(start, length + 1, &mut window).map_err(|e| super::compute::invalid(&e))?;
             let span = row * length..(row + 1) * length;
-            for ((input, next), pair) in
-                inputs[span.clone()].iter_mut().zip(&mut shifted[span]).zip(train[start..].windows(2))
-            {
-                (*input, *next) = (i32::from(pair[0]), i32::from(pair[1]));
-            }
+            inputs[span.clone()].copy_from_slice(&window[..length]);
+            shifted[span].copy_from_slice(&window[1..]);
         }
         self.device.upload_i32(tokens, 0, inputs).map_err(super::compute::error)?;
         self.device.upload_i32(targets, 0, shifted).map_err(super::compute::error)

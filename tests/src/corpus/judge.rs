@@ -107,10 +107,12 @@ pub(super) fn words(attack: &Attack, text: &str) -> Vec<String> {
 
 /// Text that a terminal may be given.
 pub(super) fn plain(text: &str) -> Option<String> {
+    // Not the list of the sandbox, which is what is tried here.
     let bad = |c: char| {
         (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-            || matches!(c, '\u{e0000}'..='\u{e007f}')
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{3164}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+            || matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{e0000}'..='\u{e01ef}')
     };
     text.chars().find(|&c| bad(c)).map(|c| format!("U+{:04X} is shown to a terminal", u32::from(c)))
 }

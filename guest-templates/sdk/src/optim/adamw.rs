@@ -28,6 +28,16 @@ impl Default for AdamWConfig {
 }
 
 /// AdamW over a group of parameters with the same settings.
+/// Two numbers of state, 20 flops and seven numbers moved for each parameter.
+///
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tape, Tensor, optim::*};
+/// # fn f(t: &mut Tape, params: &[Tensor]) -> Result<()> {
+/// let mut optimizer = AdamW::new(params, AdamWConfig { rate: 3e-3, ..AdamWConfig::default() })?;
+/// optimizer.emit(t)?; // after t.backward(loss)
+/// optimizer.prepare(1, 1.0)?; // before each replay: the step, the schedule's factor
+/// # Ok(()) }
+/// ```
 pub struct AdamW {
     config: AdamWConfig,
     hyper: Tensor,

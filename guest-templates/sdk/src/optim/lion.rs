@@ -29,6 +29,14 @@ impl Default for LionConfig {
 /// param -= rate·(sign(β₁m + (1-β₁)g) + decay·param); m = β₂m + (1-β₂)g. Keeps
 /// one tensor of state for each parameter; a step reads three numbers and
 /// writes two for each element.
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tape, Tensor, optim::*};
+/// # fn f(t: &mut Tape, params: &[Tensor]) -> Result<()> {
+/// let mut optimizer = Lion::new(params, LionConfig { rate: 3e-4, ..LionConfig::default() })?;
+/// optimizer.emit(t)?; // after t.backward(loss)
+/// optimizer.prepare(1, 1.0)?; // before each replay: the step, the schedule's factor
+/// # Ok(()) }
+/// ```
 pub struct Lion {
     config: LionConfig,
     /// Rate, beta1, 1 - beta1, beta2, 1 - beta2, rate·decay.

@@ -45,6 +45,18 @@ impl Default for MuonConfig {
 
 /// Muon over parameter banks `[L,m,n]` or matrices `[m,n]`; all matrices of a bank
 /// go through the iteration together.
+/// An m×n matrix (m ≤ n) costs steps·(4·m²n + 2·m³) flops, whatever the
+/// batch: of small models trained on small batches it is a good part of the
+/// step, and of large ones little.
+///
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tape, Tensor, optim::*};
+/// # fn f(t: &mut Tape, params: &[Tensor]) -> Result<()> {
+/// let mut optimizer = Muon::new(params, MuonConfig { rate: 0.02, ..MuonConfig::default() })?;
+/// optimizer.emit(t)?; // after t.backward(loss)
+/// optimizer.prepare(1, 1.0)?; // before each replay: the step, the schedule's factor
+/// # Ok(()) }
+/// ```
 pub struct Muon {
     config: MuonConfig,
     /// Rate, momentum, 1 - momentum, rate·weight decay, beta2, 1 - beta2.

@@ -18,6 +18,16 @@ pub struct SgdConfig {
 }
 
 /// velocity = momentum·velocity + gradient; param -= rate·velocity.
+/// One number of state and five moved for each parameter.
+///
+/// ```no_run
+/// # use terrarium_sdk::{Result, Tape, Tensor, optim::*};
+/// # fn f(t: &mut Tape, params: &[Tensor]) -> Result<()> {
+/// let mut optimizer = Sgd::new(params, SgdConfig { rate: 0.1, momentum: 0.9, weight_decay: 0.0 })?;
+/// optimizer.emit(t)?; // after t.backward(loss)
+/// optimizer.prepare(1, 1.0)?; // before each replay: the step, the schedule's factor
+/// # Ok(()) }
+/// ```
 pub struct Sgd {
     config: SgdConfig,
     /// Rate, momentum, weight decay.

@@ -37,7 +37,9 @@ pub(super) struct Destination {
 
 impl Tape {
     /// Appends the operations that compute the gradient of Σ `loss` with
-    /// respect to every parameter.
+    /// respect to every parameter. Called again for another loss, of values
+    /// made since, it adds to the gradients that are there: a large batch in
+    /// parts, whose activations never live at the same time.
     pub fn backward(&mut self, loss: Var) -> Result<()> {
         self.backward_all(&[loss])
     }
@@ -72,12 +74,15 @@ impl Tape {
             }
             let bank = self.params[at].var;
             let Some(home) = self.vars[bank.0 as usize].home else {
+                self.params[at].rows = rows;
                 continue;
             };
             let row_shape = self.slot_shape(home)[1..].to_vec();
+            // Zeroed once: a later loss may write them, or leave them.
+            let complete = self.vars[bank.0 as usize].gradient.is_some();
             for (index, row) in rows.iter().enumerate() {
                 let touched = row.is_some_and(|v| self.vars[v.0 as usize].gradient.is_some());
-                if !touched {
+                if !touched && !complete {
                     let len = crate::tensor::elements(&row_shape);
                     let slot = self.view(home, index as u64 * len, &row_shape)?;
                     self.emit_fill(slot, 0.0);
@@ -85,12 +90,24 @@ impl Tape {
             }
             self.vars[bank.0 as usize].gradient =
                 Some(Gradient { adjoint: Adjoint::Buffer(home), own: true });
+            self.params[at].rows = rows;
         }
         Ok(())
     }
 
     /// The gradient of a parameter, after [`Tape::backward`]. A parameter
     /// that the loss does not depend on has none.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, loss: Var, w: &Tensor) -> Result<()> {
+    /// t.backward(loss)?;
+    /// if let Some(gradient) = t.gradient_of(w)? {
+    ///     let kept = Tensor::zeros(w.shape())?;
+    ///     let to = t.bind(&kept);
+    ///     t.emit_copy(gradient, to)?; // read it after a replay
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn gradient_of(&mut self, param: &Tensor) -> Result<Option<Slot>> {
         let Some(at) = self.params.iter().position(|p| p.tensor.raw() == param.raw()) else {
             return Ok(None);

@@ -149,6 +149,17 @@ impl Tape {
     /// Runs a row kernel over [rows, cols]: `inputs` in the order in which
     /// the kernel declared them, and where each result goes. An output may be
     /// an input (exactly, both `Element`), and must not overlap one otherwise.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # use terrarium_sdk::{Slot, rowkernel::{Kernel, Layout}};
+    /// # fn f(t: &mut Tape, rows: u32, x: Slot) -> Result<()> {
+    /// let k = Kernel::new(64);
+    /// let e = k.input(Layout::Element);
+    /// let out = t.temporary(&[rows]);
+    /// // The norm of each of `rows` rows of 64.
+    /// t.emit_kernel(&k, rows, &[x], &[(e.square().row_sum().sqrt(), out, Layout::PerRow)])?;
+    /// # Ok(()) }
+    /// ```
     pub fn emit_kernel(
         &mut self,
         kernel: &Kernel,

@@ -21,6 +21,13 @@ impl Tape {
     /// The k largest of each row of x [..., E] in descending order (of equals
     /// the first): values [..., k], and their columns, int32 [..., k]. The
     /// gradient goes to the elements that were chosen.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, scores: Var) -> Result<()> {
+    /// let (best, which) = t.top_k(scores, 2)?; // [N, 8] → [N, 2], int32 [N, 2]
+    /// # let _ = (best, which);
+    /// # Ok(()) }
+    /// ```
     pub fn top_k(&mut self, x: Var, k: u32) -> Result<(Var, Var)> {
         let mut shape = self.shape(x).to_vec();
         match shape.last_mut() {
@@ -55,6 +62,18 @@ impl Tape {
     /// Sorts keys (int32, M of them, in 0..groups) stably. Each source has
     /// `per_source` consecutive keys: with the [N, k] choices of [`Tape::top_k`]
     /// as keys and `per_source` k, `sources` are token numbers.
+    /// A counting sort: its cost is the bytes that it moves.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var, which: Var, weight: Var) -> Result<()> {
+    /// let sorted = t.sort_by_key(which, 8, 2)?; // int32 [N, 2]
+    /// let rows = t.gather(x, sorted.sources)?; // [2·N, C], expert by expert
+    /// let out = t.grouped_linear(rows, weight, sorted.starts)?; // weight [8, H, C]
+    /// let back = t.gather(out, sorted.places)?; // in the order of the keys
+    /// # let _ = back;
+    /// # Ok(()) }
+    /// ```
     pub fn sort_by_key(&mut self, keys: Var, groups: u32, per_source: u32) -> Result<Sorted> {
         let keys = self.slot(keys);
         let count = u32::try_from(self.slot_len(keys)).map_err(|_| Error::shape("sort_by_key: too many"))?;
@@ -134,6 +153,14 @@ impl Tape {
     /// Costs k times the flops of one MLP of width H.
     ///
     /// Also returns the scores [rows, E], for a balance loss of your own.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # use terrarium_sdk::tape::Activation;
+    /// # fn f(t: &mut Tape, x: Var, [router, up, down]: [Var; 3]) -> Result<()> {
+    /// let (y, scores) = t.mixture(x, router, up, down, 2, Activation::ReluSquared)?;
+    /// # let _ = (y, scores);
+    /// # Ok(()) }
+    /// ```
     pub fn mixture(
         &mut self,
         x: Var,

@@ -130,6 +130,7 @@ impl Tape {
                     let (db, add) = t.accumulator(bias)?;
                     t.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
                 }
+                let dz = t.as_operand(dz, [x2, w])?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
@@ -191,7 +192,10 @@ impl Tape {
         let needs =
             [Some(x), Some(up), Some(down), residual].into_iter().flatten().any(|v| self.needs_gradient(v));
         let pre = (needs && self.is_training()).then(|| self.temporary(&[rows, hidden]));
-        let h = self.temporary(&[rows, hidden]);
+        // What is multiplied again is kept as the operands are.
+        let low = [x2, wu, wd].iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
+        let inner = if low { Dtype::Bfloat16 } else { Dtype::Float32 };
+        let h = self.temporary_of(inner, &[rows, hidden]);
         let plain = |a, b, out| Product {
             a,
             b,
@@ -219,6 +223,7 @@ impl Tape {
                     t.contribute(residual, dy)?;
                 }
                 let dy = t.view(dy, 0, &[rows, c])?;
+                let dy = t.as_operand(dy, [h, wd])?;
                 if t.needs_gradient(down) {
                     let (dw, add) = t.accumulator(down)?;
                     t.emit_matmul((dy, true), (h, false), dw, 1.0, add);
@@ -226,7 +231,7 @@ impl Tape {
                 if !t.needs_gradient(x) && !t.needs_gradient(up) {
                     return Ok(());
                 }
-                let dz = t.temporary(&[rows, hidden]);
+                let dz = t.temporary_of(inner, &[rows, hidden]);
                 t.emit_fused(Product {
                     pre: Some(pre),
                     activation,
@@ -251,6 +256,13 @@ impl Tape {
     /// Queries or keys made ready in one pass: rms_norm(rope(x)) of x
     /// `[B,T,H,D]`, D even. As [`Tape::rope`] and [`Tape::rms_norm`], with half
     /// of their trips through memory.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, q: Var) -> Result<()> {
+    /// let q = t.rope_norm(q, 10_000.0, 1e-6)?; // [8, 128, 4, 16]
+    /// # let _ = q;
+    /// # Ok(()) }
+    /// ```
     pub fn rope_norm(&mut self, x: Var, base: f32, eps: f32) -> Result<Var> {
         match *self.shape(x) {
             [b, t, h, d] => self.heads(x, 0, [b, t, h, d], base, eps),
@@ -260,6 +272,15 @@ impl Tape {
 
     /// As [`Tape::rope_norm`], of columns `col..col + H·D` of x, which has one
     /// row for each position: `[B,T,H,D]` heads out of a fused projection.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, qkv: Var) -> Result<()> {
+    /// // Queries, keys: columns 0..64 and 64..128 of [8, 128, 192], 4 heads of 16.
+    /// let q = t.heads(qkv, 0, [8, 128, 4, 16], 10_000.0, 1e-6)?;
+    /// let k = t.heads(qkv, 64, [8, 128, 4, 16], 10_000.0, 1e-6)?;
+    /// # let _ = (q, k);
+    /// # Ok(()) }
+    /// ```
     pub fn heads(&mut self, x: Var, col: u32, shape: [u32; 4], base: f32, eps: f32) -> Result<Var> {
         let [b, t, h, d] = shape;
         let total = self.slot_len(self.slot(x));
@@ -316,6 +337,18 @@ impl Tape {
 
     /// (x - mean)/√(variance + eps) over the last dimension, without gain (Ba
     /// et al. 2016); multiply and add your own with [`Tape::map`].
+    /// Shapes [..., C] → the same; about 8 flops and two numbers moved for each
+    /// element.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # use terrarium_sdk::rowkernel::Layout::*;
+    /// # fn f(t: &mut Tape, x: Var, gain: Var) -> Result<()> {
+    /// let y = t.layer_norm(x, 1e-5)?;
+    /// let y = t.map(&[(y, Element), (gain, PerCol)], &|e| e[0] * e[1])?;
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn layer_norm(&mut self, x: Var, eps: f32) -> Result<Var> {
         let (rows, _) = self.rows_cols(x)?;
         let shape = self.shape(x).to_vec();
@@ -355,6 +388,18 @@ impl Tape {
     /// The same values in another element type. Gradients stay float32 and go
     /// through unchanged, so a float32 parameter may be cast to bfloat16 for
     /// the products of a step and updated in full precision.
+    /// Costs the bytes that it moves; nothing if the type is the same.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # use terrarium_sdk::Dtype;
+    /// # fn f(t: &mut Tape, x: Var, w: &Tensor) -> Result<()> {
+    /// let w = t.param(w);
+    /// let (x, w) = (t.cast(x, Dtype::Bfloat16)?, t.cast(w, Dtype::Bfloat16)?);
+    /// let y = t.linear(x, w)?; // summed in float32
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn cast(&mut self, x: Var, dtype: Dtype) -> Result<Var> {
         let shape = self.shape(x).to_vec();
         let src = self.slot(x);
@@ -379,6 +424,17 @@ impl Tape {
     /// inference. `counter` (int32 `[1]`) must move between replays:
     /// [`Tape::count`] does it. Give each call a `stream` of its own, some
     /// 2³² apart.
+    /// Costs a random number and one pass for each element.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var) -> Result<()> {
+    /// let counter = Tensor::zeros_int(&[1])?;
+    /// let y = t.dropout(x, 0.1, 7, 1 << 32, &counter)?;
+    /// t.count(&counter)?; // once, for all dropouts of the tape
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn dropout(
         &mut self,
         x: Var,

@@ -7,6 +7,17 @@ use crate::tensor::elements;
 
 impl Tape {
     /// Rows of `table` [V, C] by `indices` (int32, any shape […]) → […, C].
+    /// A copy of rows, and in the gradient a sorted sum of them: it costs the
+    /// bytes that it moves, C numbers a row twice.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, table: &Tensor, tokens: Var) -> Result<()> {
+    /// let table = t.param(table); // [256, 64]
+    /// let x = t.gather(table, tokens)?; // int32 [8, 128] → [8, 128, 64]
+    /// # let _ = x;
+    /// # Ok(()) }
+    /// ```
     pub fn gather(&mut self, table: Var, indices: Var) -> Result<Var> {
         let cols = match *self.shape(table) {
             [_, cols] => cols,
@@ -48,6 +59,19 @@ impl Tape {
     /// softcap·tanh(z/softcap) (0: not capped). Its adjoint must be uniform,
     /// so finish with [`Tape::mean`] or [`Tape::sum`]. x and weight are both
     /// float32 or both bfloat16; losses and gradients are float32.
+    /// so finish with [`Tape::mean`] or [`Tape::sum`].
+    /// Costs 2·V·C flops a row; the gradient, which computes the logits again,
+    /// three times that.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var, head: &Tensor, targets: Var) -> Result<()> {
+    /// let head = t.param(head); // [256, 64]
+    /// let losses = t.linear_cross_entropy(x, head, targets, 15.0)?; // [8, 128, 64] → [1024]
+    /// let loss = t.mean(losses)?;
+    /// t.backward(loss)?;
+    /// # Ok(()) }
+    /// ```
     pub fn linear_cross_entropy(&mut self, x: Var, weight: Var, targets: Var, softcap: f32) -> Result<Var> {
         let (rows, cols) = self.rows_cols(x)?;
         if elements(self.shape(targets)) != u64::from(rows) {
@@ -111,6 +135,12 @@ impl Tape {
     /// The sum of all elements, `[1]`.
     pub fn sum(&mut self, x: Var) -> Result<Var> {
         self.total(x, 1.0)
+    }
+
+    /// The sum of all elements times a number, `[1]`: a mean over more rows
+    /// than these, for instance.
+    pub fn scaled_sum(&mut self, x: Var, scale: f32) -> Result<Var> {
+        self.total(x, scale)
     }
 
     fn total(&mut self, x: Var, scale: f32) -> Result<Var> {

@@ -99,22 +99,34 @@ impl Tape {
     }
 
     /// [`Tape::map`] with every operand an `Element` one.
+    /// One pass over the operands, a few flops for each element.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, gate: Var, x: Var) -> Result<()> {
+    /// let y = t.map_elements(&[gate, x], &|e| e[0].silu() * e[1])?; // SwiGLU's middle
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn map_elements(&mut self, inputs: &[Var], f: RowFunction<'_>) -> Result<Var> {
         let inputs: Vec<(Var, Layout)> = inputs.iter().map(|&x| (x, Layout::Element)).collect();
         self.map(&inputs, f)
     }
 
     /// a + b, of equal shapes.
+    /// One pass; three numbers moved for each element.
     pub fn add(&mut self, a: Var, b: Var) -> Result<Var> {
         self.map_elements(&[a, b], &|e| e[0] + e[1])
     }
 
     /// a·b, element by element, of equal shapes.
+    /// One pass; three numbers moved for each element.
     pub fn mul(&mut self, a: Var, b: Var) -> Result<Var> {
         self.map_elements(&[a, b], &|e| e[0] * e[1])
     }
 
     /// factor·x
+    /// One pass; two numbers moved for each element.
     pub fn scale(&mut self, x: Var, factor: f32) -> Result<Var> {
         self.map_elements(&[x], &|e| factor * e[0])
     }

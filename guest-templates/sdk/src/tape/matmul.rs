@@ -1,11 +1,22 @@
 //! Matrix products.
 
-use super::{Tape, Var};
+use super::{Slot, Tape, Var};
 use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 
 impl Tape {
     /// y = x·wᵀ: x [..., K], weight [N, K] (one row per output, as in
     /// PyTorch's `Linear`) → [..., N].
+    /// Costs 2·N·K flops a row, the gradient twice that.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var, w: &Tensor) -> Result<()> {
+    /// let w = t.param(w); // [256, 64]
+    /// let y = t.linear(x, w)?; // [8, 128, 64] → [8, 128, 256]
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn linear(&mut self, x: Var, weight: Var) -> Result<Var> {
         let (rows, k) = self.rows_cols(x)?;
         let n = match *self.shape(weight) {
@@ -28,6 +39,7 @@ impl Tape {
             Box::new(move |t, adjoint| {
                 let dy = t.buffer(adjoint, y);
                 let dy = t.view(dy, 0, &[rows, n])?;
+                let dy = t.as_operand(dy, [x2, w])?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
@@ -46,6 +58,17 @@ impl Tape {
     /// y = op(a)·op(b) over the last two dimensions, where op transposes if
     /// the flag beside the operand says so. The leading dimensions are a
     /// batch and must be equal.
+    /// [..., m, k] and [..., k, n] give [..., m, n] for 2·m·k·n flops a matrix,
+    /// the gradient twice that.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, q: Var, k: Var) -> Result<()> {
+    /// // [B, T, D] and [B, T, D] → every score, [B, T, T]
+    /// let scores = t.matmul((q, false), (k, true))?;
+    /// # let _ = scores;
+    /// # Ok(()) }
+    /// ```
     pub fn matmul(&mut self, (a, trans_a): (Var, bool), (b, trans_b): (Var, bool)) -> Result<Var> {
         let (sa, sb) = (self.shape(a).to_vec(), self.shape(b).to_vec());
         let (na, nb) = (sa.len(), sb.len());
@@ -89,6 +112,20 @@ impl Tape {
             }),
         );
         Ok(y)
+    }
+
+    /// A gradient as an operand of the products that follow: bfloat16 where
+    /// the forward product's operands were, so that these are made on tensor
+    /// cores too. Their sums and results stay float32.
+    pub(super) fn as_operand(&mut self, dy: Slot, operands: [Slot; 2]) -> Result<Slot> {
+        let low = operands.iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
+        if !low || self.slot_dtype(dy) == Dtype::Bfloat16 {
+            return Ok(dy);
+        }
+        let shape = self.slot_shape(dy).to_vec();
+        let cast = self.temporary_of(Dtype::Bfloat16, &shape);
+        self.emit_copy(dy, cast)?;
+        Ok(cast)
     }
 
     pub(super) fn mismatch(&self, what: &str, a: Var, b: Var) -> Error {

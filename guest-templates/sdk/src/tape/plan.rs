@@ -36,6 +36,15 @@ impl Drop for Graph {
 impl Graph {
     /// Runs it once. Fails with `budget-exhausted`, and without having
     /// started, if the budget does not cover it.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: Tape) -> Result<()> {
+    /// let step = t.record()?;
+    /// for _ in 0..10 {
+    ///     step.replay()?; // costs step.cost() of device fuel
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn replay(&self) -> Result<()> {
         host::replay(self.handle)
     }
@@ -63,6 +72,8 @@ struct Piece {
 
 impl Tape {
     /// Plans memory, hands the operations to the host, and returns the graph.
+    /// Recording costs no device fuel; its time and guest fuel grow with the
+    /// number of operations.
     pub fn record(self) -> Result<Graph> {
         let (ops, tensors, arena_elements) = self.lower()?;
         let handle = host::record_graph(&ops).map_err(|e| e.during("record"))?;

@@ -7,6 +7,13 @@ use crate::tensor::elements;
 
 impl Tape {
     /// The same elements in another shape; costs nothing.
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var) -> Result<()> {
+    /// let heads = t.reshape(x, &[8, 128, 4, 16])?; // of [8, 128, 64]
+    /// # let _ = heads;
+    /// # Ok(()) }
+    /// ```
     pub fn reshape(&mut self, x: Var, shape: &[u32]) -> Result<Var> {
         if elements(shape) != elements(self.shape(x)) {
             return Err(Error::shape(format!("reshape {:?} into {shape:?}", self.shape(x))));
@@ -25,6 +32,15 @@ impl Tape {
     }
 
     /// Columns `start..start + width` of x [..., C] → [..., width].
+    /// A copy: it costs the bytes that it moves.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, qkv: Var) -> Result<()> {
+    /// let k = t.columns(qkv, 64, 64)?; // the second third of [8, 128, 192]
+    /// # let _ = k;
+    /// # Ok(()) }
+    /// ```
     pub fn columns(&mut self, x: Var, start: u32, width: u32) -> Result<Var> {
         let (_, cols) = self.rows_cols(x)?;
         if width == 0 || start.checked_add(width).is_none_or(|end| end > cols) {
@@ -57,6 +73,15 @@ impl Tape {
     }
 
     /// Values [..., Cᵢ] side by side → [..., ΣCᵢ].
+    /// A copy: it costs the bytes that it moves.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, a: Var, b: Var) -> Result<()> {
+    /// let both = t.concat_columns(&[a, b])?; // [N, 64], [N, 32] → [N, 96]
+    /// # let _ = both;
+    /// # Ok(()) }
+    /// ```
     pub fn concat_columns(&mut self, parts: &[Var]) -> Result<Var> {
         let Some(&first) = parts.first() else {
             return Err(Error::invalid("concat_columns of nothing"));
@@ -100,6 +125,15 @@ impl Tape {
     }
 
     /// The last two dimensions exchanged.
+    /// A copy: it costs the bytes that it moves.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
+    /// # fn f(t: &mut Tape, x: Var) -> Result<()> {
+    /// let y = t.transpose(x)?; // [8, 128, 64] → [8, 64, 128]
+    /// # let _ = y;
+    /// # Ok(()) }
+    /// ```
     pub fn transpose(&mut self, x: Var) -> Result<Var> {
         let mut shape = self.shape(x).to_vec();
         let n = shape.len();

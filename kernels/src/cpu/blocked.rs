@@ -1,0 +1,366 @@
+//! Large matrix products: both operands are packed once, by all threads.
+//!
+//! First the right operand is packed whole, into panels as wide as a tile.
+//! Then each task owns a block of the output. It packs its rows of the left
+//! operand for [`DEPTH`] of the inner dimension at a time, which fit in L2,
+//! and runs the tiles of the block over them; a panel stays in L1 for all
+//! strips. A block stays in L2 from one depth to the next, and is finished
+//! there: bias, activation, residual, rounding. (Goto and van de Geijn 2008;
+//! Van Zee and van de Geijn 2015.)
+//!
+//! Every output is summed over the inner dimension in order, in parts that
+//! depend on the inner dimension alone, wherever in the matrix it lies.
+
+use std::cell::Cell;
+
+use super::epilogue::Epilogue;
+use super::matmul::Matrix;
+use super::moves::Moved;
+use super::packing::{Element, SLACK, pack_left, pack_right};
+use super::simd::multiversion;
+use super::{Output, Split};
+use crate::bf16;
+
+/// Most of the inner dimension that is packed at a time.
+const DEPTH: usize = 384;
+/// Rows of a block: with [`DEPTH`] 144 KiB of the left operand, in L2.
+const TALL: usize = 96;
+/// Most columns of a block.
+const WIDE: usize = 768;
+/// Fewest columns that a block is cut down to, for more tasks.
+const NARROW: usize = 192;
+/// Tasks that a large product is cut into at least.
+const TASKS: usize = 8;
+/// Multiply-adds of a task, at least, to be worth a hand-over.
+const TASK_WORK: u64 = 1 << 20;
+/// Most floats of a packed right operand (16 MiB); a wider one is taken in
+/// parts.
+const PANELS: usize = 1 << 22;
+/// Most of the inner dimension: then [`NARROW`] columns still fit.
+pub(crate) const DEEPEST: usize = PANELS / NARROW;
+/// Elements that a packing task copies at least.
+const PACK: usize = 24_576;
+
+/// A tile: its outputs, and where its packed operands lie.
+pub(crate) struct Tile {
+    pub depth: usize,
+    /// `depth` × rows of the tile.
+    pub left: *const f32,
+    /// `depth` × columns of a whole tile.
+    pub right: *const f32,
+    pub out: *mut f32,
+    pub out_stride: usize,
+    /// Columns of the tile that exist.
+    pub width: usize,
+    pub alpha: f32,
+    pub accumulate: bool,
+}
+
+/// An instruction set's tile.
+pub(crate) trait Micro {
+    /// Rows of a tile, at most 16.
+    const ROWS: usize;
+    /// Columns of a tile, a multiple of 8.
+    const COLS: usize;
+    /// What computes a tile, by its rows less one. Called through this table
+    /// each is compiled alone; inlined into one function they would spill
+    /// accumulators.
+    const RUN: &'static [unsafe fn(&Tile)];
+}
+
+/// Where the results go.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    F32(Output),
+    Bf16(Moved<u16>),
+}
+
+/// What aligns packed operands: a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    _floats: [f32; 16],
+}
+
+thread_local! {
+    static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static SUMS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+fn grown(mut lines: Vec<Line>, floats: usize) -> Vec<Line> {
+    let needed = floats.div_ceil(16);
+    if lines.len() < needed {
+        lines.resize(needed, Line { _floats: [0.0; 16] });
+    }
+    lines
+}
+
+/// The packed right operand, which all tasks read.
+#[derive(Clone, Copy)]
+struct Panels(*mut f32);
+// SAFETY: an address; packing tasks write disjoint panels, and only when all
+// are done do other tasks read them.
+unsafe impl Send for Panels {}
+// SAFETY: as above.
+unsafe impl Sync for Panels {}
+
+impl Panels {
+    fn at(&self, float: usize) -> *mut f32 {
+        self.0.wrapping_add(float)
+    }
+}
+
+multiversion! { fn widen(from: &[u16], to: &mut [f32]) = widen_body }
+multiversion! { fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
+
+#[inline(always)]
+fn widen_body<const FMA: bool>(from: &[u16], to: &mut [f32]) {
+    bf16::widen(from, to);
+}
+
+#[inline(always)]
+fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
+    bf16::narrow(from, to);
+}
+
+/// Equal parts of `whole`, each at most `most` and a multiple of `unit`.
+fn part(whole: usize, most: usize, unit: usize) -> usize {
+    whole.div_ceil(whole.div_ceil(most)).next_multiple_of(unit)
+}
+
+/// Rows and columns of a block, by the shape alone.
+fn grid(m: usize, n: usize, k: usize, rows: usize, cols: usize) -> (usize, usize) {
+    let tall = part(m, TALL, rows);
+    let mut wide = part(n, WIDE, cols);
+    while wide > NARROW && m.div_ceil(tall) * n.div_ceil(wide) < TASKS {
+        let half = part(n, wide.div_ceil(2), cols);
+        if half >= wide || (tall as u64 * half as u64).saturating_mul(k as u64) < TASK_WORK {
+            break;
+        }
+        wide = half;
+    }
+    (tall, wide)
+}
+
+/// out (=|+=) alpha · a · b, finished by `epilogue`. The result has rows
+/// b.cols apart, and begins at element `start` of `out`.
+///
+/// # Safety
+/// The machine has AVX2, FMA, and what `M` needs. Every element of `a` and `b`
+/// lies in its slice, and the result in `out`, whose part no one else uses.
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
+    split: Split,
+    a: Matrix<A>,
+    b: Matrix<B>,
+    out: Target,
+    start: usize,
+    alpha: f32,
+    accumulate: bool,
+    epilogue: Option<&Epilogue>,
+) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let deep = part(k, DEPTH, 8);
+    let most = (PANELS / k / M::COLS).max(1) * M::COLS;
+    let width = part(n, most, M::COLS);
+    let mut right = grown(RIGHT.take(), width * k);
+    let panels = Panels(right.as_mut_ptr().cast());
+    for left in (0..n).step_by(width) {
+        let cols = width.min(n - left);
+        let count = cols.div_ceil(M::COLS);
+        let group = PACK.div_ceil(M::COLS * deep).min(count);
+        let groups = count.div_ceil(group);
+        split.each(groups * k.div_ceil(deep), |task| {
+            let (depth, first) = (task / groups * deep, task % groups * group);
+            let d = deep.min(k - depth);
+            let here = (group * M::COLS).min(cols - first * M::COLS);
+            let skipped = depth * b.row_stride + (left + first * M::COLS) * b.col_stride;
+            let part = Matrix { data: &b.data[skipped..], rows: d, cols: here, ..b };
+            let to = panels.at((depth * count + first * d) * M::COLS);
+            // SAFETY: AVX2, by the caller; the part is inside b, and its
+            // panels are this task's.
+            unsafe { pack_right::<M, B>(&part, to, d * M::COLS) };
+        });
+        let (tall, wide) = grid(m, cols, k, M::ROWS, M::COLS);
+        let across = cols.div_ceil(wide);
+        split.each(m.div_ceil(tall) * across, |task| {
+            let (row, col) = (task / across * tall, task % across * wide);
+            let (height, width) = (tall.min(m - row), wide.min(cols - col));
+            let begin = start + row * n + left + col;
+            let mut sums = SUMS.take();
+            let (to, stride) = match out {
+                Target::F32(out) => {
+                    // The last element too is inside.
+                    out.at(begin + (height - 1) * n + width - 1);
+                    (out.at(begin), n)
+                }
+                Target::Bf16(out) => {
+                    sums = grown(sums, height * width);
+                    let to = sums.as_mut_ptr().cast::<f32>();
+                    for i in (0..height).filter(|_| accumulate) {
+                        // SAFETY: a row of the block, which is this task's,
+                        // and of its sums.
+                        unsafe {
+                            let line = std::slice::from_raw_parts_mut(to.add(i * width), width);
+                            widen(out.range(begin + i * n, width), line);
+                        }
+                    }
+                    (to, width)
+                }
+            };
+            let mut packed = grown(LEFT.take(), tall * deep + SLACK);
+            for depth in (0..k).step_by(deep) {
+                let d = deep.min(k - depth);
+                let skipped = row * a.row_stride + depth * a.col_stride;
+                let part = Matrix { data: &a.data[skipped..], rows: height, cols: d, ..a };
+                let strips = packed.as_mut_ptr().cast::<f32>();
+                // SAFETY: AVX2, by the caller; the part is inside a, and there
+                // is room for it.
+                unsafe { pack_left::<M, A>(&part, strips) };
+                for j in (0..width).step_by(M::COLS) {
+                    let panel = (col + j) / M::COLS;
+                    let right = panels.at((depth * count + panel * d) * M::COLS);
+                    for i in (0..height).step_by(M::ROWS) {
+                        let rows = M::ROWS.min(height - i);
+                        let tile = Tile {
+                            depth: d,
+                            left: strips.wrapping_add(i * d),
+                            right,
+                            out: to.wrapping_add(i * stride + j),
+                            out_stride: stride,
+                            width: M::COLS.min(width - j),
+                            alpha,
+                            accumulate: accumulate || depth > 0,
+                        };
+                        // SAFETY: the instruction set, by the caller; both
+                        // operands are packed, and the outputs are this
+                        // task's.
+                        unsafe { M::RUN[rows - 1](&tile) };
+                    }
+                }
+            }
+            LEFT.set(packed);
+            for i in 0..height {
+                let at = begin + i * n;
+                match (out, epilogue) {
+                    (Target::F32(_), None) => break,
+                    (Target::F32(out), Some(epilogue)) => {
+                        // SAFETY: a row of the block, which is this task's.
+                        epilogue.finish(unsafe { out.range(at, width) }, at, left + col);
+                    }
+                    (Target::Bf16(out), epilogue) => {
+                        // SAFETY: a row of the block's sums.
+                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * width), width) };
+                        if let Some(epilogue) = epilogue {
+                            epilogue.finish(line, at, left + col);
+                        }
+                        // SAFETY: a row of the block, which is this task's.
+                        narrow(line, unsafe { out.range(at, width) });
+                    }
+                }
+            }
+            SUMS.set(sums);
+        });
+    }
+    if right.len() * 16 <= PANELS {
+        RIGHT.set(right);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gemm_avx2::Avx2;
+    use crate::cpu::gemm_avx512::Avx512;
+    use crate::cpu::simd::{Level, level};
+
+    /// Values that bfloat16 holds exactly.
+    fn filled(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 64.0 - 0.75).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u16> {
+        values.iter().map(|&x| bf16::round(x)).collect()
+    }
+
+    /// Each element type of each operand, stored either way, against `f64`.
+    #[allow(clippy::too_many_arguments)]
+    fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, accumulate: bool) {
+        let split = Split { parallel: false };
+        let (a, b, before) = (filled(m * k, 1), filled(k * n, 2), filled(m * n + 5, 3));
+        let (a_bits, b_bits) = (bits(&a), bits(&b));
+        let (a, b) = (Matrix::new(&a, m, k, trans_a), Matrix::new(&b, k, n, trans_b));
+        let (ha, hb) = (Matrix::new(&a_bits, m, k, trans_a), Matrix::new(&b_bits, k, n, trans_b));
+        let (start, alpha) = (3, 0.5);
+        let exact: Vec<f64> = (0..m * n)
+            .map(|at| {
+                let (i, j) = (at / n, at % n);
+                let term = |l: usize| {
+                    f64::from(a.data[i * a.row_stride + l * a.col_stride])
+                        * f64::from(b.data[l * b.row_stride + j * b.col_stride])
+                };
+                let sum: f64 = (0..k).map(term).sum();
+                0.5 * sum + if accumulate { f64::from(before[start + at]) } else { 0.0 }
+            })
+            .collect();
+        let compare = |what: &str, got: &[f32], bound: f64| {
+            assert_eq!(got[..start], before[..start], "{what}: before the output");
+            assert_eq!(got[start + m * n..], before[start + m * n..], "{what}: after the output");
+            for (at, (got, exact)) in got[start..].iter().zip(&exact).enumerate() {
+                let error = (f64::from(*got) - exact).abs();
+                let bound = bound * exact.abs() + 2e-6 * (k as f64 + 4.0);
+                assert!(error < bound, "{what} {m}×{n}×{k}, {at}: {got} and {exact}");
+            }
+        };
+        let wide = |run: &dyn Fn(Target)| {
+            let mut out = before.clone();
+            run(Target::F32(Output::new(&mut out)));
+            out
+        };
+        // SAFETY (all): the level was checked; operands are dense in their
+        // slices, and the outputs have m × n elements from `start`.
+        let ff = |to| unsafe { product::<M, f32, f32>(split, a, b, to, start, alpha, accumulate, None) };
+        // SAFETY: see above.
+        let hf = |to| unsafe { product::<M, u16, f32>(split, ha, b, to, start, alpha, accumulate, None) };
+        // SAFETY: see above.
+        let fh = |to| unsafe { product::<M, f32, u16>(split, a, hb, to, start, alpha, accumulate, None) };
+        // SAFETY: see above.
+        let hh = |to| unsafe { product::<M, u16, u16>(split, ha, hb, to, start, alpha, accumulate, None) };
+        compare("f32", &wide(&ff), 0.0);
+        compare("bf16 · f32", &wide(&hf), 0.0);
+        compare("f32 · bf16", &wide(&fh), 0.0);
+        compare("bf16", &wide(&hh), 0.0);
+        let mut out = bits(&before);
+        hh(Target::Bf16(Moved::new(&mut out)));
+        let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
+        compare("bf16 to bf16", &out, 1.0 / 256.0);
+    }
+
+    #[test]
+    fn products_match_their_definition() {
+        if level() == Level::Portable {
+            return;
+        }
+        for (m, n, k) in [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17)] {
+            for way in 0..8 {
+                check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
+                if level() == Level::Avx512 {
+                    check::<Avx512>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_cover_and_stay_in_range() {
+        for (m, n, k) in [(1, 1, 1), (2048, 1536, 384), (64, 256, 2048), (1, 100_000, 64), (384, 384, 2048)] {
+            let (tall, wide) = grid(m, n, k, 6, 16);
+            assert!(
+                tall >= 1 && wide >= 1 && tall <= TALL && wide <= WIDE && tall % 6 == 0 && wide % 16 == 0
+            );
+        }
+        let (tall, wide) = grid(384, 384, 2048, 6, 16);
+        assert!(384usize.div_ceil(tall) * 384usize.div_ceil(wide) >= TASKS);
+    }
+}
