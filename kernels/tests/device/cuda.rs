@@ -172,7 +172,7 @@ fn replays_give_the_bits_of_launches() {
             .into(),
         ];
         if experts {
-            // Waits for the card, and so cannot be captured.
+            // Finds its groups on the card, and so is captured too.
             ops.push(
                 GroupedMatMul { a: y, b: stacked, starts, out: x, trans_b: false, accumulate: false }.into(),
             );
