@@ -103,7 +103,7 @@ fn whole_kernels_pass_by_this_way_too() {
     passed(&again(&library, &[tests_of(HOPPER)], &[]));
     let line = "copy_async_wait<1>();";
     let Some(library) = with_fault("sound-attention", ATTENTION, line, line) else { return };
-    passed(&again(&library, &[tests_of(ATTENTION)], &[]));
+    passed(&again(&library, &[tests_of(ATTENTION)], &[("TERRARIUM_SIM_CAPABILITY", "80")]));
 }
 
 #[test]
