@@ -30,11 +30,17 @@ fi
 # A register spill in a kernel that sets the pace is a defect.
 if ! awk '
     /Compiling entry function/ { split($0, part, "\047"); name = part[2] }
-    /bytes spill stores/ && name ~ /^(matmul|attention|rms_norm|layer_norm|rope_norm|adamw|cross_entropy)/ {
+    /bytes spill stores/ && name ~ /^(matmul|attention|rms_norm|layer_norm|rope_norm|adamw|cross_entropy|linear_cross_entropy)/ {
         if ($0 !~ / 0 bytes spill stores, 0 bytes spill loads/) { print name ": " $0; bad = 1 }
     }
     END { exit bad }' "$report"; then
     echo "registers spill (see $report); use fewer, or smaller tiles" >&2
+    exit 1
+fi
+
+# Nor may warpgroup products wait for one another where they were meant to run
+# side by side.
+if grep "wgmma.*serialized" "$report" >&2; then
     exit 1
 fi
 

@@ -1,7 +1,11 @@
 // Every kernel, as one module.
 #include "adamw.cu"
 #include "attention.cu"
+#include "attention_bf16.cu"
+#include "attention_bf16_backward.cu"
+#include "attention_hopper.cu"
 #include "cross_entropy.cu"
+#include "cross_entropy_bf16.cu"
 #include "epilogue.cu"
 #include "experts.cu"
 #include "indexing.cu"

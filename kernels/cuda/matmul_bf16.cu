@@ -7,7 +7,10 @@
 // bytes, whose place is exchanged by the row's number, so that the eight rows
 // that ldmatrix reads at a time lie in different banks. Rows that cp.async
 // cannot read (not aligned to 16 bytes) are loaded by element.
-#include "product.cuh"
+//
+// The last two kernels are the first product of a linear cross-entropy, whose
+// end is in loss.cuh.
+#include "loss.cuh"
 
 struct MatMulBf16Arguments {
     const uint16_t *a, *b;
@@ -71,8 +74,8 @@ __device__ __forceinline__ void fragment(uint32_t (&r)[4], const OperandTile& ti
     else load_matrices_transposed(r, tile.at + piece_at<false>(of_k + lane % 8, of_along / 8));
 }
 
-template <bool trans_a, bool trans_b>
-__device__ __forceinline__ void matmul_bf16(const MatMulBf16Arguments& a, PortableShared& s) {
+template <bool trans_a, bool trans_b, typename WithSums>
+__device__ __forceinline__ void matmul_bf16(const MatMulBf16Arguments& a, PortableShared& s, WithSums with_sums) {
     const Work& w = a.work;
     Part p = part<PORTABLE_SIDE, PORTABLE_SIDE>(w, blockIdx.x);
     const uint16_t *of_a = a.a + p.member * w.m * w.k, *of_b = a.b + p.member * w.k * w.n;
@@ -113,24 +116,37 @@ __device__ __forceinline__ void matmul_bf16(const MatMulBf16Arguments& a, Portab
     __syncthreads();  // The stages become the way out.
 #pragma unroll
     for (unsigned i = 0; i < 4; i++)
-        finish_fragment(s.out[warp], w, p, p.row + down + 16 * i, p.col + across, sums[i]);
+        with_sums(s.out[warp], w, p, p.row + down + 16 * i, p.col + across, sums[i]);
 }
 
 KERNEL(matmul_bf16_nn, MatMulBf16Arguments, THREADS) {
     SHARED(PortableShared, s);
-    matmul_bf16<false, false>(a, s);
+    matmul_bf16<false, false>(a, s, StoreEnd{});
 }
 KERNEL(matmul_bf16_nt, MatMulBf16Arguments, THREADS) {
     SHARED(PortableShared, s);
-    matmul_bf16<false, true>(a, s);
+    matmul_bf16<false, true>(a, s, StoreEnd{});
 }
 KERNEL(matmul_bf16_tn, MatMulBf16Arguments, THREADS) {
     SHARED(PortableShared, s);
-    matmul_bf16<true, false>(a, s);
+    matmul_bf16<true, false>(a, s, StoreEnd{});
 }
 KERNEL(matmul_bf16_tt, MatMulBf16Arguments, THREADS) {
     SHARED(PortableShared, s);
-    matmul_bf16<true, true>(a, s);
+    matmul_bf16<true, true>(a, s, StoreEnd{});
+}
+
+struct LossBf16Arguments {
+    MatMulBf16Arguments product;
+    Loss loss;
+};
+KERNEL(linear_cross_entropy_bf16, LossBf16Arguments, THREADS) {
+    SHARED(PortableShared, s);
+    matmul_bf16<false, true>(a.product, s, LossForward{a.loss});
+}
+KERNEL(linear_cross_entropy_backward_bf16, LossBf16Arguments, THREADS) {
+    SHARED(PortableShared, s);
+    matmul_bf16<false, true>(a.product, s, LossBackward{a.loss});
 }
 
 // Adds the parts of a product that was split along k, in their order.

@@ -14,7 +14,10 @@
 // In a stage an operand lies as TMA's swizzle of 128 bytes leaves it: rows of
 // 64 elements, along k or, for an operand stored with k outermost, in boxes of
 // 64 along m or n by 64 of k.
-#include "product.cuh"
+//
+// The last two kernels are the first product of a linear cross-entropy, whose
+// end is in loss.cuh.
+#include "loss.cuh"
 
 struct MatMulHopperArguments {
     TensorMap a, b;
@@ -89,8 +92,8 @@ __device__ __forceinline__ void multiply_stage(float (&sums)[128], const uint16_
     warpgroup_commit();
 }
 
-template <bool trans_a, bool trans_b>
-__device__ __forceinline__ void consume(const MatMulHopperArguments& a, HopperShared& s) {
+template <bool trans_a, bool trans_b, typename WithSums>
+__device__ __forceinline__ void consume(const MatMulHopperArguments& a, HopperShared& s, WithSums with_sums) {
     const Work& w = a.work;
     unsigned consumer = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4;
     bool speaks = threadIdx.x % 32 == 0;
@@ -114,13 +117,13 @@ __device__ __forceinline__ void consume(const MatMulHopperArguments& a, HopperSh
             float quarter[4][4];
 #pragma unroll
             for (unsigned e = 0; e < 16; e++) quarter[e / 4][e % 4] = sums[j * 16 + e];
-            finish_fragment(s.out[warp], w, p, p.row + warp * 16, p.col + j * 32, quarter);
+            with_sums(s.out[warp], w, p, p.row + warp * 16, p.col + j * 32, quarter);
         }
     }
 }
 
-template <bool trans_a, bool trans_b>
-__device__ __forceinline__ void matmul_hopper(const MatMulHopperArguments& a, HopperShared& s) {
+template <bool trans_a, bool trans_b, typename WithSums>
+__device__ __forceinline__ void matmul_hopper(const MatMulHopperArguments& a, HopperShared& s, WithSums with_sums) {
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < HOPPER_STAGES; i++) {
             barrier_init(&s.full[i], 1);
@@ -134,23 +137,30 @@ __device__ __forceinline__ void matmul_hopper(const MatMulHopperArguments& a, Ho
         if (threadIdx.x == 0) produce<trans_a, trans_b>(a, s);
     } else {
         registers_acquire<232>();
-        consume<trans_a, trans_b>(a, s);
+        consume<trans_a, trans_b>(a, s, with_sums);
     }
 }
+
+struct LossHopperArguments {
+    MatMulHopperArguments product;
+    Loss loss;
+};
 
 // Other architectures have the kernel's name and no body: the backend launches
 // it on capability 9.0 only.
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HOPPER_KERNEL(name, trans_a, trans_b) \
-    KERNEL(name, MatMulHopperArguments, HOPPER_THREADS) { __trap(); }
+#define HOPPER_KERNEL(name, Arguments, trans_a, trans_b, product, with_sums) \
+    KERNEL(name, Arguments, HOPPER_THREADS) { __trap(); }
 #else
-#define HOPPER_KERNEL(name, trans_a, trans_b)              \
-    KERNEL(name, MatMulHopperArguments, HOPPER_THREADS) {  \
-        SHARED(HopperShared, s);                           \
-        matmul_hopper<trans_a, trans_b>(a, s);             \
+#define HOPPER_KERNEL(name, Arguments, trans_a, trans_b, product, with_sums) \
+    KERNEL(name, Arguments, HOPPER_THREADS) {                                \
+        SHARED(HopperShared, s);                                             \
+        matmul_hopper<trans_a, trans_b>(product, s, with_sums);              \
     }
 #endif
-HOPPER_KERNEL(matmul_hopper_nn, false, false)
-HOPPER_KERNEL(matmul_hopper_nt, false, true)
-HOPPER_KERNEL(matmul_hopper_tn, true, false)
-HOPPER_KERNEL(matmul_hopper_tt, true, true)
+HOPPER_KERNEL(matmul_hopper_nn, MatMulHopperArguments, false, false, a, StoreEnd{})
+HOPPER_KERNEL(matmul_hopper_nt, MatMulHopperArguments, false, true, a, StoreEnd{})
+HOPPER_KERNEL(matmul_hopper_tn, MatMulHopperArguments, true, false, a, StoreEnd{})
+HOPPER_KERNEL(matmul_hopper_tt, MatMulHopperArguments, true, true, a, StoreEnd{})
+HOPPER_KERNEL(linear_cross_entropy_hopper, LossHopperArguments, false, true, a.product, LossForward{a.loss})
+HOPPER_KERNEL(linear_cross_entropy_backward_hopper, LossHopperArguments, false, true, a.product, LossBackward{a.loss})

@@ -49,9 +49,9 @@ struct Stage {
     float at[16][40];
 };
 
-// Finishes a warp's 16 × 32 sums, `d[j]` being the fragment of columns 8j...
-__device__ __forceinline__ void finish_fragment(Stage& stage, const Work& w, const Part& p, uint64_t row, uint64_t col,
-                                                const float (&d)[4][4]) {
+// Brings a warp's 16 × 32 sums there, `d[j]` being the fragment of columns
+// 8j...
+__device__ __forceinline__ void stage_fragment(Stage& stage, const float (&d)[4][4]) {
     unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4 * 2;
     __syncwarp();  // The last use of the stage is over.
 #pragma unroll
@@ -60,14 +60,24 @@ __device__ __forceinline__ void finish_fragment(Stage& stage, const Work& w, con
         *reinterpret_cast<float2*>(&stage.at[g + 8][8 * j + t]) = {d[j][2], d[j][3]};
     }
     __syncwarp();
-    uint64_t c = col + lane;
-    if (c >= w.n || row >= w.m) return;
-    unsigned rows = w.m - row < 16 ? unsigned(w.m - row) : 16;
-    uint64_t i = (p.member * w.m + row) * w.n + c;
-    float* partial = w.partial ? w.partial + p.split * w.batch * w.m * w.n : nullptr;
-#pragma unroll 2
-    for (unsigned r = 0; r < rows; r++, i += w.n) {
-        if (partial) partial[i] = stage.at[r][lane];
-        else finish(w.end, i, c, stage.at[r][lane]);
-    }
 }
+
+// What a product does with a warp's 16 × 32 sums from (row, col) on: finishes
+// and stores them, or stores them as a part.
+struct StoreEnd {
+    __device__ __forceinline__ void operator()(Stage& stage, const Work& w, const Part& p, uint64_t row, uint64_t col,
+                                               const float (&d)[4][4]) const {
+        stage_fragment(stage, d);
+        unsigned lane = threadIdx.x % 32;
+        uint64_t c = col + lane;
+        if (c >= w.n || row >= w.m) return;
+        unsigned rows = w.m - row < 16 ? unsigned(w.m - row) : 16;
+        uint64_t i = (p.member * w.m + row) * w.n + c;
+        float* partial = w.partial ? w.partial + p.split * w.batch * w.m * w.n : nullptr;
+#pragma unroll 2
+        for (unsigned r = 0; r < rows; r++, i += w.n) {
+            if (partial) partial[i] = stage.at[r][lane];
+            else finish(w.end, i, c, stage.at[r][lane]);
+        }
+    }
+};

@@ -51,6 +51,19 @@ __device__ __forceinline__ void multiply_16x8x16(float (&d)[4], const uint32_t (
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Two numbers as bfloat16, the nearest, ties to even; `low` in the lower half.
+__device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+// 2^x, within 2 units in the last place; below 2^−126 it is 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // --- sm_90a: barriers with a transaction count, TMA, warpgroup products ---
 
 // Opaque: made by cuTensorMapEncodeTiled.
@@ -145,6 +158,66 @@ __device__ __forceinline__ void warpgroup_multiply_64x256x16(float (&d)[128], ui
         : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
 }
 #undef ACCUMULATORS
+
+// Values that a product has made, or will use, are not moved across this.
+template <unsigned N>
+__device__ __forceinline__ void registers_fence(float (&d)[N][4]) {
+#pragma unroll
+    for (unsigned i = 0; i < N; i++)
+        asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+}
+
+#define FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+// d [64,128] (=|+=) a · b, as above; fragments of 8 columns.
+template <int a_along, int b_along>
+__device__ __forceinline__ void warpgroup_multiply_64x128x16(float (&d)[16][4], uint64_t a, uint64_t b,
+                                                             bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred more;\nsetp.ne.b32 more, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+            "%64, %65, more, 1, 1, %67, %68;\n}"
+        :
+            FOUR(0), FOUR(1), FOUR(2), FOUR(3),
+            FOUR(4), FOUR(5), FOUR(6), FOUR(7),
+            FOUR(8), FOUR(9), FOUR(10), FOUR(11),
+            FOUR(12), FOUR(13), FOUR(14), FOUR(15)
+        : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
+}
+// d [64,8N] += a · b, a from registers: each warp's 16 rows as mma.sync takes
+// them.
+template <int b_along>
+__device__ __forceinline__ void warpgroup_multiply_registers(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+            "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+        :
+            FOUR(0), FOUR(1), FOUR(2), FOUR(3),
+            FOUR(4), FOUR(5), FOUR(6), FOUR(7),
+            FOUR(8), FOUR(9), FOUR(10), FOUR(11),
+            FOUR(12), FOUR(13), FOUR(14), FOUR(15)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(b_along));
+}
+template <int b_along>
+__device__ __forceinline__ void warpgroup_multiply_registers(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+            "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+        :
+            FOUR(0), FOUR(1), FOUR(2), FOUR(3),
+            FOUR(4), FOUR(5), FOUR(6), FOUR(7)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(b_along));
+}
+#undef FOUR
 #endif  // sm_90a
 #endif  // __CUDACC__
 

@@ -126,6 +126,11 @@ fn words(span: &Span, dtype: DType) -> u64 {
     }
 }
 
+/// [`words`] of all.
+fn words_of(spans: &[&Span], dtype: DType) -> u64 {
+    spans.iter().fold(0u64, |n, span| n.saturating_add(words(span, dtype)))
+}
+
 /// Sides of the largest block of a product.
 const BLOCK: usize = 512;
 
@@ -258,10 +263,12 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             total(by_rows(x, 3, batch * time * heads).saturating_add(table), elements(&[x, out]))
         }
         Step::Attention { q, k, v, out, lse, dims } => {
-            total(attention_flops(dims, 2), elements(&[q, k, v, out, lse]))
+            let moved = words_of(&[q, k, v, out], dims.dtype).saturating_add(lse.len as u64);
+            total(attention_flops(dims, 2), moved)
         }
         Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
-            total(attention_flops(dims, 5), elements(&[q, k, v, out, lse, dout, dq, dk, dv]))
+            let moved = words_of(&[q, k, v, out, dout, dq, dk, dv], dims.dtype);
+            total(attention_flops(dims, 5), moved.saturating_add(lse.len as u64))
         }
         Step::Gather { indices, out, .. } => {
             total(all(&[indices.len], PER_PLACE), elements(&[indices, out, out]))
@@ -272,10 +279,14 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             total(places.saturating_add(src.len as u64), elements(&[src, indices, table, table]))
         }
         Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims } => {
-            total(cross_entropy_flops(dims, 1), elements(&[x, weight, targets, losses, lse]))
+            let moved = words_of(&[x, weight], dims.dtypes[0]);
+            total(cross_entropy_flops(dims, 1), moved.saturating_add(elements(&[targets, losses, lse])))
         }
         Step::LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, dims, .. } => {
-            total(cross_entropy_flops(dims, 3), elements(&[x, weight, targets, lse, dx, dweight, dweight]))
+            let moved = words_of(&[x, weight, dx], dims.dtypes[0])
+                .saturating_add(words_of(&[dweight, dweight], dims.dtypes[1]))
+                .saturating_add(elements(&[targets, lse]));
+            total(cross_entropy_flops(dims, 3), moved)
         }
         Step::AdamW { param, grad, m, v, .. } => {
             total(product(&[param.len, 20]), elements(&[param, param, grad, m, m, v, v]))
@@ -291,8 +302,16 @@ mod tests {
     fn attention_counts_the_window_only() {
         for time in 1..20 {
             for window in 1..=time {
-                let dims =
-                    AttentionDims { batch: 1, time, heads: 1, kv_heads: 1, dim: 4, window, scale: 1.0 };
+                let dims = AttentionDims {
+                    batch: 1,
+                    time,
+                    heads: 1,
+                    kv_heads: 1,
+                    dim: 4,
+                    window,
+                    scale: 1.0,
+                    dtype: DType::F32,
+                };
                 let counted: usize = (0..time).map(|t| t + 1 - dims.first(t)).sum();
                 assert_eq!(visible_pairs(&dims), counted as u64);
             }

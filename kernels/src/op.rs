@@ -280,9 +280,11 @@ ops! {
     /// angle t · base^(−2i/D); `inverse` rotates back.
     Rope { x: TensorId, out: TensorId, base: f32, inverse: bool }
     /// Causal attention: q,out \[B,T,H,D\]; k,v \[B,T,K,D\], K | H; lse \[B,H,T\].
-    /// Position t sees t−window+1..=t (window 0: 0..=t).
+    /// Position t sees t−window+1..=t (window 0: 0..=t). q, k, v and out are
+    /// all `F32` or all `Bf16`; lse is `F32`.
     Attention { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, window: u32, scale: f32 }
-    /// Gradients of [`Attention`]; dq, dk, dv are overwritten.
+    /// Gradients of [`Attention`]; dq, dk, dv are overwritten. All but lse have
+    /// the type of q.
     AttentionBackward { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, dout: TensorId, dq: TensorId, dk: TensorId, dv: TensorId, window: u32, scale: f32 }
     /// out\[n,:\] = table\[indices\[n\],:\].
     Gather { table: TensorId, indices: TensorId, out: TensorId }
@@ -292,9 +294,11 @@ ops! {
     /// losses\[n\] = lse\[n\] − z\[n, targets\[n\]\], z = cap(x·weightᵀ),
     /// cap(z) = softcap·tanh(z/softcap) (softcap 0: none). x \[N,C\],
     /// weight \[V,C\], targets I32 \[N\]; a negative target is ignored (loss 0).
-    /// Row-chunked: the logits are never stored.
+    /// Row-chunked: the logits are never stored. x and weight are both `F32` or
+    /// both `Bf16`; losses and lse are `F32`.
     LinearCrossEntropy { x: TensorId, weight: TensorId, targets: TensorId, losses: TensorId, lse: TensorId, softcap: f32 }
-    /// Gradient of grad_scale · Σ losses: dx overwritten, dweight (=|+=).
+    /// Gradient of grad_scale · Σ losses: dx overwritten, dweight (=|+=). dx has
+    /// the type of x; dweight too, or is `F32`.
     LinearCrossEntropyBackward { x: TensorId, weight: TensorId, targets: TensorId, lse: TensorId, dx: TensorId, dweight: TensorId, softcap: f32, grad_scale: f32, accumulate: bool }
     /// Decoupled AdamW (Loshchilov & Hutter 2019). `hyper` F32 \[7\]: lr,
     /// beta1, beta2, eps, weight decay, 1−beta1^t, 1−beta2^t.

@@ -26,7 +26,7 @@ pub(crate) fn attention_dims(
     }
     finite("scale", scale)?;
     let window = if window == 0 { time } else { window as usize };
-    Ok(AttentionDims { batch, time, heads, kv_heads, dim, window, scale })
+    Ok(AttentionDims { batch, time, heads, kv_heads, dim, window, scale, dtype: q.dtype })
 }
 
 pub(crate) fn check_lse(lse: &Tensor, dims: &AttentionDims) -> Result<(), Error> {
@@ -58,7 +58,7 @@ pub(crate) fn cross_entropy_dims(
     if softcap != 0.0 && !softcap.is_normal() {
         return fail!(InvalidArgument, "softcap {softcap:e} is subnormal; use 0 for none");
     }
-    Ok(CrossEntropyDims { rows, channels, vocabulary, softcap })
+    Ok(CrossEntropyDims { rows, channels, vocabulary, softcap, dtypes: [x.dtype, weight.dtype] })
 }
 
 pub(crate) fn matrix(name: &str, tensor: &Tensor) -> Result<[usize; 2], Error> {

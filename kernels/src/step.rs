@@ -15,6 +15,8 @@ pub(crate) struct AttentionDims {
     pub dim: usize,
     pub window: usize,
     pub scale: f32,
+    /// Of q, k, v, the output and all gradients.
+    pub dtype: DType,
 }
 
 impl AttentionDims {
@@ -31,6 +33,8 @@ pub(crate) struct CrossEntropyDims {
     pub channels: usize,
     pub vocabulary: usize,
     pub softcap: f32,
+    /// Of x, the weight and dx; and of dweight.
+    pub dtypes: [DType; 2],
 }
 
 /// A batch of products out = alpha · op(a) · op(b), [m,k]·[k,n].

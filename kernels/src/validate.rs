@@ -19,7 +19,7 @@ use crate::graph::{Flow, Graph};
 use crate::op::*;
 use crate::row_kernel;
 use crate::shape::*;
-use crate::step::Step;
+use crate::step::{CrossEntropyDims, Step};
 use crate::table::{Span, Table, Tensor};
 use crate::{Error, cost};
 
@@ -122,6 +122,17 @@ impl<'a> Check<'a> {
             DType::F32 | DType::Bf16 => Ok(tensor),
             DType::I32 => fail!(ShapeMismatch, "{name} must be F32 or Bf16, and is I32"),
         }
+    }
+
+    /// An operand of the type of `like`.
+    fn same_type(
+        &mut self,
+        name: &'static str,
+        id: TensorId,
+        like: &Tensor,
+        written: bool,
+    ) -> Result<&'a Tensor, Error> {
+        self.operand(name, id, Some(like.dtype), written, false)
     }
 
     fn alias(&self, op: &Op) -> Result<(), Error> {
@@ -283,10 +294,10 @@ impl<'a> Check<'a> {
                 Ok(Step::Rope { x, out, batch, time, heads, dim, base: o.base, inverse: o.inverse })
             }
             Op::Attention(o) => {
-                let q = self.read("q", o.q)?;
-                let k = self.read("k", o.k)?;
-                let v = self.read("v", o.v)?;
-                let out = self.write("out", o.out)?;
+                let q = self.number("q", o.q, false)?;
+                let k = self.same_type("k", o.k, q, false)?;
+                let v = self.same_type("v", o.v, q, false)?;
+                let out = self.same_type("out", o.out, q, true)?;
                 let lse = self.write("lse", o.lse)?;
                 let dims = attention_dims(q, k, v, o.window, o.scale)?;
                 same_shape("q", q, "out", out)?;
@@ -294,15 +305,15 @@ impl<'a> Check<'a> {
                 Ok(Step::Attention { q: q.span, k: k.span, v: v.span, out: out.span, lse: lse.span, dims })
             }
             Op::AttentionBackward(o) => {
-                let q = self.read("q", o.q)?;
-                let k = self.read("k", o.k)?;
-                let v = self.read("v", o.v)?;
-                let out = self.read("out", o.out)?;
+                let q = self.number("q", o.q, false)?;
+                let k = self.same_type("k", o.k, q, false)?;
+                let v = self.same_type("v", o.v, q, false)?;
+                let out = self.same_type("out", o.out, q, false)?;
                 let lse = self.read("lse", o.lse)?;
-                let dout = self.read("dout", o.dout)?;
-                let dq = self.write("dq", o.dq)?;
-                let dk = self.write("dk", o.dk)?;
-                let dv = self.write("dv", o.dv)?;
+                let dout = self.same_type("dout", o.dout, q, false)?;
+                let dq = self.same_type("dq", o.dq, q, true)?;
+                let dk = self.same_type("dk", o.dk, q, true)?;
+                let dv = self.same_type("dv", o.dv, q, true)?;
                 let dims = attention_dims(q, k, v, o.window, o.scale)?;
                 same_shape("q", q, "out", out)?;
                 same_shape("q", q, "dout", dout)?;
@@ -354,8 +365,8 @@ impl<'a> Check<'a> {
                 })
             }
             Op::LinearCrossEntropy(o) => {
-                let x = self.read("x", o.x)?;
-                let weight = self.read("weight", o.weight)?;
+                let x = self.number("x", o.x, false)?;
+                let weight = self.same_type("weight", o.weight, x, false)?;
                 let targets = self.operand("targets", o.targets, Some(DType::I32), false, false)?;
                 let losses = self.write("losses", o.losses)?;
                 let lse = self.write("lse", o.lse)?;
@@ -371,12 +382,15 @@ impl<'a> Check<'a> {
                 })
             }
             Op::LinearCrossEntropyBackward(o) => {
-                let x = self.read("x", o.x)?;
-                let weight = self.read("weight", o.weight)?;
+                let x = self.number("x", o.x, false)?;
+                let weight = self.same_type("weight", o.weight, x, false)?;
                 let targets = self.operand("targets", o.targets, Some(DType::I32), false, false)?;
                 let lse = self.read("lse", o.lse)?;
-                let dx = self.write("dx", o.dx)?;
-                let dweight = self.write("dweight", o.dweight)?;
+                let dx = self.same_type("dx", o.dx, x, true)?;
+                let dweight = self.number("dweight", o.dweight, true)?;
+                if dweight.dtype == DType::Bf16 && x.dtype == DType::F32 {
+                    return fail!(ShapeMismatch, "dweight must be F32 where x is F32, and is Bf16");
+                }
                 let dims = cross_entropy_dims(x, weight, targets, lse, o.softcap)?;
                 finite("grad_scale", o.grad_scale)?;
                 same_shape("x", x, "dx", dx)?;
@@ -388,7 +402,7 @@ impl<'a> Check<'a> {
                     lse: lse.span,
                     dx: dx.span,
                     dweight: dweight.span,
-                    dims,
+                    dims: CrossEntropyDims { dtypes: [x.dtype, dweight.dtype], ..dims },
                     grad_scale: o.grad_scale,
                     accumulate: o.accumulate,
                 })

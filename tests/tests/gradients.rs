@@ -378,3 +378,39 @@ fn mistakes_are_errors_that_name_the_shapes() {
     assert!(t.rope(a, 10.0).is_err());
     assert!(t.gather(a, a).is_ok_and(|_| t.run().is_err()), "float indices are refused by the device");
 }
+
+/// Attention and the loss over bfloat16: the gradients are those of float32 but
+/// for rounding, also where a value is used twice.
+#[test]
+fn bfloat16_flows_through_attention_and_the_loss() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let shapes: [&[u32]; 3] = [&[2, 6, 2, 4], &[2, 6, 1, 4], &[5, 8]];
+    let params: Vec<Tensor> = (0..)
+        .zip(shapes)
+        .map(|(stream, shape)| {
+            let tensor = Tensor::zeros(shape).unwrap();
+            tensor.randomize(Distribution::Uniform, 1.0, 7, stream).unwrap();
+            tensor
+        })
+        .collect();
+    let targets = Tensor::zeros_int(&[12]).unwrap();
+    targets.upload_ints(&[0, 4, 1, -1, 2, 3, 0, 0, 1, 2, 4, 3]).unwrap();
+    let run = |half: bool| {
+        gradients(&params, &|t: &mut Tape, p: &[Var]| {
+            let dtype = if half { Dtype::Bfloat16 } else { Dtype::Float32 };
+            let (q, k) = (t.cast(p[0], dtype)?, t.cast(p[1], dtype)?);
+            let weight = t.cast(p[2], dtype)?;
+            let y = t.attention(q, k, k, 4)?;
+            let y = t.reshape(y, &[12, 8])?;
+            let targets = t.input(&targets);
+            let losses = t.linear_cross_entropy(y, weight, targets, 3.0)?;
+            t.mean(losses)
+        })
+    };
+    for (half, whole) in run(true).iter().zip(run(false)) {
+        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (half, whole) in half.iter().zip(whole) {
+            assert!((half - whole).abs() < 2e-2 * scale, "{half} but {whole} in float32");
+        }
+    }
+}

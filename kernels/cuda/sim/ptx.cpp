@@ -12,8 +12,14 @@ struct Copy {
 };
 struct Product {
     float* d;
+    unsigned cols;
     uint64_t a, b;
     bool accumulate, a_along, b_along;
+    // Where the left operand is in registers: they, what was in them, and the
+    // two rows of it that this thread's results need.
+    const uint32_t* registers = nullptr;
+    uint32_t were[4] = {};
+    float rows[2][16] = {};
 };
 
 // What one thread has under way, in groups; the last one is not committed.
@@ -62,12 +68,18 @@ float element(uint64_t descriptor, unsigned along, unsigned k, bool along_fastes
 void land(const Product& p) {
     unsigned g = sim::thread() % 128 / 32 * 16 + sim::lane() / 4, t = sim::lane() % 4 * 2;
     float x[2][16];
-    for (unsigned k = 0; k < 16; k++)
-        for (unsigned i = 0; i < 2; i++) x[i][k] = element(p.a, g + 8 * i, k, p.a_along);
-    for (unsigned i = 0; i < 128; i++) {
+    if (p.registers) {
+        if (std::memcmp(p.registers, p.were, sizeof p.were) != 0)
+            sim::fail("registers were changed while a warpgroup product read them");
+        std::memcpy(x, p.rows, sizeof x);
+    } else {
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned i = 0; i < 2; i++) x[i][k] = element(p.a, g + 8 * i, k, p.a_along);
+    }
+    for (unsigned i = 0; i < p.cols / 2; i++) {
         if (!p.accumulate) p.d[i] = 0;
     }
-    for (unsigned j = 0; j < 64; j++) {
+    for (unsigned j = 0; j < p.cols / 4; j++) {
         float y[16];
         unsigned col = j / 2 * 8 + t + j % 2;
         for (unsigned k = 0; k < 16; k++) y[k] = element(p.b, col, k, p.b_along);
@@ -127,6 +139,14 @@ void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32
             d[2 + j] += lower * y;
         }
     }
+}
+
+uint32_t pack_bfloat16(float low, float high) {
+    auto rounded = [](float x) {
+        uint32_t bits = __float_as_uint(x);
+        return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    };
+    return rounded(low) | rounded(high) << 16;
 }
 
 void barrier_init(uint64_t* barrier, unsigned arrivals) {
@@ -203,14 +223,35 @@ void start_box(void* dst, const TensorMap& tensor_map, unsigned x, unsigned y, u
     });
 }
 
-void start_product(float* d, uint64_t a, uint64_t b, bool accumulate, bool a_along, bool b_along) {
-    if (a >> 62 != 1 || b >> 62 != 1) fail("a descriptor without the swizzle of 128 bytes");
+namespace {
+void start(const Product& product) {
     UnderWay& it = mine();
     if (!it.fenced) fail("a warpgroup product without a fence before it");
-    Product product{d, a, b, accumulate, a_along, b_along};
     // In order: at once only where nothing waits.
     if (it.products.size() == 1 && it.products[0].empty() && random() & 1) land(product);
     else it.products.back().push_back(product);
+}
+}  // namespace
+
+void start_product(float* d, unsigned cols, uint64_t a, uint64_t b, bool accumulate, bool a_along, bool b_along) {
+    if (a >> 62 != 1 || b >> 62 != 1) fail("a descriptor without the swizzle of 128 bytes");
+    start(Product{d, cols, a, b, accumulate, a_along, b_along});
+}
+void start_product(float* d, unsigned cols, const uint32_t (&a)[4], uint64_t b, bool b_along) {
+    if (b >> 62 != 1) fail("a descriptor without the swizzle of 128 bytes");
+    struct Fragment {
+        uint32_t at[4];
+    } own{{a[0], a[1], a[2], a[3]}};
+    const Fragment* all = gather_lanes("wgmma with registers", own);
+    Product product{d, cols, 0, b, true, false, b_along};
+    product.registers = a;
+    for (unsigned k = 0; k < 16; k++)
+        for (unsigned i = 0; i < 2; i++) {
+            uint32_t word = all[lane() / 4 * 4 + k % 8 / 2].at[k / 8 * 2 + i];
+            product.rows[i][k] = widened(uint16_t(word >> k % 2 * 16));
+        }
+    std::memcpy(product.were, own.at, sizeof product.were);
+    start(product);
 }
 void commit_products() {
     exchange("wgmma.commit_group", "", 1);

@@ -24,7 +24,8 @@ void commit_copies();
 void wait_copies(unsigned groups);
 void matrices(uint32_t (&r)[4], const void* row, bool transposed);
 void start_box(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier);
-void start_product(float* d, uint64_t a, uint64_t b, bool accumulate, bool a_along, bool b_along);
+void start_product(float* d, unsigned cols, uint64_t a, uint64_t b, bool accumulate, bool a_along, bool b_along);
+void start_product(float* d, unsigned cols, const uint32_t (&a)[4], uint64_t b, bool b_along);
 void commit_products();
 void wait_products(unsigned groups);
 
@@ -42,6 +43,11 @@ void copy_async_wait() {
 inline void load_matrices(uint32_t (&r)[4], const void* row) { sim::matrices(r, row, false); }
 inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) { sim::matrices(r, row, true); }
 void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+uint32_t pack_bfloat16(float low, float high);
+inline float exp2_fast(float x) {
+    float power = std::exp2(x);
+    return power < std::numeric_limits<float>::min() ? 0.0f : power;
+}
 
 void barrier_init(uint64_t* barrier, unsigned arrivals);
 inline void barrier_init_fence() {}
@@ -70,5 +76,15 @@ void warpgroup_wait() {
 }
 template <int a_along, int b_along>
 void warpgroup_multiply_64x256x16(float (&d)[128], uint64_t a, uint64_t b, bool accumulate) {
-    sim::start_product(d, a, b, accumulate, a_along, b_along);
+    sim::start_product(d, 256, a, b, accumulate, a_along, b_along);
+}
+template <unsigned N>
+void registers_fence(float (&)[N][4]) {}
+template <int a_along, int b_along>
+void warpgroup_multiply_64x128x16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
+    sim::start_product(d[0], 128, a, b, accumulate, a_along, b_along);
+}
+template <int b_along, unsigned N>
+void warpgroup_multiply_registers(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b) {
+    sim::start_product(d[0], 8 * N, a, b, b_along);
 }

@@ -5,8 +5,8 @@ use super::faults::StepFaults;
 use super::product::{self, Numbers, Results};
 use super::tasks::Split;
 use super::{
-    Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, indexing, layer_norm, moves,
-    norm, random, reduce, rope, rope_norm, row_map,
+    Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm,
+    moves, norm, random, reduce, rope, rope_norm, row_map,
 };
 use crate::bf16;
 use crate::op::DType;
@@ -218,9 +218,20 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
                 *inverse,
             );
         }
+        Step::Attention { q, k, v, out, lse, dims } if dims.dtype == DType::Bf16 => {
+            let inputs = [q, k, v].map(|span| half!(span));
+            halves::attention(split, inputs, output_half!(out), output!(lse), dims);
+        }
         Step::Attention { q, k, v, out, lse, dims } => {
             let (q, k, v) = (input!(q), input!(k), input!(v));
             attention::forward(split, q, k, v, output!(out), output!(lse), dims);
+        }
+        Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims }
+            if dims.dtype == DType::Bf16 =>
+        {
+            let inputs = [q, k, v, out, dout].map(|span| half!(span));
+            let gradients = [dq, dk, dv].map(|span| output_half!(span));
+            halves::attention_backward(split, inputs, input!(lse), gradients, dims);
         }
         Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
             let inputs = attention_backward::Inputs {
@@ -245,6 +256,13 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let (src, indices, table) = (input!(src), indices!(indices), output!(table));
             indexing::scatter_add(split, src, indices, table, *entries, *cols, *accumulate, faults);
         }
+        Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims }
+            if dims.dtypes[0] == DType::Bf16 =>
+        {
+            let inputs = [x, weight].map(|span| half!(span));
+            let outputs = [losses, lse].map(|span| output!(span));
+            halves::cross_entropy(split, inputs, indices!(targets), outputs, dims, faults);
+        }
         Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims } => {
             let (x, weight, targets) = (input!(x), input!(weight), indices!(targets));
             let (losses, lse) = (output!(losses), output!(lse));
@@ -261,6 +279,23 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             grad_scale,
             accumulate,
         } => {
+            if dims.dtypes[0] == DType::Bf16 {
+                let inputs = [x, weight].map(|span| half!(span));
+                let (targets, lse, dx) = (indices!(targets), input!(lse), output_half!(dx));
+                let dweight = results!(dweight, dims.dtypes[1]);
+                return halves::cross_entropy_backward(
+                    split,
+                    inputs,
+                    targets,
+                    lse,
+                    dx,
+                    dweight,
+                    dims,
+                    *grad_scale,
+                    *accumulate,
+                    faults,
+                );
+            }
             let inputs = cross_entropy::Inputs {
                 x: input!(x),
                 weight: input!(weight),

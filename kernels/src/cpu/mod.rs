@@ -18,6 +18,7 @@ mod faults;
 mod gemm_avx2;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx512;
+mod halves;
 mod indexing;
 mod layer_norm;
 mod math;

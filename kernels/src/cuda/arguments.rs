@@ -31,6 +31,10 @@ twins! {
         a: Address, b: Address, out: Address, batch: u64, m: u64, n: u64, k: u64,
         a_row: u64, a_col: u64, b_row: u64, b_col: u64, alpha: f32, accumulate: u32,
     }
+    Grouped {
+        a: Address, b: Address, out: Address, bounds: Address, groups: u64, k: u64, n: u64,
+        trans_b: u32, accumulate: u32, of_weights: u32,
+    }
     // epilogue.cuh
     End {
         out: Address, bias: Address, residual: Address, pre: Address, n: u64, alpha: f32, accumulate: u32,
@@ -44,6 +48,17 @@ twins! {
     MatMulBf16 { a: Address, b: Address, work: Work, a_aligned: u32, b_aligned: u32 }
     // matmul_hopper.cu
     MatMulHopper { a: TensorMap, b: TensorMap, work: Work }
+    // loss.cuh
+    Loss {
+        targets: Address, lse: Address, partial: Address, picked: Address, gradient: Address,
+        faults: Address, step: u32, softcap: f32, grad_scale: f32,
+    }
+    // matmul_bf16.cu
+    LossBf16 { product: MatMulBf16, loss: Loss }
+    // matmul_hopper.cu
+    LossHopper { product: MatMulHopper, loss: Loss }
+    // cross_entropy_bf16.cu
+    LossTotal { loss: Loss, losses: Address, lse: Address, rows: u64, vocabulary: u64 }
     // epilogue.cu
     Epilogue {
         out: Address, bias: Address, residual: Address, pre: Address, count: u64, cols: u64,
@@ -95,6 +110,14 @@ twins! {
         delta: Address, dq: Address, dk: Address, dv: Address,
         batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32,
     }
+    // attention_tiles.cuh
+    AttentionBf16 {
+        q: Address, k: Address, v: Address, out: Address, lse: Address, dout: Address,
+        delta: Address, dq: Address, dk: Address, dv: Address,
+        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32, aligned: u32,
+    }
+    // attention_hopper.cu
+    AttentionHopper { q: TensorMap, k: TensorMap, v: TensorMap, whole: AttentionBf16 }
     // indexing.cu
     Gather {
         table: Address, indices: Address, out: Address, count: u64, cols: u64, faults: Address,
@@ -124,6 +147,15 @@ twins! {
     }
 }
 
+impl End {
+    /// out (=|+=) the sums, `n` columns wide, bfloat16 if `half`.
+    pub fn plain(out: Address, n: usize, half: bool, accumulate: bool) -> End {
+        let (half, accumulate) = (u32::from(half), u32::from(accumulate));
+        let n = n as u64;
+        End { out, bias: 0, residual: 0, pre: 0, n, alpha: 1.0, accumulate, half, activation: 0, backward: 0 }
+    }
+}
+
 /// Bytes of shared memory of kernels that need a fixed amount.
 pub(super) mod shared {
     /// `ReduceShared`, `CrossEntropyShared`.
@@ -136,6 +168,21 @@ pub(super) mod shared {
     pub const MATMUL: usize = 2 * 2 * 16 * 132 * 4;
     /// `PortableShared`: three stages of two tiles of 128 × 64 halves.
     pub const MATMUL_BF16: usize = 3 * 2 * 128 * 64 * 2;
+    /// `AttentionBf16Shared`: 128 queries, and two stages of 64 keys and values.
+    pub const fn attention_bf16(dim: usize) -> usize {
+        (128 + 2 * 2 * 64) * dim * 2
+    }
+    /// `AttentionHopperShared`: 128 queries and outputs, two stages of 128 keys
+    /// and values, nine barriers, up to the next 1024 bytes.
+    pub const fn attention_hopper(dim: usize) -> usize {
+        ((2 * 128 + 2 * 2 * 128) * dim * 2 + 9 * 8usize).next_multiple_of(1024)
+    }
+    /// `AttentionBackwardShared`: 128 rows of two operands, two stages of some
+    /// rows of two others, and their log-sum-exps and deltas.
+    pub const fn attention_backward_bf16(dim: usize) -> usize {
+        let step = if dim == 128 { 32 } else { 64 };
+        (2 * 128 + 2 * 2 * step) * dim * 2 + 2 * 2 * step * 4
+    }
     /// `HopperShared`: four stages of 128 × 64 and 256 × 64 halves, eight ways
     /// out of 16 × 40 words, eight barriers, up to the next 1024 bytes.
     pub const MATMUL_HOPPER: usize =

@@ -1,9 +1,13 @@
-//! Launches of attention.
+//! Launches of attention. Over bfloat16 it runs on tensor cores where a head
+//! is at most 128 wide; wider ones are widened into scratch memory.
 
-use super::arguments::Attention;
+use super::arguments::{Attention, AttentionBf16, AttentionHopper, shared};
+use super::driver::Address;
+use super::launch::copy;
 use super::{Cuda, WARPS};
 use crate::Error;
 use crate::error::fail;
+use crate::op::DType;
 use crate::step::AttentionDims;
 
 /// Queries, or keys, of a block.
@@ -59,6 +63,12 @@ pub(super) fn forward(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
 pub(super) fn backward(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
     let rows = a.batch * a.time * a.heads;
     let a = Attention { delta: cuda.scratch(rows as usize * 4)?, ..a };
+    backward_with(cuda, a)
+}
+
+/// With memory for delta.
+fn backward_with(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
+    let rows = a.batch * a.time * a.heads;
     let (of_queries, of_keys) = (shared_bytes(&a, 4, 1)?, shared_bytes(&a, 4, 2)?);
     // SAFETY: as above; `delta` holds a value per row.
     unsafe {
@@ -66,4 +76,144 @@ pub(super) fn backward(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
         cuda.launch("attention_backward_queries", blocks(&a, a.heads), of_queries, a)?;
         cuda.launch("attention_backward_keys", blocks(&a, a.kv_heads), of_keys, a)
     }
+}
+
+/// Rows that a block of the kernels over bfloat16 owns.
+const OWN_ROWS: u64 = 128;
+
+/// A producer and two consumers, of 128 threads.
+const HOPPER_THREADS: u64 = 384;
+
+/// By TMA and wgmma: heads of 64 or 128, rows aligned to 16 bytes.
+fn hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
+    // Boxes of 64 columns × 128 rows of [B, T, heads · D].
+    let map = |address, heads: u64| {
+        cuda.driver.tensor_map(address, [heads * whole.dim, whole.time, whole.batch], [64, 128, 1])
+    };
+    let (q, k, v) =
+        (map(whole.q, whole.heads)?, map(whole.k, whole.kv_heads)?, map(whole.v, whole.kv_heads)?);
+    let arguments = AttentionHopper { q, k, v, whole };
+    let blocks = whole.batch * whole.heads * whole.time.div_ceil(OWN_ROWS);
+    let name = if width == 64 { "attention_hopper_64" } else { "attention_hopper_128" };
+    let bytes = shared::attention_hopper(width);
+    // SAFETY: addresses and dimensions are those of a validated step; the maps
+    // were made for its operands.
+    unsafe { cuda.launch_wide(name, blocks as usize, HOPPER_THREADS, bytes, arguments) }
+}
+
+/// Elements of q, and of k.
+fn counts(a: &Attention) -> [usize; 2] {
+    [a.heads, a.kv_heads].map(|heads| (a.batch * a.time * heads * a.dim) as usize)
+}
+
+/// The same for the kernels over bfloat16, the width of whose heads is also
+/// given: `None` where heads are too wide.
+fn halves(a: &Attention) -> Option<(AttentionBf16, usize)> {
+    let Attention { q, k, v, out, lse, dout, delta, dq, dk, dv, .. } = *a;
+    let Attention { batch, time, heads, kv_heads, dim, window, scale, .. } = *a;
+    let aligned = [q, k, v, out, dout, dq, dk, dv].iter().all(|address| address.is_multiple_of(16));
+    let aligned = u32::from(aligned && dim.is_multiple_of(8));
+    let width = match dim {
+        0..=64 => 64,
+        65..=128 => 128,
+        _ => return None,
+    };
+    let whole = AttentionBf16 {
+        q,
+        k,
+        v,
+        out,
+        lse,
+        dout,
+        delta,
+        dq,
+        dk,
+        dv,
+        batch,
+        time,
+        heads,
+        kv_heads,
+        dim,
+        window,
+        scale,
+        aligned,
+    };
+    Some((whole, width))
+}
+
+/// Blocks that own [`OWN_ROWS`] rows of one of `heads`.
+fn own_blocks(a: &Attention, heads: u64) -> usize {
+    (a.batch * heads * a.time.div_ceil(OWN_ROWS)) as usize
+}
+
+pub(super) fn forward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
+    if let Some((halves, width)) = halves(&a) {
+        if cuda.driver.card.capability == (9, 0) && halves.aligned == 1 && a.dim == width as u64 {
+            return hopper(cuda, halves, width);
+        }
+        let name = if width == 64 { "attention_bf16_64" } else { "attention_bf16_128" };
+        // SAFETY: addresses and dimensions are those of a validated step.
+        return unsafe { cuda.launch(name, own_blocks(&a, a.heads), shared::attention_bf16(width), halves) };
+    }
+    let [of_q, of_k] = counts(&a);
+    widened(cuda, [(a.q, of_q), (a.k, of_k), (a.v, of_k)], [(a.out, of_q)], 0, |cuda, [q, k, v], [out], _| {
+        forward(cuda, Attention { q, k, v, out, ..a })
+    })
+}
+
+pub(super) fn backward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
+    let rows = (a.batch * a.time * a.heads) as usize;
+    if let Some((halves, width)) = halves(&a) {
+        let halves = AttentionBf16 { delta: cuda.scratch(rows * 4)?, ..halves };
+        let (of_queries, of_keys) = match width {
+            64 => ("attention_backward_bf16_queries_64", "attention_backward_bf16_keys_64"),
+            _ => ("attention_backward_bf16_queries_128", "attention_backward_bf16_keys_128"),
+        };
+        let bytes = shared::attention_backward_bf16(width);
+        // SAFETY: as above; `delta` holds a value per row.
+        return unsafe {
+            cuda.launch("attention_delta_bf16", rows.div_ceil(WARPS as usize), 0, halves)?;
+            cuda.launch(of_queries, own_blocks(&a, a.heads), bytes, halves)?;
+            cuda.launch(of_keys, own_blocks(&a, a.kv_heads), bytes, halves)
+        };
+    }
+    let [of_q, of_k] = counts(&a);
+    let inputs = [(a.q, of_q), (a.k, of_k), (a.v, of_k), (a.out, of_q), (a.dout, of_q)];
+    let outputs = [(a.dq, of_q), (a.dk, of_k), (a.dv, of_k)];
+    widened(cuda, inputs, outputs, rows, |cuda, [q, k, v, out, dout], [dq, dk, dv], delta| {
+        backward_with(cuda, Attention { q, k, v, out, dout, dq, dk, dv, delta, ..a })
+    })
+}
+
+/// Runs `task` with addresses of the widened inputs, of f32 memory for the
+/// outputs, and of `more` words; then rounds the outputs to where they belong.
+/// Tensors are addresses of bfloat16 and counts.
+fn widened<const I: usize, const O: usize>(
+    cuda: &mut Cuda,
+    inputs: [(Address, usize); I],
+    outputs: [(Address, usize); O],
+    more: usize,
+    task: impl FnOnce(&mut Cuda, [Address; I], [Address; O], Address) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let bytes = |count: usize| (count * 4).next_multiple_of(16);
+    let total: usize = inputs.iter().chain(&outputs).map(|(_, count)| bytes(*count)).sum();
+    let mut next = cuda.scratch(total + bytes(more))?;
+    let mut cut = |count: usize| {
+        let at = next;
+        next += bytes(count) as Address;
+        at
+    };
+    let wide_inputs = inputs.map(|(_, count)| cut(count));
+    let wide_outputs = outputs.map(|(_, count)| cut(count));
+    let rest = cut(more);
+    for ((from, count), to) in inputs.into_iter().zip(wide_inputs) {
+        // SAFETY: an operand of a validated step; the scratch holds it.
+        unsafe { copy(cuda, from, to, count, DType::Bf16, DType::F32)? };
+    }
+    task(cuda, wide_inputs, wide_outputs, rest)?;
+    for ((to, count), from) in outputs.into_iter().zip(wide_outputs) {
+        // SAFETY: as above.
+        unsafe { copy(cuda, from, to, count, DType::F32, DType::Bf16)? };
+    }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Launches of linear + cross-entropy: products into a chunk of scratch
-//! memory, so that the logits of all rows never exist at once.
+//! memory, so that the logits of all rows never exist at once. Over bfloat16:
+//! `cross_entropy_bf16.rs`.
 
-use super::Cuda;
 use super::arguments::{CrossEntropy, shared};
 use super::driver::Address;
 use super::launch::{Product, matmul};
+use super::{Cuda, cross_entropy_bf16};
 use crate::Error;
+use crate::op::DType;
 use crate::step::CrossEntropyDims;
 
 /// Most logits held at a time (256 MiB), except that a row is held whole.
@@ -21,7 +23,7 @@ pub(super) struct Operands {
 }
 
 /// `n` elements of 4 bytes after `address`.
-fn after(address: Address, n: usize) -> Address {
+pub(super) fn after(address: Address, n: usize) -> Address {
     address + n as Address * 4
 }
 
@@ -62,6 +64,9 @@ pub(super) fn forward(
     dims: &CrossEntropyDims,
     step: u32,
 ) -> Result<(), Error> {
+    if dims.dtypes[0] == DType::Bf16 {
+        return cross_entropy_bf16::forward(cuda, io, losses, dims, step);
+    }
     chunks(cuda, io, dims, |cuda, first, count, logits| {
         let a = CrossEntropy {
             logits,
@@ -88,6 +93,9 @@ pub(super) fn backward(
     accumulate: bool,
     step: u32,
 ) -> Result<(), Error> {
+    if dims.dtypes[0] == DType::Bf16 {
+        return cross_entropy_bf16::backward(cuda, io, [dx, dweight], dims, grad_scale, accumulate, step);
+    }
     let CrossEntropyDims { channels, vocabulary, softcap, .. } = *dims;
     chunks(cuda, io, dims, |cuda, first, count, logits| {
         let a = CrossEntropy {

@@ -1,25 +1,24 @@
-//! Launches of products by group. Where the groups begin is only known on the
-//! card, so it is read back first (one wait); then each group is a product.
+//! Launches of products by group. Where the groups begin is known on the card
+//! alone: a launch has as many blocks as there could be tiles, and each block
+//! finds its own. Nothing is read back.
 
 use super::Cuda;
-use super::arguments::Bounds;
+use super::arguments::{Bounds, Grouped, shared};
 use super::driver::Address;
-use super::launch::{Product, matmul};
 use crate::Error;
 use crate::step::GroupDims;
 
-/// `count` elements of 4 bytes.
-fn words(count: usize) -> Address {
-    count as Address * 4
-}
+/// Side of a tile of out.
+const SIDE: usize = 128;
 
-/// Where each group begins, and the last one ends: in 0..=rows, ascending.
-fn bounds(cuda: &mut Cuda, starts: Address, dims: &GroupDims, step: u32) -> Result<Vec<usize>, Error> {
+/// Where each group begins, and the last one ends: clamped to 0..=rows and made
+/// ascending, in scratch memory.
+fn bounds(cuda: &mut Cuda, starts: Address, dims: &GroupDims, step: u32) -> Result<Address, Error> {
     let count = dims.groups + 1;
-    let clamped = cuda.scratch(count * 4)?;
+    let bounds = cuda.scratch(count * 4)?;
     let a = Bounds {
         starts,
-        bounds: clamped,
+        bounds,
         faults: cuda.faults.address,
         count: u32::try_from(count).unwrap_or(u32::MAX),
         rows: u32::try_from(dims.rows).unwrap_or(u32::MAX - 1),
@@ -28,9 +27,27 @@ fn bounds(cuda: &mut Cuda, starts: Address, dims: &GroupDims, step: u32) -> Resu
     // SAFETY: `starts` holds `count` integers of a validated step, and so does
     // the scratch.
     unsafe { cuda.launch("group_bounds", 1, 0, a)? };
-    let mut list = vec![0u32; count];
-    cuda.driver.download(&mut list, clamped)?;
-    Ok(list.into_iter().map(|bound| (bound as usize).min(dims.rows)).collect())
+    Ok(bounds)
+}
+
+fn arguments(
+    [a, b, out, bounds]: [Address; 4],
+    dims: &GroupDims,
+    trans_b: bool,
+    accumulate: bool,
+) -> Grouped {
+    Grouped {
+        a,
+        b,
+        out,
+        bounds,
+        groups: dims.groups as u64,
+        k: dims.k as u64,
+        n: dims.n as u64,
+        trans_b: u32::from(trans_b),
+        accumulate: u32::from(accumulate),
+        of_weights: 0,
+    }
 }
 
 /// Rows of each group of a \[M,K\] times op(b\[g\]); a, b, starts, out.
@@ -42,27 +59,18 @@ pub(super) fn grouped(
     accumulate: bool,
     step: u32,
 ) -> Result<(), Error> {
-    let GroupDims { rows, k, n, .. } = *dims;
+    let GroupDims { groups, rows, n, .. } = *dims;
     let bounds = bounds(cuda, starts, dims, step)?;
     if !accumulate {
+        // Rows of no group.
         cuda.driver.zero(out, rows * n * 4)?;
     }
-    for (group, ends) in bounds.windows(2).enumerate().filter(|(_, ends)| ends[0] < ends[1]) {
-        let product = Product {
-            a: a + words(ends[0] * k),
-            b: b + words(group * k * n),
-            out: out + words(ends[0] * n),
-            batch: 1,
-            dims: [ends[1] - ends[0], n, k],
-            trans: [false, trans_b],
-            alpha: 1.0,
-            accumulate,
-        };
-        // SAFETY: the bounds ascend in 0..=rows, so each part lies inside its
-        // operand of a validated step.
-        unsafe { matmul(cuda, product)? };
-    }
-    Ok(())
+    // Every group may end with a tile that is not full.
+    let tiles = (rows / SIDE + groups.min(rows)) * n.div_ceil(SIDE);
+    let arguments = arguments([a, b, out, bounds], dims, trans_b, accumulate);
+    // SAFETY: the bounds ascend in 0..=rows, so each part lies inside its
+    // operand of a validated step.
+    unsafe { cuda.launch("matmul_grouped", tiles, shared::MATMUL, arguments) }
 }
 
 /// aᵀ·b over the rows of each group; a, b, starts, out.
@@ -75,22 +83,8 @@ pub(super) fn grouped_weight(
 ) -> Result<(), Error> {
     let GroupDims { groups, k, n, .. } = *dims;
     let bounds = bounds(cuda, starts, dims, step)?;
-    if !accumulate {
-        cuda.driver.zero(out, groups * k * n * 4)?;
-    }
-    for (group, ends) in bounds.windows(2).enumerate().filter(|(_, ends)| ends[0] < ends[1]) {
-        let product = Product {
-            a: a + words(ends[0] * k),
-            b: b + words(ends[0] * n),
-            out: out + words(group * k * n),
-            batch: 1,
-            dims: [k, n, ends[1] - ends[0]],
-            trans: [true, false],
-            alpha: 1.0,
-            accumulate,
-        };
-        // SAFETY: as in `grouped`.
-        unsafe { matmul(cuda, product)? };
-    }
-    Ok(())
+    let tiles = groups * k.div_ceil(SIDE) * n.div_ceil(SIDE);
+    let arguments = Grouped { of_weights: 1, ..arguments([a, b, out, bounds], dims, false, accumulate) };
+    // SAFETY: as in `grouped`.
+    unsafe { cuda.launch("matmul_grouped", tiles, shared::MATMUL, arguments) }
 }

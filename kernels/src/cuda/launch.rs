@@ -275,7 +275,10 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 lse: at(lse),
                 ..attention::arguments(dims)
             };
-            attention::forward(cuda, a)
+            match dims.dtype {
+                DType::Bf16 => attention::forward_halves(cuda, a),
+                DType::F32 | DType::I32 => attention::forward(cuda, a),
+            }
         }
         Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
             let a = args::Attention {
@@ -290,7 +293,10 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 dv: at(dv),
                 ..attention::arguments(dims)
             };
-            attention::backward(cuda, a)
+            match dims.dtype {
+                DType::Bf16 => attention::backward_halves(cuda, a),
+                DType::F32 | DType::I32 => attention::backward(cuda, a),
+            }
         }
         Step::Gather { table, indices, out, entries, cols, dtype } => {
             let a = args::Gather {

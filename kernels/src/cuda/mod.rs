@@ -10,6 +10,7 @@ mod arguments;
 mod attention;
 mod capture;
 mod cross_entropy;
+mod cross_entropy_bf16;
 mod driver;
 mod experts;
 mod launch;

@@ -47,18 +47,7 @@ pub(super) unsafe fn run(
     let counts = [batch * m * k, batch * k * n, batch * m * n];
     let half = dtypes.map(|dtype| dtype == DType::Bf16);
     if half[0] && half[1] && k > 0 {
-        let mut whole = End {
-            out: addresses[2],
-            bias: 0,
-            residual: 0,
-            pre: 0,
-            n: n as u64,
-            alpha,
-            accumulate: u32::from(accumulate),
-            half: u32::from(half[2]),
-            activation: 0,
-            backward: 0,
-        };
+        let mut whole = End { alpha, ..End::plain(addresses[2], n, half[2], accumulate) };
         if let Some(Epilogue { bias, residual, pre, activation, backward, .. }) = end {
             whole = End { bias, residual, pre, activation, backward, ..whole };
         }

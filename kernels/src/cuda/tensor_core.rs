@@ -3,11 +3,12 @@
 //! Which, and how the work is cut, follows from shapes, addresses' alignment
 //! and the card's architecture alone.
 
-use super::arguments::{End, MatMulBf16, MatMulHopper, Work, shared};
+use super::arguments::{End, Loss, LossBf16, LossHopper, MatMulBf16, MatMulHopper, Work, shared};
 use super::driver::{Address, TensorMap};
 use super::launch::each;
 use super::{Cuda, THREADS};
 use crate::Error;
+use crate::op::DType;
 use crate::step::MatMulDims;
 
 /// Rows and columns of a tile, `matmul_bf16_*`.
@@ -57,6 +58,75 @@ impl Stored {
     }
 }
 
+/// Both operands, as they are stored.
+fn stored([a, b]: [Address; 2], dims: &MatMulDims) -> [Stored; 2] {
+    let MatMulDims { batch, m, n, k, trans_a, trans_b, .. } = *dims;
+    let [a_rows, a_cols] = if trans_a { [k, m] } else { [m, k] };
+    let [b_rows, b_cols] = if trans_b { [n, k] } else { [k, n] };
+    [
+        Stored { address: a, rows: a_rows, cols: a_cols, batch },
+        Stored { address: b, rows: b_rows, cols: b_cols, batch },
+    ]
+}
+
+/// How a product is done: by which kernel, and how it is cut along k.
+struct Plan {
+    hopper: bool,
+    /// Tiles times splits.
+    parts: usize,
+    splits: usize,
+    depth: usize,
+}
+
+/// `whole`: not cut along k.
+fn plan(cuda: &Cuda, [a, b]: &[Stored; 2], dims: &MatMulDims, whole: bool) -> Plan {
+    let hopper = cuda.driver.card.capability == (9, 0) && a.boxes() && b.boxes();
+    let [height, width] = if hopper { HOPPER } else { PORTABLE };
+    let tiles = dims.batch * dims.m.div_ceil(height) * dims.n.div_ceil(width);
+    let (splits, depth) = if whole { (1, dims.k.next_multiple_of(DEPTH)) } else { split(tiles, dims.k) };
+    Plan { hopper, parts: tiles * splits, splits, depth }
+}
+
+fn work(dims: &MatMulDims, plan: &Plan, end: End, partial: Address) -> Work {
+    Work {
+        partial,
+        end,
+        batch: dims.batch as u64,
+        m: dims.m as u64,
+        n: dims.n as u64,
+        k: dims.k as u64,
+        depth: plan.depth as u64,
+        splits: u32::try_from(plan.splits).unwrap_or(u32::MAX),
+    }
+}
+
+/// The arguments for Hopper, and how many blocks walk over the parts: one a
+/// multiprocessor.
+fn for_hopper(
+    cuda: &Cuda,
+    [a, b]: &[Stored; 2],
+    dims: &MatMulDims,
+    plan: &Plan,
+    work: Work,
+) -> Result<(MatMulHopper, usize), Error> {
+    // An operand with k fastest is one box of rows; else boxes of 64 of k.
+    let a = a.map(cuda, if dims.trans_a { 64 } else { 128 })?;
+    let b = b.map(cuda, if dims.trans_b { 256 } else { 64 })?;
+    let blocks = plan.parts.min(cuda.driver.card.multiprocessors.max(1) as usize);
+    Ok((MatMulHopper { a, b, work }, blocks))
+}
+
+fn for_others([a, b]: &[Stored; 2], work: Work) -> MatMulBf16 {
+    let (a_aligned, b_aligned) = (u32::from(a.aligned()), u32::from(b.aligned()));
+    MatMulBf16 { a: a.address, b: b.address, work, a_aligned, b_aligned }
+}
+
+/// Scratch memory that [`run_with`] needs for that product; 0: none.
+pub(super) fn partial_bytes(cuda: &Cuda, addresses: [Address; 2], dims: &MatMulDims) -> usize {
+    let plan = plan(cuda, &stored(addresses, dims), dims, false);
+    if plan.splits > 1 { plan.splits * dims.batch * dims.m * dims.n * 4 } else { 0 }
+}
+
 /// out (=|+=) alpha · op(a) · op(b), both bfloat16, finished by `end`, whose
 /// `out` is the result. k > 0.
 ///
@@ -65,59 +135,81 @@ impl Stored {
 /// dimensions say; what is written overlaps nothing else.
 pub(super) unsafe fn run(
     cuda: &mut Cuda,
-    [a, b]: [Address; 2],
+    addresses: [Address; 2],
     dims: &MatMulDims,
     end: End,
 ) -> Result<(), Error> {
-    let MatMulDims { batch, m, n, k, trans_a, trans_b, .. } = *dims;
-    let [a_rows, a_cols] = if trans_a { [k, m] } else { [m, k] };
-    let [b_rows, b_cols] = if trans_b { [n, k] } else { [k, n] };
-    let a = Stored { address: a, rows: a_rows, cols: a_cols, batch };
-    let b = Stored { address: b, rows: b_rows, cols: b_cols, batch };
-    let hopper = cuda.driver.card.capability == (9, 0) && a.boxes() && b.boxes();
-    let [height, width] = if hopper { HOPPER } else { PORTABLE };
-    let tiles = batch * m.div_ceil(height) * n.div_ceil(width);
-    let (splits, depth) = split(tiles, k);
-    let parts = tiles * splits;
-    let count = batch * m * n;
-    let partial = if splits > 1 { cuda.scratch(splits * count * 4)? } else { 0 };
-    let work = Work {
-        partial,
-        end,
-        batch: batch as u64,
-        m: m as u64,
-        n: n as u64,
-        k: k as u64,
-        depth: depth as u64,
-        splits: u32::try_from(splits).unwrap_or(u32::MAX),
+    let partial = match partial_bytes(cuda, addresses, dims) {
+        0 => 0,
+        bytes => cuda.scratch(bytes)?,
     };
-    if hopper {
-        // An operand with k fastest is one box of rows; else boxes of 64 of k.
-        let maps =
-            [a.map(cuda, if trans_a { 64 } else { 128 })?, b.map(cuda, if trans_b { 256 } else { 64 })?];
-        let arguments = MatMulHopper { a: maps[0], b: maps[1], work };
-        let names = ["matmul_hopper_nn", "matmul_hopper_nt", "matmul_hopper_tn", "matmul_hopper_tt"];
-        // One block a multiprocessor walks over the parts.
-        let blocks = parts.min(cuda.driver.card.multiprocessors.max(1) as usize);
-        let name = names[usize::from(trans_a) * 2 + usize::from(trans_b)];
+    // SAFETY: the caller's promise; the scratch is as large as was asked for.
+    unsafe { run_with(cuda, addresses, dims, end, partial) }
+}
+
+/// As [`run`], with memory of [`partial_bytes`].
+///
+/// # Safety
+/// As for [`run`].
+pub(super) unsafe fn run_with(
+    cuda: &mut Cuda,
+    addresses: [Address; 2],
+    dims: &MatMulDims,
+    end: End,
+    partial: Address,
+) -> Result<(), Error> {
+    let operands = stored(addresses, dims);
+    let plan = plan(cuda, &operands, dims, false);
+    let work = work(dims, &plan, end, if plan.splits > 1 { partial } else { 0 });
+    let form = usize::from(dims.trans_a) * 2 + usize::from(dims.trans_b);
+    if plan.hopper {
+        let (arguments, blocks) = for_hopper(cuda, &operands, dims, &plan, work)?;
+        let name = ["matmul_hopper_nn", "matmul_hopper_nt", "matmul_hopper_tn", "matmul_hopper_tt"][form];
         // SAFETY: the caller's promise; maps were made for the operands.
         unsafe { cuda.launch_wide(name, blocks, HOPPER_THREADS, shared::MATMUL_HOPPER, arguments)? };
     } else {
-        let names = ["matmul_bf16_nn", "matmul_bf16_nt", "matmul_bf16_tn", "matmul_bf16_tt"];
-        let name = names[usize::from(trans_a) * 2 + usize::from(trans_b)];
-        let arguments = MatMulBf16 {
-            a: a.address,
-            b: b.address,
-            work,
-            a_aligned: u32::from(a.aligned()),
-            b_aligned: u32::from(b.aligned()),
-        };
+        let name = ["matmul_bf16_nn", "matmul_bf16_nt", "matmul_bf16_tn", "matmul_bf16_tt"][form];
+        let arguments = for_others(&operands, work);
         // SAFETY: the caller's promise.
-        unsafe { cuda.launch_wide(name, parts, THREADS, shared::MATMUL_BF16, arguments)? };
+        unsafe { cuda.launch_wide(name, plan.parts, THREADS, shared::MATMUL_BF16, arguments)? };
     }
-    if splits > 1 {
+    if plan.splits > 1 {
         // SAFETY: the parts lie in the scratch memory.
-        unsafe { cuda.launch("matmul_combine", each(count), 0, work)? };
+        unsafe { cuda.launch("matmul_combine", each(dims.batch * dims.m * dims.n), 0, work)? };
     }
     Ok(())
+}
+
+/// x \[m,k\] · weightᵀ \[k,n\] with the end of a linear cross-entropy.
+///
+/// # Safety
+/// As for [`run`]; the loss's memory is large enough for m rows of n entries.
+pub(super) unsafe fn loss(
+    cuda: &mut Cuda,
+    addresses: [Address; 2],
+    [m, n, k]: [usize; 3],
+    loss: Loss,
+    backward: bool,
+) -> Result<(), Error> {
+    let (batch, trans_a, trans_b, alpha) = (1, false, true, 1.0);
+    let dtypes = [DType::Bf16, DType::Bf16, DType::F32];
+    let dims = MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, dtypes };
+    let operands = stored(addresses, &dims);
+    let plan = plan(cuda, &operands, &dims, true);
+    let work = work(&dims, &plan, End::plain(0, n, false, false), 0);
+    if plan.hopper {
+        let (product, blocks) = for_hopper(cuda, &operands, &dims, &plan, work)?;
+        let names = ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"];
+        let (name, arguments) = (names[usize::from(backward)], LossHopper { product, loss });
+        // SAFETY: the caller's promise; maps were made for the operands.
+        unsafe { cuda.launch_wide(name, blocks, HOPPER_THREADS, shared::MATMUL_HOPPER, arguments) }
+    } else {
+        let names = ["linear_cross_entropy_bf16", "linear_cross_entropy_backward_bf16"];
+        let arguments = LossBf16 { product: for_others(&operands, work), loss };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let name = names[usize::from(backward)];
+            cuda.launch_wide(name, plan.parts, THREADS, shared::MATMUL_BF16, arguments)
+        }
+    }
 }

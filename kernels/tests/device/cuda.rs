@@ -87,7 +87,8 @@ fn tensor_cores_agree_with_the_reference_in_the_simulator() {
     let Some(library) = simulator() else { return };
     // TMA and wgmma, and what older cards have.
     for capability in ["90", "80"] {
-        passed(&again(library, &["tensor_cores::"], &[("TERRARIUM_SIM_CAPABILITY", capability)]));
+        let tests = ["halves::", "tensor_cores::"];
+        passed(&again(library, &tests, &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
 }
 
@@ -171,7 +172,7 @@ fn replays_give_the_bits_of_launches() {
             .into(),
         ];
         if experts {
-            // Waits for the card, and so cannot be captured.
+            // Finds its groups on the card, and so is captured too.
             ops.push(
                 GroupedMatMul { a: y, b: stacked, starts, out: x, trans_b: false, accumulate: false }.into(),
             );

@@ -65,7 +65,16 @@ fn the_instructions_that_were_meant_are_there() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let text = std::fs::read_to_string(folder.join("kernels.assembly")).unwrap();
     let kernels = kernels(&text);
-    let hot = ["matmul", "attention", "rms_norm", "layer_norm", "rope_norm", "adamw", "cross_entropy"];
+    let hot = [
+        "matmul",
+        "attention",
+        "rms_norm",
+        "layer_norm",
+        "rope_norm",
+        "adamw",
+        "cross_entropy",
+        "linear_cross_entropy",
+    ];
     for kernel in &kernels {
         let Kernel { architecture, name, .. } = kernel;
         if hot.iter().any(|start| name.starts_with(start)) {
@@ -88,12 +97,20 @@ fn the_instructions_that_were_meant_are_there() {
     };
     for architecture in ["sm_80", "sm_90a"] {
         needs(architecture, "matmul_bf16_", 4, &["LDGSTS", "LDSM", "HMMA"]);
+        needs(architecture, "linear_cross_entropy_bf16", 1, &["LDGSTS", "LDSM", "HMMA"]);
+        needs(architecture, "linear_cross_entropy_backward_bf16", 1, &["LDGSTS", "LDSM", "HMMA"]);
+        needs(architecture, "attention_bf16_", 2, &["LDGSTS", "LDSM", "HMMA", "STG.128"]);
+        needs(architecture, "attention_backward_bf16_", 4, &["LDGSTS", "LDSM", "HMMA", "STG.128"]);
         needs(architecture, "rms_norm", 2, &["LDG.128", "STG.128"]);
         needs(architecture, "layer_norm", 2, &["LDG.128", "STG.128"]);
         needs(architecture, "adamw", 1, &["LDG.128", "STG.128"]);
         needs(architecture, "cross_entropy", 2, &["LDG.128"]);
     }
     needs("sm_90a", "matmul_hopper_", 4, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
+    needs("sm_90a", "attention_hopper_", 2, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG", "STG.128"]);
+    for name in ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"] {
+        needs("sm_90a", name, 1, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
+    }
 }
 
 /// Where the compiler's wheels are, the image is taken apart once more.

@@ -7,6 +7,7 @@ mod fuel;
 mod fused;
 mod garbage;
 mod gradients;
+mod halves;
 mod handles;
 mod image;
 mod levels;

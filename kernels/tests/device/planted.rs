@@ -39,8 +39,17 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// The simulator with `file` alone, `line` of it replaced; `None` without a
-/// compiler.
+/// Kernels without which those of a file cannot be tested.
+fn companion(file: &str) -> &'static str {
+    match file {
+        ATTENTION => "\n#include \"attention_bf16_backward.cu\"\n",
+        ATTENTION_BACKWARD => "\n#include \"attention_bf16.cu\"\n",
+        _ => "",
+    }
+}
+
+/// The simulator with `file` (and its companion) alone, `line` of it replaced;
+/// `None` without a compiler.
 fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathBuf> {
     let objects = objects()?;
     let folder = folder(name);
@@ -48,7 +57,7 @@ fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathB
     let source = std::fs::read_to_string(sources.join(file)).unwrap();
     assert_eq!(source.matches(line).count(), 1, "{file} no longer has this line once: {line}");
     let broken = folder.join("kernels.cpp");
-    std::fs::write(&broken, source.replace(line, instead)).unwrap();
+    std::fs::write(&broken, source.replace(line, instead) + companion(file)).unwrap();
     let built = Command::new(compiler())
         .args(["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-I"])
         .arg(&sources)
@@ -62,12 +71,19 @@ fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathB
     Some(folder)
 }
 
-/// What the products say with that line replaced; they must fail.
+/// The tests that a file's kernels must fail with a line replaced.
+fn tests_of(file: &str) -> &'static str {
+    match file {
+        ATTENTION | ATTENTION_BACKWARD => "halves::a_negative_scale",
+        _ => "tensor_cores::every_form",
+    }
+}
+
+/// What the tests say with that line replaced; they must fail.
 #[track_caller]
 fn noticed(name: &str, file: &str, capability: &str, line: &str, instead: &str, says: &str) {
     let Some(library) = with_fault(name, file, line, instead) else { return };
-    let tests = ["tensor_cores::every_form"];
-    let output = again(&library, &tests, &[("TERRARIUM_SIM_CAPABILITY", capability)]);
+    let output = again(&library, &[tests_of(file)], &[("TERRARIUM_SIM_CAPABILITY", capability)]);
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success(), "{name}: the simulator noticed nothing\n{text}");
@@ -76,13 +92,18 @@ fn noticed(name: &str, file: &str, capability: &str, line: &str, instead: &str, 
 
 const HOPPER: &str = "matmul_hopper.cu";
 const PORTABLE: &str = "matmul_bf16.cu";
+const ATTENTION: &str = "attention_bf16.cu";
+const ATTENTION_BACKWARD: &str = "attention_bf16_backward.cu";
 
 #[test]
 fn whole_kernels_pass_by_this_way_too() {
     let Some(library) = with_fault("sound", HOPPER, "prefetch_map(a.a);", "prefetch_map(a.a);") else {
         return;
     };
-    passed(&again(&library, &["tensor_cores::every_form"], &[]));
+    passed(&again(&library, &[tests_of(HOPPER)], &[]));
+    let line = "copy_async_wait<1>();";
+    let Some(library) = with_fault("sound-attention", ATTENTION, line, line) else { return };
+    passed(&again(&library, &[tests_of(ATTENTION)], &[("TERRARIUM_SIM_CAPABILITY", "80")]));
 }
 
 #[test]
@@ -128,4 +149,33 @@ fn a_tile_that_was_not_waited_for() {
 fn a_missing_syncthreads() {
     let line = "__syncthreads();  // This stage is there for all, and the one before was read by all.";
     noticed("no-sync", PORTABLE, "80", line, "", "");
+}
+
+#[test]
+fn attention_that_waits_for_no_keys() {
+    noticed("attention-no-wait", ATTENTION, "80", "copy_async_wait<0>();", "", "");
+}
+
+#[test]
+fn attention_whose_warps_run_ahead() {
+    let line = "__syncthreads();  // This stage is there for all, and the other was read by all.";
+    noticed("attention-no-sync", ATTENTION, "80", line, "", "");
+}
+
+#[test]
+fn attention_before_its_queries_are_there() {
+    let line = "__syncthreads();  // The queries are there.";
+    noticed("attention-no-queries", ATTENTION, "80", line, "", "");
+}
+
+#[test]
+fn gradients_of_attention_whose_warps_run_ahead() {
+    let line = "__syncthreads();  // This step is there for all, and the one before was read by all.";
+    noticed("backward-no-sync", ATTENTION_BACKWARD, "80", line, "", "");
+}
+
+#[test]
+fn gradients_of_attention_with_statistics_of_another_step() {
+    let line = "keep_statistic(step + 1, next);";
+    noticed("backward-no-statistics", ATTENTION_BACKWARD, "80", line, "", "");
 }

@@ -80,6 +80,8 @@ impl Tape {
     /// Causal attention: q `[B,T,H,D]`; k, v `[B,T,K,D]` with K dividing H
     /// (grouped queries) → `[B,T,H,D]`. Position t sees the last `window`
     /// positions, itself among them (0: all). Scores are scaled by 1/√D.
+    /// All three are float32 or all are bfloat16, and so is the result;
+    /// gradients that are handed on are float32.
     /// Costs 4·B·H·D flops for each pair of positions that see one another (T²/2,
     /// or T·window), the gradient two and a half times that; no scores are stored.
     ///
@@ -99,9 +101,9 @@ impl Tape {
         let (b, time, heads, dim) = (shape[0], shape[1], shape[2], shape[3]);
         let scale = 1.0 / (dim as f32).sqrt();
         let window = if window >= time { 0 } else { window };
-        let window = if window >= time { 0 } else { window };
         let (sq, sk, sv) = (self.slot(q), self.slot(k), self.slot(v));
-        let out = self.temporary(&shape);
+        let dtype = self.slot_dtype(sq);
+        let out = self.temporary_of(dtype, &shape);
         let lse = self.temporary(&[b, heads, time]);
         self.emit(Op::Attention(compute::Attention {
             q: sq.raw(),
@@ -118,9 +120,11 @@ impl Tape {
             y,
             Box::new(move |t, adjoint| {
                 let dout = t.buffer(adjoint, y);
+                let dout = t.converted(dout, dtype)?;
                 // One variable in two places needs two buffers: `destination`
                 // gives its own to the first and a temporary to the next.
-                let (dq, dk, dv) = (t.destination(q)?, t.destination(k)?, t.destination(v)?);
+                let (dq, dk, dv) =
+                    (t.destination_of(q, dtype)?, t.destination_of(k, dtype)?, t.destination_of(v, dtype)?);
                 t.emit(Op::AttentionBackward(compute::AttentionBackward {
                     q: sq.raw(),
                     k: sk.raw(),

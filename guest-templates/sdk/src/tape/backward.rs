@@ -7,7 +7,7 @@
 
 use super::{Slot, Tape, Var};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Dtype, Tensor};
 
 /// What arrives at a value from those who used it.
 #[derive(Clone, Copy, Debug)]
@@ -263,10 +263,35 @@ impl Tape {
         Ok(Destination { var: x, slot, add: self.needs_gradient(x) })
     }
 
-    pub(super) fn deliver(&mut self, to: Destination) -> Result<()> {
-        match to.add {
-            true => self.contribute(to.var, to.slot),
-            false => Ok(()),
+    /// As [`Tape::destination`], for an operation that writes elements of
+    /// `dtype`: gradients are kept in float32, so others are converted when
+    /// they are delivered.
+    pub(super) fn destination_of(&mut self, x: Var, dtype: Dtype) -> Result<Destination> {
+        if dtype == Dtype::Float32 {
+            return self.destination(x);
         }
+        let shape = self.shape(x).to_vec();
+        let slot = self.temporary_of(dtype, &shape);
+        Ok(Destination { var: x, slot, add: self.needs_gradient(x) })
+    }
+
+    /// The same values in elements of `dtype`, in a buffer of their own where
+    /// they are not already.
+    pub(super) fn converted(&mut self, slot: Slot, dtype: Dtype) -> Result<Slot> {
+        if self.slot_dtype(slot) == dtype {
+            return Ok(slot);
+        }
+        let shape = self.slot_shape(slot).to_vec();
+        let to = self.temporary_of(dtype, &shape);
+        self.emit_copy(slot, to)?;
+        Ok(to)
+    }
+
+    pub(super) fn deliver(&mut self, to: Destination) -> Result<()> {
+        if !to.add {
+            return Ok(());
+        }
+        let share = self.converted(to.slot, Dtype::Float32)?;
+        self.contribute(to.var, share)
     }
 }

@@ -57,6 +57,8 @@ impl Tape {
     /// the logits: x [..., C], weight [V, C], targets int32 with one entry
     /// per row (negative: ignored, loss 0) → `[rows]`. Logits are capped as
     /// softcap·tanh(z/softcap) (0: not capped). Its adjoint must be uniform,
+    /// so finish with [`Tape::mean`] or [`Tape::sum`]. x and weight are both
+    /// float32 or both bfloat16; losses and gradients are float32.
     /// so finish with [`Tape::mean`] or [`Tape::sum`].
     /// Costs 2·V·C flops a row; the gradient, which computes the logits again,
     /// three times that.
@@ -98,7 +100,7 @@ impl Tape {
                         "linear_cross_entropy: its losses must go straight into mean or sum",
                     ));
                 };
-                let dx = t.destination(x)?;
+                let dx = t.destination_of(x, t.slot_dtype(sx))?;
                 let (dweight, accumulate) = match t.needs_gradient(weight) {
                     true => t.accumulator(weight)?,
                     false => {

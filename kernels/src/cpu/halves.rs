@@ -1,0 +1,111 @@
+//! Attention and cross-entropy over bfloat16 operands: widened into scratch
+//! memory, computed by the `f32` kernels, and rounded once, at the end.
+
+use super::moves::convert;
+use super::product::Results;
+use super::{Split, StepFaults, attention, attention_backward, bf16, cross_entropy, scratch};
+use crate::step::{AttentionDims, CrossEntropyDims};
+
+/// Cuts the first `len` elements off.
+fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (part, after) = std::mem::take(rest).split_at_mut(len);
+    *rest = after;
+    part
+}
+
+/// As [`cut`], filled with the widened `bits`.
+fn widened<'a>(split: Split, rest: &mut &'a mut [f32], bits: &[u16]) -> &'a [f32] {
+    let part = cut(rest, bits.len());
+    convert(split, bits, part, bf16::value);
+    part
+}
+
+fn rounded(split: Split, values: &[f32], bits: &mut [u16]) {
+    convert(split, values, bits, bf16::round);
+}
+
+pub(crate) fn attention(
+    split: Split,
+    [q, k, v]: [&[u16]; 3],
+    out: &mut [u16],
+    lse: &mut [f32],
+    dims: &AttentionDims,
+) {
+    scratch::with(2 * (q.len() + k.len()), |mut rest| {
+        let [q, k, v] = [q, k, v].map(|bits| widened(split, &mut rest, bits));
+        let sums = cut(&mut rest, out.len());
+        attention::forward(split, q, k, v, sums, lse, dims);
+        rounded(split, sums, out);
+    });
+}
+
+/// q, k, v, out and dout; dq, dk, dv.
+pub(crate) fn attention_backward(
+    split: Split,
+    inputs: [&[u16]; 5],
+    lse: &[f32],
+    gradients: [&mut [u16]; 3],
+    dims: &AttentionDims,
+) {
+    let len = |slice: &[u16]| slice.len();
+    let total = inputs.map(len).iter().sum::<usize>() + gradients.iter().map(|g| g.len()).sum::<usize>();
+    scratch::with(total, |mut rest| {
+        let [q, k, v, out, dout] = inputs.map(|bits| widened(split, &mut rest, bits));
+        let [dq, dk, dv] = gradients.each_ref().map(|gradient| cut(&mut rest, gradient.len()));
+        let inputs = attention_backward::Inputs { q, k, v, out, lse, dout };
+        attention_backward::backward(split, inputs, dq, dk, dv, dims);
+        for (values, bits) in [dq, dk, dv].into_iter().zip(gradients) {
+            rounded(split, values, bits);
+        }
+    });
+}
+
+/// x and the weight; losses and lse.
+pub(crate) fn cross_entropy(
+    split: Split,
+    [x, weight]: [&[u16]; 2],
+    targets: &[i32],
+    [losses, lse]: [&mut [f32]; 2],
+    dims: &CrossEntropyDims,
+    faults: &StepFaults,
+) {
+    scratch::with(x.len() + weight.len(), |mut rest| {
+        let [x, weight] = [x, weight].map(|bits| widened(split, &mut rest, bits));
+        cross_entropy::forward(split, x, weight, targets, losses, lse, dims, faults);
+    });
+}
+
+/// x and the weight; targets and lse; dx and dweight.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn cross_entropy_backward(
+    split: Split,
+    [x, weight]: [&[u16]; 2],
+    targets: &[i32],
+    lse: &[f32],
+    dx: &mut [u16],
+    dweight: Results,
+    dims: &CrossEntropyDims,
+    grad_scale: f32,
+    accumulate: bool,
+    faults: &StepFaults,
+) {
+    scratch::with(2 * (x.len() + weight.len()), |mut rest| {
+        let [x, weight] = [x, weight].map(|bits| widened(split, &mut rest, bits));
+        let sums = cut(&mut rest, dx.len());
+        let inputs = cross_entropy::Inputs { x, weight, targets, lse };
+        match dweight {
+            Results::F32(dweight) => {
+                cross_entropy::backward(split, inputs, sums, dweight, dims, grad_scale, accumulate, faults);
+            }
+            Results::Bf16(dweight) => {
+                let wide = cut(&mut rest, dweight.len());
+                if accumulate {
+                    convert(split, dweight, wide, bf16::value);
+                }
+                cross_entropy::backward(split, inputs, sums, wide, dims, grad_scale, accumulate, faults);
+                rounded(split, wide, dweight);
+            }
+        }
+        rounded(split, sums, dx);
+    });
+}

@@ -1,0 +1,254 @@
+//! Attention and cross-entropy over bfloat16, which a card computes on tensor
+//! cores, against the reference: heads of every width, blocks that are not
+//! full, windows, shared key heads, soft caps.
+
+use proptest::prelude::*;
+use terrarium_kernels::*;
+
+use crate::bench::{Bench, cases, close};
+
+/// Of what is rounded to bfloat16 at the end, and between two products.
+const STORED: f64 = 8e-3;
+/// Of a gradient: besides, the output that it starts from was rounded.
+const GRADIENT: f64 = 1.6e-2;
+
+fn check_attention(seed: u64, dims: reference::Attention) {
+    let mut bench = Bench::new(seed);
+    let reference::Attention { batch, time, heads, kv_heads, dim, window, scale } = dims;
+    let (wide, narrow) = ([batch, time, heads, dim], [batch, time, kv_heads, dim]);
+    let (q, q64) = bench.random_of(true, &wide);
+    let (k, k64) = bench.random_of(true, &narrow);
+    let (v, v64) = bench.random_of(true, &narrow);
+    let (dout, dout64) = bench.random_of(true, &wide);
+    // Overwritten: what was there must not matter.
+    let (out, _) = bench.random_of(true, &wide);
+    let (dq, _) = bench.random_of(true, &wide);
+    let (dk, _) = bench.random_of(true, &narrow);
+    let (dv, _) = bench.random_of(true, &narrow);
+    let lse = bench.zeros(&[batch, heads, time]);
+    let (window, scale32) = (window as u32, scale as f32);
+    bench.run(vec![
+        Attention { q, k, v, out, lse, window, scale: scale32 }.into(),
+        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale: scale32 }.into(),
+    ]);
+    let (want, want_lse) = reference::attention(&q64, &k64, &v64, dims);
+    close(&bench.get(out), &want, STORED);
+    close(&bench.get(lse), &want_lse, 1e-5);
+    let (want_q, want_k, want_v) = reference::attention_backward(&q64, &k64, &v64, &dout64, dims);
+    close(&bench.get(dq), &want_q, GRADIENT);
+    close(&bench.get(dk), &want_k, GRADIENT);
+    close(&bench.get(dv), &want_v, GRADIENT);
+}
+
+/// A scale that leaves the softmax neither flat nor a maximum.
+fn scale(dim: usize) -> f64 {
+    // Exact in f32, which the operation takes.
+    f64::from((2.0 / (dim as f32).sqrt() * 256.0).round() / 256.0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(16)))]
+
+    #[test]
+    fn attention(
+        seed: u64, batch in 1usize..3, time in 1usize..150, kv_heads in 1usize..3, group in 1usize..3,
+        dim in 1usize..140, window in 0usize..150, aligned: bool,
+    ) {
+        let dim = if aligned { dim.next_multiple_of(8) } else { dim };
+        let (heads, window) = (kv_heads * group, window.min(time));
+        check_attention(
+            seed,
+            reference::Attention { batch, time, heads, kv_heads, dim, window, scale: scale(dim) },
+        );
+    }
+
+    #[test]
+    fn cross_entropy(
+        seed: u64, rows in 1usize..150, channels in 1usize..80, vocabulary in 1usize..300,
+        capped: bool, accumulate: bool, half: bool, aligned: bool,
+    ) {
+        let channels = if aligned { channels.next_multiple_of(8) } else { channels };
+        check_cross_entropy(seed, [rows, channels, vocabulary], capped, accumulate, half);
+    }
+}
+
+/// Heads of the widths that have kernels of their own, over several blocks of
+/// queries and of keys.
+#[test]
+fn attention_over_several_blocks() {
+    for (seed, dim) in [(1, 64), (2, 128)] {
+        let dims = reference::Attention {
+            batch: 1,
+            time: 300,
+            heads: 2,
+            kv_heads: 1,
+            dim,
+            window: 0,
+            scale: scale(dim),
+        };
+        check_attention(seed, dims);
+        // Blocks of keys that are cut on both sides, and that nothing cuts.
+        check_attention(seed + 2, reference::Attention { window: 170, heads: 1, ..dims });
+        check_attention(seed + 4, reference::Attention { window: 1, heads: 1, batch: 2, time: 129, ..dims });
+    }
+}
+
+/// A negative scale turns the order of the scores round.
+#[test]
+fn a_negative_scale() {
+    let dims =
+        reference::Attention { batch: 1, time: 90, heads: 1, kv_heads: 1, dim: 64, window: 40, scale: -0.5 };
+    check_attention(7, dims);
+}
+
+/// What a later position holds does not reach an earlier one.
+#[test]
+fn attention_is_causal_to_the_bit() {
+    let mut bench = Bench::new(9);
+    let (time, width, shape) = (150, 128, [1, 150, 2, 64]);
+    let (q, _) = bench.random_of(true, &shape);
+    let values: Vec<f32> = (0..time * width).map(|_| bench.draw()).collect();
+    let mut changed = values.clone();
+    changed[100 * width..].iter_mut().for_each(|x| *x = *x * 3.0 + 1.0);
+    let mut outputs = Vec::new();
+    for values in [values, changed] {
+        let wide = bench.put(&shape, &values);
+        let (k, out) = (bench.halves(&shape), bench.halves(&shape));
+        let lse = bench.zeros(&[1, 2, 150]);
+        bench.run(vec![
+            Copy { src: wide, dst: k }.into(),
+            Attention { q, k, v: k, out, lse, window: 0, scale: 0.25 }.into(),
+        ]);
+        outputs.push(bench.get(out));
+    }
+    let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let before = 100 * width;
+    assert_eq!(bits(&outputs[0][..before]), bits(&outputs[1][..before]));
+    assert_ne!(bits(&outputs[0][before..]), bits(&outputs[1][before..]));
+}
+
+fn check_cross_entropy(
+    seed: u64,
+    [rows, channels, vocabulary]: [usize; 3],
+    capped: bool,
+    accumulate: bool,
+    half: bool,
+) {
+    let mut bench = Bench::new(seed);
+    let softcap = if capped { 1.5f32 } else { 0.0 };
+    let (x, x64) = bench.random_of(true, &[rows, channels]);
+    let (weight, weight64) = bench.random_of(true, &[vocabulary, channels]);
+    let wanted: Vec<i32> = (0..rows).map(|n| if n % 7 == 3 { -1 } else { bench.index(vocabulary) }).collect();
+    let targets = bench.put_ints(&[rows], &wanted);
+    let (losses, lse) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
+    let (dx, _) = bench.random_of(true, &[rows, channels]);
+    let (dweight, before) = bench.random_of(half, &[vocabulary, channels]);
+    let grad_scale = 0.25;
+    bench.run(vec![
+        LinearCrossEntropy { x, weight, targets, losses, lse, softcap }.into(),
+        LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, softcap, grad_scale, accumulate }
+            .into(),
+    ]);
+    let operands = reference::CrossEntropy {
+        x: &x64,
+        weight: &weight64,
+        targets: &wanted,
+        channels,
+        softcap: f64::from(softcap),
+    };
+    let (want, want_lse) = reference::linear_cross_entropy(operands);
+    close(&bench.get(losses), &want, 1e-5);
+    close(&bench.get(lse), &want_lse, 1e-5);
+    let (want_x, mut want_w) = reference::linear_cross_entropy_backward(operands, 0.25);
+    if accumulate {
+        want_w.iter_mut().zip(before).for_each(|(w, b)| *w += b);
+    }
+    close(&bench.get(dx), &want_x, STORED);
+    close(&bench.get(dweight), &want_w, STORED);
+}
+
+#[test]
+fn cross_entropy_over_several_tiles() {
+    check_cross_entropy(3, [140, 72, 530], true, true, true);
+    check_cross_entropy(4, [261, 64, 264], false, false, false);
+    // More rows than a card has in a chunk; more logits than the CPU holds at a
+    // time.
+    let shape = if Bench::on_cuda() { [8200, 8, 8] } else { [70, 4, 40_000] };
+    check_cross_entropy(5, shape, true, true, true);
+    check_cross_entropy(6, shape, false, false, true);
+}
+
+/// An index that is out of range is clamped and reported once, in both
+/// directions.
+#[test]
+fn targets_out_of_range_are_reported() {
+    let mut device = Bench::device();
+    let half = |device: &mut Device, shape: &[u32]| device.alloc(DType::Bf16, shape).unwrap();
+    let (x, weight) = (half(&mut device, &[3, 8]), half(&mut device, &[5, 8]));
+    let (dx, dweight) = (half(&mut device, &[3, 8]), half(&mut device, &[5, 8]));
+    let targets = device.alloc(DType::I32, &[3]).unwrap();
+    let [losses, lse] = [0, 1].map(|_| device.alloc(DType::F32, &[3]).unwrap());
+    device.upload_i32(targets, 0, &[4, 5, -1]).unwrap();
+    let (softcap, grad_scale, accumulate) = (0.0, 1.0, false);
+    let ops: [Op; 2] = [
+        LinearCrossEntropy { x, weight, targets, losses, lse, softcap }.into(),
+        LinearCrossEntropyBackward { x, weight, targets, lse, dx, dweight, softcap, grad_scale, accumulate }
+            .into(),
+    ];
+    for op in ops {
+        let graph = device.prepare(vec![op]).unwrap();
+        let error = device.run(&graph).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::IndexRange);
+        assert!(error.to_string().contains("1 indices"), "{error}");
+    }
+    let mut got = [0f32; 3];
+    device.download_f32(losses, 0, &mut got).unwrap();
+    let uniform = 5f32.ln();
+    assert!((got[0] - uniform).abs() < 1e-6 && (got[1] - uniform).abs() < 1e-6 && got[2] == 0.0, "{got:?}");
+}
+
+#[test]
+fn types_that_do_not_fit_are_refused() {
+    let mut device = Bench::device();
+    let mut of = |dtype, shape: &[u32]| device.alloc(dtype, shape).unwrap();
+    let shape = [1, 4, 2, 8];
+    let [q, k, v, out] = [0; 4].map(|_| of(DType::Bf16, &shape));
+    let [wide, lse] = [of(DType::F32, &shape), of(DType::F32, &[1, 2, 4])];
+    let whole = of(DType::I32, &shape);
+    let half_lse = of(DType::Bf16, &[1, 2, 4]);
+    let attention = Attention { q, k, v, out, lse, window: 0, scale: 1.0 };
+    let (x, weight) = (of(DType::Bf16, &[4, 8]), of(DType::Bf16, &[5, 8]));
+    let (x_wide, w_wide) = (of(DType::F32, &[4, 8]), of(DType::F32, &[5, 8]));
+    let (w_half, targets) = (of(DType::Bf16, &[5, 8]), of(DType::I32, &[4]));
+    let [losses, rows] = [0; 2].map(|_| of(DType::F32, &[4]));
+    let dx_wide = of(DType::F32, &[4, 8]);
+    let loss = LinearCrossEntropy { x, weight, targets, losses, lse: rows, softcap: 0.0 };
+    let backward = LinearCrossEntropyBackward {
+        x,
+        weight,
+        targets,
+        lse: rows,
+        dx: dx_wide,
+        dweight: w_half,
+        softcap: 0.0,
+        grad_scale: 1.0,
+        accumulate: false,
+    };
+    let refused: Vec<Op> = vec![
+        Attention { k: wide, ..attention.clone() }.into(),
+        Attention { out: wide, ..attention.clone() }.into(),
+        Attention { q: whole, ..attention.clone() }.into(),
+        Attention { lse: half_lse, ..attention.clone() }.into(),
+        LinearCrossEntropy { x: x_wide, ..loss.clone() }.into(),
+        LinearCrossEntropy { weight: w_wide, ..loss.clone() }.into(),
+        // dx is not of the type of x.
+        backward.clone().into(),
+        // A sum that is rounded though nothing that goes into it is.
+        LinearCrossEntropyBackward { x: x_wide, weight: w_wide, ..backward }.into(),
+    ];
+    for op in refused {
+        let error = device.prepare(vec![op.clone()]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ShapeMismatch, "{error}: {op:?}");
+    }
+    assert!(device.prepare(vec![attention.into(), loss.into()]).is_ok());
+}
