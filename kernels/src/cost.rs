@@ -322,8 +322,16 @@ mod tests {
     fn tiles_are_those_that_the_window_touches() {
         for time in [1, 63, 64, 65, 200, 513] {
             for window in (1..=time).step_by(7) {
-                let dims =
-                    AttentionDims { batch: 1, time, heads: 1, kv_heads: 1, dim: 4, window, scale: 1.0 };
+                let dims = AttentionDims {
+                    batch: 1,
+                    time,
+                    heads: 1,
+                    kv_heads: 1,
+                    dim: 4,
+                    window,
+                    scale: 1.0,
+                    dtype: DType::F32,
+                };
                 let counted: usize =
                     (0..time.div_ceil(64)).map(|n| n.min((window - 1).div_ceil(64)) + 1).sum();
                 assert_eq!(tiles(&dims), counted as u64, "{time} {window}");

@@ -283,10 +283,12 @@ fn overhead(shape: &Shape, body: &[Code], registers: usize) -> u64 {
     });
     let numbers = count(|code| matches!(code, Code::ColIndex));
     let held = registers.saturating_mul(shape.tile_rows * shape.tile_cols).saturating_mul(4);
-    let far = match held {
-        0..=NEAR => 0,
-        ..=IN_CACHE => 8,
-        _ => 48,
+    let far = if held <= NEAR {
+        0
+    } else if held <= IN_CACHE {
+        8
+    } else {
+        48
     };
     let instructions = body.len() as u64;
     let begun = instructions.saturating_mul(tiles).saturating_mul(PER_INSTRUCTION);

@@ -195,6 +195,7 @@ fn a_candidate_trains_to_the_same_bits_with_and_without_the_sandbox() {
         seed: 7,
         device_fuel: TinyTask::default().device_fuel,
         knobs: BTreeMap::from(knobs.map(|(name, value)| (name.to_owned(), value))),
+        ..NativeConfig::default()
     })
     .unwrap();
     let mut trainer = gpt::native_trainer(7).unwrap();

@@ -5,10 +5,10 @@ use terrarium_sdk::tape::{Activation, Ends};
 use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Var};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
-type Build = dyn Fn(&mut Tape, &[Var]) -> Result<Var>;
+type Build<'a> = dyn Fn(&mut Tape, &[Var]) -> Result<Var> + 'a;
 
 /// The value of the scalar that `build` makes of the parameters.
-fn value(params: &[Tensor], build: &Build) -> f64 {
+fn value(params: &[Tensor], build: &Build<'_>) -> f64 {
     let out = Tensor::zeros(&[1]).unwrap();
     let mut t = Tape::inference();
     let vars: Vec<Var> = params.iter().map(|p| t.param(p)).collect();
@@ -18,7 +18,7 @@ fn value(params: &[Tensor], build: &Build) -> f64 {
     out.to_vec().unwrap()[0].into()
 }
 
-fn gradients(params: &[Tensor], build: &Build) -> Vec<Vec<f32>> {
+fn gradients(params: &[Tensor], build: &Build<'_>) -> Vec<Vec<f32>> {
     let mut t = Tape::training();
     let vars: Vec<Var> = params.iter().map(|p| t.param(p)).collect();
     let loss = build(&mut t, &vars).unwrap();
@@ -34,7 +34,7 @@ fn gradients(params: &[Tensor], build: &Build) -> Vec<Vec<f32>> {
 }
 
 /// Compares with central differences at every element of every parameter.
-fn check(shapes: &[&[u32]], shift: f32, build: &Build) {
+fn check(shapes: &[&[u32]], shift: f32, build: &Build<'_>) {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let params: Vec<Tensor> = shapes
         .iter()

@@ -38,7 +38,7 @@ pub enum News {
     },
     /// An event, with its number. Evaluations and proposals by others than
     /// people are left out.
-    Event(u64, Event),
+    Event(u64, Box<Event>),
     /// An answer of this proposer; may be told more than once.
     Answer(Place, String),
 }
@@ -105,7 +105,7 @@ impl Archive {
             while let Some(row) = found.next()? {
                 let (seq, text): (i64, String) = (row.get(0)?, row.get(1)?);
                 let event = serde_json::from_str(&text).map_err(|e| format!("event {seq}: {e}"));
-                tell(event.map(|event| News::Event(seq as u64, event)));
+                tell(event.map(|event| News::Event(seq as u64, Box::new(event))));
             }
             let last: Option<i64> =
                 snapshot.query_row("SELECT max(seq) FROM ledger", [], |row| row.get(0))?;

@@ -239,7 +239,7 @@ impl Board {
                     self.rank(number, now);
                 }
             }
-            News::Event(seq, event) => self.event(seq, event),
+            News::Event(seq, event) => self.event(seq, *event),
             News::Answer(place, text) => {
                 // An answer that cannot be read is not one of ours.
                 if let Ok(Reply { prompt: Some(mark), draft, problem, .. }) = serde_json::from_str(&text) {

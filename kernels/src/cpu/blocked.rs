@@ -318,7 +318,7 @@ mod tests {
             run(Target::F32(Output::new(&mut out)));
             out
         };
-        // SAFETY (all): the level was checked; operands are dense in their
+        // SAFETY: the level was checked; operands are dense in their
         // slices, and the outputs have m × n elements from `start`.
         let ff = |to| unsafe { product::<M, f32, f32>(split, a, b, to, start, alpha, accumulate, None) };
         // SAFETY: see above.

@@ -59,8 +59,8 @@ fn expression(bench: &mut Bench, cols: usize, length: usize, reduce: bool) -> Ve
     // number) are large, and a function of them would have large errors.
     let mut small: Vec<u32> = (0..6).collect();
     for _ in 0..length {
-        let a = small[bench.index(small.len())];
-        let b = small[bench.index(small.len())];
+        let a = small[bench.index(small.len()) as usize];
+        let b = small[bench.index(small.len()) as usize];
         let next = nodes.len() as u32;
         let tamed = Node::Unary { op: UnaryOp::Tanh, a: next };
         match bench.index(if reduce { 9 } else { 7 }) {

@@ -78,6 +78,10 @@ enum File {
     Long,
 }
 
+/// What is done in each turn of a loop over columns: with the wanted values, the
+/// column, and the predicate under which it is there.
+type Each<'e, E> = dyn FnMut(&mut E, &[String], &str, &str) + 'e;
+
 struct Emitter<'a> {
     out: String,
     values: &'a [Value],
@@ -307,22 +311,12 @@ impl Emitter<'_> {
     }
 
     /// A loop over the columns of a row or piece, in which these values are.
-    fn columns(
-        &mut self,
-        place: &Place,
-        ids: &[usize],
-        each: &mut dyn FnMut(&mut Self, &[String], &str, &str),
-    ) {
+    fn columns(&mut self, place: &Place, ids: &[usize], each: &mut Each<'_, Self>) {
         let wanted: Vec<From> = ids.iter().map(|&id| From::Value(id)).collect();
         self.columns_of(place, &wanted, each);
     }
 
-    fn columns_of(
-        &mut self,
-        place: &Place,
-        wanted: &[From],
-        each: &mut dyn FnMut(&mut Self, &[String], &str, &str),
-    ) {
+    fn columns_of(&mut self, place: &Place, wanted: &[From], each: &mut Each<'_, Self>) {
         let needed = values::elements_of(self.values, wanted);
         let count = if needed.len() <= SHORT { 4 } else { 1 };
         let at = self.long("mov.u64", &[&place.start]);

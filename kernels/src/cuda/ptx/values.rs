@@ -53,9 +53,12 @@ impl Value {
     }
 }
 
-/// All values in the order in which they are made, and of each store the value
-/// and layout. `None` where an instruction has no PTX.
-pub(super) fn number(program: &Program) -> Option<(Vec<Value>, Vec<(usize, Layout)>)> {
+/// Of a store, the value and the layout.
+pub(super) type Stored = (usize, Layout);
+
+/// All values in the order in which they are made, and all stores. `None` where
+/// an instruction has no PTX.
+pub(super) fn number(program: &Program) -> Option<(Vec<Value>, Vec<Stored>)> {
     let mut values = Vec::new();
     let mut now: HashMap<(bool, usize), usize> = HashMap::new();
     let key = |register: Register| match register {
