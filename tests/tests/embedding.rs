@@ -384,12 +384,13 @@ fn a_device_that_is_not_registered_is_named_with_those_that_are() {
 }
 
 /// Workers that are not ours: a shell script that says it is ready, then does
-/// this. Returns the outcome and how many were started.
+/// this. Returns the outcome and how many were given work; one more may have
+/// been started ahead.
 fn impostor(then: &str) -> (Outcome, usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let (script, tries) = (folder.path().join("child"), folder.path().join("tries"));
     let text = format!(
-        "#!/bin/sh\necho x >> {}\nlength=$(head -c 4 | od -An -tu4)\nhead -c $length > /dev/null\nprintf '\\006\\000\\000\\000\\245Ready' >&0\n{then}\n",
+        "#!/bin/sh\nlength=$(head -c 4 | od -An -tu4)\nhead -c $length > /dev/null\necho x >> {}\nprintf '\\006\\000\\000\\000\\245Ready' >&0\n{then}\n",
         tries.display()
     );
     let draft = folder.path().join("draft");

@@ -69,22 +69,32 @@ fn train_and_predict(make: Make, config: NativeConfig) -> (NativeRecord, Vec<f32
     })
 }
 
+/// The same with a budget of so many steps, whatever one costs.
+fn with_steps(make: Make, config: NativeConfig, steps: u64) -> NativeConfig {
+    let (record, _) = train_and_predict(make, config.clone());
+    let step_fuel = record.metrics.iter().find(|m| m.0 == "step_fuel").unwrap().2 as u64;
+    NativeConfig { device_fuel: step_fuel * steps + step_fuel / 2, ..config }
+}
+
 #[test]
 fn models_learn_within_their_budget() {
     for (name, make) in MODELS {
-        let (record, _) = train_and_predict(make, small(1, 8.0));
+        let config = with_steps(make, small(1, 0.5), 250);
+        let budget = config.device_fuel;
+        let (record, _) = train_and_predict(make, config);
         let losses = record.metrics.iter().filter(|m| m.0 == "train_loss");
         let losses: Vec<f64> = losses.map(|m| m.2).collect();
         let last = losses[losses.len() - 1];
         assert!(last < 2.0, "{name}: ln 256 is 5.5, and the losses were {losses:?}");
-        assert!(record.fuel_used <= 8_000_000_000);
+        assert!(record.fuel_used <= budget);
     }
 }
 
 /// Losses of the large preset's model, made small.
 fn losses(more: &[(&str, f64)]) -> Vec<f64> {
-    let mut config = small(2, 4.0);
+    let mut config = small(2, 0.5);
     config.knobs.extend(more.iter().map(|&(k, v)| (k.to_owned(), v)));
+    let config = with_steps(gpt_h100::native_trainer, config, 30);
     let (record, _) = train_and_predict(gpt_h100::native_trainer, config);
     record.metrics.iter().filter(|m| m.0 == "train_loss").map(|m| m.2).collect()
 }

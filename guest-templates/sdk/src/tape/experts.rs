@@ -157,7 +157,7 @@ impl Tape {
     /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
     /// # use terrarium_sdk::tape::Activation;
     /// # fn f(t: &mut Tape, x: Var, [router, up, down]: [Var; 3]) -> Result<()> {
-    /// let (y, scores) = t.mixture(x, router, up, down, 2, Activation::ReluSquared)?;
+    /// let (y, scores) = t.mixture(x, router, (up, down), 2, Activation::ReluSquared)?;
     /// # let _ = (y, scores);
     /// # Ok(()) }
     /// ```
