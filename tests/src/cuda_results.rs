@@ -33,7 +33,7 @@ pub type Entry = (String, String, String, Option<f64>);
 pub fn entries(run: &Value) -> Result<Vec<Entry>, String> {
     let figures = run["figures"].as_array().ok_or("no list `figures`")?;
     let text = |figure: &Value, key: &str| {
-        figure[key].as_str().map(str::to_owned).ok_or_else(|| format!("a figure without `{key}`: {figure}"))
+        figure[key].as_str().map(clean).ok_or_else(|| format!("a figure without `{key}`: {figure}"))
     };
     figures
         .iter()
@@ -87,7 +87,7 @@ pub fn page(catalogue: &Value, runs: &BTreeMap<String, Value>) -> Result<String,
         out.push_str("| section | figure | unit | aim | value |\n| --- | --- | --- | --- | --- |\n");
         for (section, name, unit, aim) in entries(catalogue)? {
             let aim = aim.map_or(String::new(), |aim| format!("ratio ≥ {aim}"));
-            let _ = writeln!(out, "| {section} | {} | {unit} | {aim} | not measured |", clean(&name));
+            let _ = writeln!(out, "| {section} | {name} | {unit} | {aim} | not measured |");
         }
         return Ok(out);
     }
@@ -139,19 +139,14 @@ fn one(out: &mut String, name: &str, run: &Value) -> Result<(), String> {
         let aim = aim.map_or(String::new(), short);
         if figure["measured"] != true {
             let why = word(&figure["why"]);
-            let _ = writeln!(
-                out,
-                "| {section} | {} | not measured: {why} | | | {unit} | | | | {aim} |",
-                clean(&name)
-            );
+            let _ = writeln!(out, "| {section} | {name} | not measured: {why} | | | {unit} | | | | {aim} |");
             continue;
         }
         let (value, peer) = (&figure["value"], &figure["peer"]);
         let note = figure["note"].as_str().filter(|note| !note.is_empty());
         let _ = writeln!(
             out,
-            "| {section} | {}{} | {} | {} | {} | {unit} | {} | {} | {} | {aim} |",
-            clean(&name),
+            "| {section} | {name}{} | {} | {} | {} | {unit} | {} | {} | {} | {aim} |",
             note.map_or(String::new(), |note| format!(" ({})", clean(note))),
             number(&value["median"]),
             number(&value["min"]),

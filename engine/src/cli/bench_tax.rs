@@ -69,11 +69,7 @@ pub(super) fn bench(args: &Bench) -> Ended {
     }
     let open = if args.wasm.is_some() { workshop::without_compiler } else { workshop::sandbox_on };
     let sandbox = open(args.isolation, 1, args.broker.as_deref())?;
-    let identity = match (&args.wasm, sandbox.identity()) {
-        // It names the compiler, which such a machine need not have.
-        (Some(wasm), Err(_)) => format!("{}; no compiler here", wasm.display()),
-        (_, identity) => identity?,
-    };
+    let identity = sandbox.identity()?;
     let loaded = workshop::load("gpt", None)?;
     let corpus = workshop::data(&loaded.task, args.data.as_deref())?;
     let Some(data) = workshop::snapshot(corpus.as_ref())? else {

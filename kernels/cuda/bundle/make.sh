@@ -66,6 +66,9 @@ printf '{"commit": "%s", "changed": %s, "built": "%s", "rustc": "%s", "glibc": "
     "$(git rev-parse HEAD)" "$(git diff --quiet HEAD && echo false || echo true)" \
     "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$(rustc --version)" "$libc" >"$made/bundle.json"
 
+# Unpacked into a temporary folder where they run.
+gzip -9 "$made"/bin/*
+
 size=$(du -sm "$made" | cut -f1)
 if [ "$size" -gt "$limit_mib" ]; then
     du -sm "$made"/* >&2
