@@ -124,6 +124,26 @@ fn what_exceeds_a_quota_or_forges_a_handle_is_refused() {
     assert_eq!(code(served.answer(hello)), Some(ErrorCode::InvalidArgument));
 }
 
+/// A worker may drop a graph after the reset that took it: that is no failure of
+/// its next call.
+#[test]
+fn a_graph_may_be_forgotten_after_a_reset() {
+    let mut served = served(Quota { graphs: 1, ..Quota::default() });
+    let mut record = || {
+        let dst = alloc(&mut served, &[2]);
+        let ops = vec![Fill { dst, value: 1.0 }.into()];
+        let Answer::Done(graph) = served.answer(Request::Call(Call::Record { ops })) else {
+            panic!("a graph is within its quota")
+        };
+        assert_eq!(code(served.answer(Request::Call(Call::Run { graph }))), None);
+        assert_eq!(code(served.answer(Request::Call(Call::Reset))), None);
+        assert_eq!(code(served.answer(Request::Call(Call::Forget { graph }))), None);
+        assert_eq!(code(served.answer(Request::Call(Call::Run { graph }))), Some(ErrorCode::BadHandle));
+        graph
+    };
+    assert_ne!(record(), record(), "a late word must not hit a newer graph");
+}
+
 #[test]
 fn an_error_keeps_its_place_over_the_wire() {
     let error = Error::IndexRange { op: Some(7), detail: "3 indices".into() };
