@@ -121,6 +121,9 @@ fn channel() -> UnixStream {
     unsafe { UnixStream::from_raw_fd(0) }
 }
 
+/// What waits for a child that is still starting: a usual component.
+const SEND_BUFFER: usize = 1 << 20;
+
 /// A child that does not read for this long is taken for dead.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -209,22 +212,27 @@ impl Child {
         on_spawner(move || Self::start(&start, broker))?.recv().map_err(|_| not_made())?
     }
 
-    /// One that was started ahead, if it lives, or a new one; and has the next
-    /// one started.
-    pub(crate) fn next(ahead: &Children, start: Start) -> io::Result<Self> {
-        let mut waiting = ahead.take(&start).and_then(Result::ok);
-        let child = match waiting.take_if(|child| child.is_alive()) {
-            Some(child) => child,
-            None => Self::spawn(start.clone(), None)?,
-        };
+    /// One that was started ahead, if it lives, or a new one.
+    pub(crate) fn next(ahead: &Children, start: &Start) -> io::Result<Self> {
+        let mut waiting = ahead.take(start).and_then(Result::ok);
+        match waiting.take_if(|child| child.is_alive()) {
+            Some(child) => Ok(child),
+            None => Self::spawn(start.clone(), None),
+        }
+    }
+
+    /// Has the one after it started. To be called once this one works: the two
+    /// starts would share the processors.
+    pub(crate) fn prepare(ahead: &Children, start: Start) {
         ahead.prepare(&start.clone(), move || Self::start(&start, None));
-        Ok(child)
     }
 
     fn start(start: &Start, broker: Option<OwnedFd>) -> io::Result<Self> {
         let Start { exe, role, isolation, files, memory } = start;
         let (channel, theirs) = UnixStream::pair()?;
         channel.set_write_timeout(Some(SEND_TIMEOUT))?;
+        // As the system allows: it is a matter of speed alone.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&channel, SEND_BUFFER);
         let stderr = if std::env::var_os("TERRARIUM_CHILD_STDERR").is_some() {
             Stdio::inherit()
         } else {

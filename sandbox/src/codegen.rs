@@ -125,8 +125,10 @@ pub(crate) fn compile(
     let host = |e: &dyn std::fmt::Display| CodegenError::Host(e.to_string());
     let start =
         Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
-    let mut child = Child::next(children, start).map_err(|e| host(&e))?;
-    let answer = child.send(request).and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
+    let mut child = Child::next(children, &start).map_err(|e| host(&e))?;
+    let sent = child.send(request);
+    Child::prepare(children, start);
+    let answer = sent.and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),
         Ok(Answer::Rejected(reason)) => {

@@ -79,6 +79,8 @@ pub fn runner(memory_bytes: u64, table_elements: u64, metering: Metering) -> was
         .linear_memory_keep_resident(0)
         .table_keep_resident(1 << 14);
     let mut config = base(metering);
+    // Only the compiling process compiles.
+    config.enable_compiler(false);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
 }

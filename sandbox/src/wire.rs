@@ -1,6 +1,7 @@
 //! Messages between a parent and its child processes: a little-endian `u32`
-//! length, then the message as MessagePack with named
-//! fields (self-describing, which the tagged enums need).
+//! length, then the message as MessagePack (self-describing, which the tagged
+//! enums need) without names of fields: both ends are one build, or have agreed
+//! on a version.
 //!
 //! Both ends bound what they accept. A child is not trusted by its parent.
 
@@ -19,7 +20,7 @@ pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
 pub fn frame<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut frame = vec![0u8; 4];
     message
-        .serialize(&mut rmp_serde::Serializer::new(&mut frame).with_struct_map())
+        .serialize(&mut rmp_serde::Serializer::new(&mut frame))
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
     let length = u32::try_from(frame.len() - 4)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "message over 4 GiB"))?;
@@ -39,8 +40,8 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read, limit: usize) -> io::R
             format!("message of {length} bytes; at most {limit} are accepted"),
         ));
     }
-    // Grown as bytes arrive, so that a forged length allocates nothing.
-    let mut body = Vec::with_capacity(length.min(1 << 16));
+    // Grown as bytes arrive, so that a forged length allocates little.
+    let mut body = Vec::with_capacity(length.min(1 << 20));
     from.by_ref().take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -49,8 +50,8 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read, limit: usize) -> io::R
 }
 
 /// How long the end of a channel looks for an answer before it goes to sleep:
-/// less than going to sleep and being woken costs, twice.
-const LOOK: Duration = Duration::from_micros(50);
+/// a few times what going to sleep and being woken costs. Others go first.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// Whether there is one processor only.
 static ALONE: LazyLock<bool> =
@@ -76,7 +77,7 @@ pub(crate) fn look(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<
         if *ALONE || now >= *end.get_or_insert(now + LOOK) {
             return Ok(None);
         }
-        std::hint::spin_loop();
+        std::thread::yield_now();
     }
 }
 

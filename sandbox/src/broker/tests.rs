@@ -7,7 +7,7 @@ use terrarium_kernels::remote::Call;
 use terrarium_kernels::{CpuConfig, DType, Device, Error, ErrorCode, Fill, MatMul, Op, TensorId};
 
 use super::config::Quota;
-use super::protocol::{Answer, Request, SHARED_WORDS};
+use super::protocol::{Answer, Request, SHARED_WORDS, VERSION};
 use super::shared::Shared;
 use super::tenant::Served;
 use super::turns::Tenant;
@@ -41,7 +41,7 @@ fn some_requests() -> Vec<Request> {
         MatMul { a: id, b: id, out: id, trans_a: true, trans_b: false, alpha: 1.0, accumulate: true }.into(),
     ];
     vec![
-        Request::Hello { version: 1, max_bytes: u64::MAX, max_tensors: 5 },
+        Request::Hello { version: VERSION, max_bytes: u64::MAX, max_tensors: 5 },
         Request::Call(Call::Alloc { dtype: DType::Bf16, shape: vec![4, u32::MAX] }),
         Request::Call(Call::View { of: id, offset: u64::MAX, shape: vec![1] }),
         Request::Call(Call::Record { ops }),
@@ -120,7 +120,7 @@ fn what_exceeds_a_quota_or_forges_a_handle_is_refused() {
         let upload = Request::Upload { id, ints: false, offset: 0, words };
         assert_eq!(code(served.answer(upload)), Some(ErrorCode::InvalidArgument));
     }
-    let hello = Request::Hello { version: 1, max_bytes: 1, max_tensors: 1 };
+    let hello = Request::Hello { version: VERSION, max_bytes: 1, max_tensors: 1 };
     assert_eq!(code(served.answer(hello)), Some(ErrorCode::InvalidArgument));
 }
 

@@ -9,6 +9,7 @@ use super::{Component, Sandbox, SandboxError};
 use crate::child::{Child, ChildError, Start};
 use crate::worker::{Hello, Reply};
 use crate::{Evaluation, Job, Limits, Outcome, Phase, Shards, text};
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -150,15 +151,16 @@ impl Sandbox {
             files: files.unwrap_or_default(),
             memory: crate::worker::memory(evaluation.limits.memory_bytes, evaluation.limits.device_bytes),
         };
+        // A connection is made for one worker alone.
+        let alike = connection.is_none().then(|| child.clone());
         let worker = match connection {
-            // Its connection is made for it alone.
             Some(_) => Child::spawn(child, connection),
-            None => Child::next(&self.children, child),
+            None => Child::next(&self.children, &child),
         };
         let mut worker = worker.map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
-            artifact: component.artifact.as_ref().clone(),
+            artifact: Cow::Borrowed(component.artifact.as_ref()),
             shards: shards(evaluation).cloned(),
             device: match self.config.broker {
                 Some(_) => crate::broker::BROKERED.into(),
@@ -170,7 +172,12 @@ impl Sandbox {
             device_bytes: limits.device_bytes,
             tensors: limits.tensors,
         };
-        match worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_GREETING, START_DEADLINE)) {
+        let greeting =
+            worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_GREETING, START_DEADLINE));
+        if let Some(child) = alike {
+            Child::prepare(&self.children, child);
+        }
+        match greeting {
             Ok(Reply::Ready) => Ok(Acquired::Worker(Box::new(worker))),
             Ok(Reply::Refused(reason)) => {
                 Ok(Acquired::Outcome(Outcome::Rejected { reason: text::clean(&reason, 2_000) }))

@@ -94,11 +94,11 @@ impl Live {
 impl Runner {
     pub fn new(
         engine: Engine,
-        hello: Hello,
+        hello: Hello<'_>,
         named: NamedDevice,
         shards: Option<Mapped>,
     ) -> Result<Self, NotReady> {
-        let mut artifact = hello.artifact;
+        let mut artifact = hello.artifact.into_owned();
         let code = std::mem::take(&mut artifact.code);
         // SAFETY: the code comes from our own parent over our own socket, which
         // read it from the cache that only our own compiling process writes and
@@ -140,7 +140,8 @@ impl Runner {
             Metering::Module => NotReady::Failed(format!("{e:#}")),
         })?;
         let request = DeviceRequest {
-            threads: hello.threads,
+            // No other world has anything to compute on it.
+            threads: if artifact.world == World::Trainer { hello.threads } else { 1 },
             max_bytes: hello.device_bytes,
             max_tensors: u32::try_from(hello.tensors).unwrap_or(u32::MAX),
         };
@@ -178,18 +179,24 @@ impl Runner {
         Ok(store)
     }
 
-    pub fn evaluate(&mut self, evaluation: Evaluation, attached: Attached, link: &SharedLink) -> Report {
+    /// A whole evaluation. The report can be sent before what is left of the
+    /// guest is given [back](Self::give_back).
+    pub fn evaluate(
+        &mut self,
+        evaluation: Evaluation,
+        attached: Attached,
+        link: &SharedLink,
+    ) -> (Report, Option<Store<State>>) {
         let start = Instant::now();
         let fuel_limit = evaluation.limits.fuel;
         let mut store = match self.store(evaluation, attached, link) {
             Ok(store) => store,
-            Err(outcome) => return Report::ended(outcome),
+            Err(outcome) => return (Report::ended(outcome), None),
         };
         let mut timing = Timing::default();
         let (mut result, mut fuel) = self.run(&mut store, &mut timing, link);
-        wasi::log(store.data_mut());
-
-        let mut state = store.into_data();
+        let state = store.data_mut();
+        wasi::log(state);
         // What the embedder's functions cost comes on top of the guest's own.
         fuel = fuel.map(|fuel| fuel.saturating_add(state.host_use.fuel));
         // Whatever the guest made of the refusals that followed.
@@ -217,16 +224,16 @@ impl Runner {
             knobs: std::mem::take(&mut state.knobs),
             metrics: std::mem::take(&mut state.metrics),
             log: std::mem::take(&mut state.log),
-            usage: usage(&state, fuel),
+            usage: usage(state, fuel),
             timing,
         };
-        self.give_back(state);
-        report
+        (report, Some(store))
     }
 
-    /// Every tensor goes; the next evaluation gets zeroed memory and no handle
-    /// that this one held.
-    fn give_back(&mut self, mut state: State) {
+    /// The guest ends. Every tensor goes; the next evaluation gets zeroed
+    /// memory and no handle that this one held.
+    pub fn give_back(&mut self, store: Store<State>) {
+        let mut state = store.into_data();
         state.device.reset();
         self.device = Some(state.device);
     }
@@ -245,7 +252,7 @@ impl Runner {
             // every call is given its own.
             Ok(guest) => Ok(Live { store, guest, fuel: 0 }),
             Err(outcome) => {
-                self.give_back(store.into_data());
+                self.give_back(store);
                 Err(outcome)
             }
         }
@@ -254,7 +261,7 @@ impl Runner {
     /// Ends an instance, if there is one.
     pub fn close(&mut self, live: Option<Live>) {
         if let Some(live) = live {
-            self.give_back(live.store.into_data());
+            self.give_back(live.store);
         }
     }
 

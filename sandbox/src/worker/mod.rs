@@ -32,8 +32,8 @@ pub(crate) use native_peer::MAX_STEPS;
 
 /// What a worker is started with.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub artifact: Artifact,
+pub(crate) struct Hello<'a> {
+    pub artifact: Cow<'a, Artifact>,
     pub shards: Option<Shards>,
     /// Name of the device, as the executable registered it.
     pub device: String,
@@ -141,7 +141,8 @@ pub(crate) fn child_main(
     let ready = Lockdown::begin(Role::Worker, isolation)
         .map_err(|e| NotReady::Failed(e.to_string()))
         .and_then(|lockdown| {
-            let hello = wire::receive::<Hello>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+            let hello =
+                wire::receive::<Hello<'static>>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
             prepare(hello, devices, lockdown)
         });
     let (runner, lockdown) = match ready {
@@ -177,14 +178,12 @@ pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
 }
 
 fn prepare(
-    hello: Hello,
+    hello: Hello<'_>,
     devices: &[NamedDevice],
     mut lockdown: Lockdown,
 ) -> Result<(evaluate::Runner, Lockdown), NotReady> {
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
     lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
-    let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
-        .map_err(|e| format!("{e:#}"))?;
     let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {
         let known: Vec<_> = devices.iter().map(|device| device.name).collect();
         format!("the child's executable has no device `{}`, only: {}", hello.device, known.join(", "))
@@ -193,6 +192,9 @@ fn prepare(
         terrarium_kernels::warm_up();
     }
     lockdown.files().map_err(|e| e.to_string())?;
+    // After that: it looks up the control group four times, if it finds one.
+    let engine = machine::runner(hello.memory_bytes, hello.table_elements, hello.artifact.metering)
+        .map_err(|e| format!("{e:#}"))?;
     Ok((evaluate::Runner::new(engine, hello, device, shards)?, lockdown))
 }
 
@@ -208,11 +210,14 @@ fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) 
     link.send(&Reply::Ready)?;
     let mut live: Option<evaluate::Live> = None;
     while let Some(request) = link.next()? {
+        let mut ended = None;
         let reply = match request {
             Request::Evaluate { evaluation, attached } => {
                 runner.close(live.take());
                 let (evaluation, attached) = (evaluation.into_owned(), attached.into_owned());
-                Reply::Done(Box::new(runner.evaluate(evaluation, attached, &link)))
+                let (report, store) = runner.evaluate(evaluation, attached, &link);
+                ended = store;
+                Reply::Done(Box::new(report))
             }
             Request::Open { evaluation, attached } => {
                 runner.close(live.take());
@@ -231,6 +236,10 @@ fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) 
             Request::HostAnswer(_) => return Err("an answer that nothing waits for".into()),
         };
         link.send(&reply)?;
+        // While the parent reads the reply.
+        if let Some(store) = ended {
+            runner.give_back(store);
+        }
     }
     Ok(())
 }
