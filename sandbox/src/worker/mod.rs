@@ -13,6 +13,8 @@ mod native_peer;
 mod operations;
 mod shards;
 mod state;
+#[cfg(test)]
+mod tests;
 mod train;
 mod verdict;
 mod wasi;
