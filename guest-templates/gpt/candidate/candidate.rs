@@ -35,15 +35,15 @@ struct Config {
 
 impl Config {
     fn from_knobs() -> Config {
-        let depth = knobs::size("depth", 2, 1, 8, Linear);
-        let head_dim = 8 * knobs::size("head_dim_by_8", 3, 2, 8, Linear);
+        let depth = knobs::size("depth", 3, 1, 8, Linear);
+        let head_dim = 8 * knobs::size("head_dim_by_8", 4, 2, 8, Linear);
         let heads = knobs::size("heads", 2, 1, 8, Linear);
         let groups = knobs::size("queries_per_key", 1, 1, 4, Linear);
         let kv_heads = if heads.is_multiple_of(groups) { heads / groups } else { heads };
-        let expansion = knobs::size("mlp_expansion", 2, 1, 8, Linear);
+        let expansion = knobs::size("mlp_expansion", 4, 1, 8, Linear);
         let pattern =
-            ["L", "SL", "SSL", "SSSL"][knobs::choice("windows", 2, &["L", "SL", "SSL", "SSSL"])].as_bytes();
-        let value = knobs::choice("value_embeddings", 2, &["none", "alternating", "all"]);
+            ["L", "SL", "SSL", "SSSL"][knobs::choice("windows", 0, &["L", "SL", "SSL", "SSSL"])].as_bytes();
+        let value = knobs::choice("value_embeddings", 1, &["none", "alternating", "all"]);
         let last = depth - 1;
         Config {
             vocabulary: data::describe().vocabulary,
@@ -73,8 +73,8 @@ impl Config {
 
 /// Sequences per training step, and tokens in each.
 fn batch_shape() -> (u32, u32) {
-    let rows = knobs::size("batch_rows", 16, 1, 64, Logarithmic);
-    let time = knobs::choice("train_context", 0, &["half", "full"]);
+    let rows = knobs::size("batch_rows", 8, 1, 64, Logarithmic);
+    let time = knobs::choice("train_context", 1, &["half", "full"]);
     let context = data::describe().context;
     (rows, if time == 0 { (context / 2).max(1) } else { context })
 }
@@ -114,10 +114,10 @@ impl Model {
             Ok(tensor)
         };
         // Uniform with the variance of a normal of deviation 1/√C.
-        let spread = knobs::float("init_scale", 0.6, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
+        let spread = knobs::float("init_scale", 1.0, 0.3, 3.0, Logarithmic) * (3.0 / c as f32).sqrt();
         let tables = config.value_layers.iter().filter(|&&has| has).count() as u32;
-        let embedding_scale = knobs::float("embedding_init", 0.3, 0.01, 2.0, Logarithmic);
-        let head_scale = knobs::float("head_init", 0.01, 0.0001, 0.1, Logarithmic);
+        let embedding_scale = knobs::float("embedding_init", 1.0, 0.01, 2.0, Logarithmic);
+        let head_scale = knobs::float("head_init", 0.001, 0.0001, 0.1, Logarithmic);
         Ok(Model {
             embedding: random(&[config.vocabulary, c], Distribution::Normal, embedding_scale)?,
             head: random(&[config.vocabulary, c], Distribution::Normal, head_scale)?,
@@ -213,22 +213,22 @@ impl Model {
 fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
     let decay = knobs::number("weight_decay", 0.0, 0.0, 0.4, Linear);
     let muon = MuonConfig {
-        rate: knobs::number("matrix_rate", 0.05, 0.001, 0.2, Logarithmic),
-        momentum: knobs::number("momentum", 0.8, 0.5, 0.99, Linear),
+        rate: knobs::number("matrix_rate", 0.02, 0.001, 0.2, Logarithmic),
+        momentum: knobs::number("momentum", 0.9, 0.5, 0.99, Linear),
         nesterov: true,
         weight_decay: decay,
         steps: 5,
-        second_moment: knobs::flag("second_moment", true).then_some(0.95),
+        second_moment: knobs::flag("second_moment", false).then_some(0.95),
     };
     let adam = AdamWConfig {
         rate: 0.0,
-        beta1: knobs::number("beta1", 0.8, 0.5, 0.99, Linear),
+        beta1: knobs::number("beta1", 0.9, 0.5, 0.99, Linear),
         beta2: knobs::number("beta2", 0.95, 0.8, 0.999, Linear),
         eps: 1e-10,
         weight_decay: 0.0,
     };
-    let embedding_rate = knobs::number("embedding_rate", 0.2, 0.003, 1.0, Logarithmic);
-    let head_rate = knobs::number("head_rate", 0.016, 0.0002, 0.05, Logarithmic);
+    let embedding_rate = knobs::number("embedding_rate", 0.1, 0.003, 1.0, Logarithmic);
+    let head_rate = knobs::number("head_rate", 0.008, 0.0002, 0.05, Logarithmic);
     let scalar_rate = knobs::number("scalar_rate", 0.01, 0.001, 0.5, Logarithmic);
 
     let m = model;
@@ -251,7 +251,7 @@ fn optimizers(model: &Model) -> Result<Vec<Box<dyn Optimizer>>> {
 fn schedule() -> Schedule {
     Schedule {
         warmup: knobs::number("warmup", 0.0, 0.0, 0.3, Linear),
-        warmdown: knobs::number("warmdown", 0.3, 0.0, 1.0, Linear),
+        warmdown: knobs::number("warmdown", 0.1, 0.0, 1.0, Linear),
         floor: knobs::number("final_rate", 0.1, 0.0, 1.0, Linear),
         decay: [Decay::Linear, Decay::Cosine][knobs::choice("decay", 0, &["linear", "cosine"])],
     }
