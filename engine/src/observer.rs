@@ -39,6 +39,13 @@ pub enum RunEvent {
         /// The candidate.
         candidate: Candidate,
     },
+    /// A proposer that was asked had nothing that can be used.
+    Unused {
+        /// Its name.
+        proposer: String,
+        /// Why, in one line.
+        reason: String,
+    },
     /// A wave of evaluations is handed to the workers.
     Wave {
         /// Evaluations that have to be done.

@@ -1,102 +1,97 @@
-"""The whole loop of this engine and of OpenEvolve, on this machine: proposals
-a second with a proposer that answers at once, a trivial evaluator and two
-evaluations at a time.
+"""The whole loop of this engine, of OpenEvolve and of ShinkaEvolve, on this
+machine: proposals a second with a proposer that answers at once, a trivial
+evaluator and two evaluations at a time.
 
-Usage: python3 tests/peers/bench_loop.py [CANDIDATES]    (of OpenEvolve: 1000)
+Usage: python3 tests/peers/bench_loop.py [--only NAME] [--json FILE]
 
-OpenEvolve evaluates in its own process, without any isolation; this engine in
-a locked-down worker with a fresh store each. OpenEvolve is installed once,
-into target/peers; where it cannot be, it is left out, and a line says so.
+OpenEvolve evaluates in its own process, without any isolation; ShinkaEvolve
+in a process for each candidate; this engine in a locked-down worker with a
+fresh store each. The others are installed once, into target/peers; one that
+cannot be is left out, and a line says so. `--only` measures one of the three;
+its rows replace those in FILE.
 """
 
+import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VENV = ROOT / "target/peers/loop"
-VERSION = "openevolve==0.4.0"
+TERRARIUM = ROOT / "target/release/terrarium"
+# Name, what pip installs, its module, and how many candidates.
+PEERS = [
+    ("openevolve", "openevolve==0.4.0", "openevolve", [100, 1000]),
+    ("shinka", "shinka-evolve==0.0.7", "shinka", [100, 300]),
+]
+OURS = [100, 1000, 10_000, 100_000]
 
 
-def install():
-    python = VENV / "bin/python"
-    if python.exists() and subprocess.run([python, "-c", "import openevolve"], capture_output=True).returncode == 0:
+def install(name, package, module):
+    venv = ROOT / "target/peers" / name
+    python = venv / "bin/python"
+    if python.exists() and subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0:
         return python
     try:
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", VERSION], check=True)
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
     except (OSError, subprocess.CalledProcessError) as why:
-        print(f"skipped: {VERSION} cannot be installed here ({why})")
+        print(f"skipped: {package} cannot be installed here ({why})")
         return None
     return python
 
 
 def ours(candidates):
-    command = [ROOT / "target/release/terrarium", "bench", "loop", "--candidates", str(candidates), "--json"]
+    command = [TERRARIUM, "bench", "loop", "--candidates", str(candidates), "--json"]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["figures"]
     rate = {figure["name"]: figure["median"] for figure in figures}
     return rate["first_tenth"], rate["last_tenth"], rate["loop"]
 
 
-def peer(python, candidates):
-    """Rates of the first and the last hundred, and of all, by the times at
+def peer(python, name, candidates):
+    """Rates of the first and the last tenth, and of all, by the times at
     which its database took the programs in."""
-    child = subprocess.run([python, __file__, "peer", str(candidates)], capture_output=True, text=True)
+    command = [python, ROOT / "tests/peers/loop_peer.py", name, str(candidates)]
+    child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode != 0:
-        raise RuntimeError(f"OpenEvolve failed:\n{child.stderr[-2000:]}")
-    times = json.loads(child.stdout.splitlines()[-1])
+        raise RuntimeError(f"{name} failed:\n{child.stderr[-2000:]}")
+    times = json.loads(child.stdout.splitlines()[-1])[1:]
+    tenth = max(len(times) // 10, 20)
     rate = lambda part: (len(part) - 1) / (part[-1] - part[0])
-    return rate(times[1:101]), rate(times[-100:]), rate(times[1:])
-
-
-def run_peer(candidates):
-    import asyncio
-    import logging
-    import tempfile
-    import time
-
-    sys.path.insert(0, str(ROOT / "tests/peers"))
-    from instant_model import PROGRAM, Instant
-    from openevolve import OpenEvolve
-    from openevolve.config import Config, LLMModelConfig
-    from openevolve.database import ProgramDatabase
-
-    times, add = [], ProgramDatabase.add
-
-    def timed(self, *args, **kwargs):
-        added = add(self, *args, **kwargs)
-        times.append(time.monotonic())
-        return added
-
-    ProgramDatabase.add = timed
-    logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as folder:
-        program, evaluator = Path(folder, "program.py"), Path(folder, "evaluator.py")
-        program.write_text(PROGRAM.format(0))
-        evaluator.write_text("import random\ndef evaluate(path):\n    return {'combined_score': random.random()}\n")
-        config = Config(max_iterations=candidates, diff_based_evolution=False, checkpoint_interval=10**9, random_seed=1)
-        config.llm.models = [LLMModelConfig(name="instant", weight=1.0, init_client=Instant)]
-        config.llm.evaluator_models = config.llm.models
-        config.evaluator.parallel_evaluations = 2
-        config.evaluator.cascade_evaluation = False
-        engine = OpenEvolve(str(program), str(evaluator), config=config, output_dir=str(Path(folder, "out")))
-        asyncio.run(engine.run(iterations=candidates))
-    print(json.dumps(times))
+    return rate(times[:tenth]), rate(times[-tenth:]), rate(times)
 
 
 def main():
-    if sys.argv[1:2] == ["peer"]:
-        return run_peer(int(sys.argv[2]))
-    candidates = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=["terrarium", *(name for name, *_ in PEERS)])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
     rows = []
-    python = install()
-    if python:
-        rows.append((VERSION, candidates, *peer(python, candidates)))
-    rows += [("terrarium", n, *ours(n)) for n in (1000, 10_000, 100_000)]
-    print(f"{'':<20} {'candidates':>10} {'at first':>10} {'at last':>10} {'all':>10}   proposals/s")
-    for name, count, first, last, whole in rows:
-        print(f"{name:<20} {count:>10,} {first:>10,.0f} {last:>10,.0f} {whole:>10,.0f}")
+
+    def measured(name, candidates, rates):
+        keys = ("first_tenth", "last_tenth", "all")
+        rows.append({"engine": name, "candidates": candidates, **dict(zip(keys, (round(rate, 1) for rate in rates)))})
+        print(f"{name:<22} {candidates:>10,} " + " ".join(f"{rate:>12,.1f}" for rate in rates), flush=True)
+
+    print(f"{'':<22} {'candidates':>10} {'first tenth':>12} {'last tenth':>12} {'all':>12}   proposals/s")
+    for name, package, module, sizes in PEERS:
+        python = install(name, package, module) if args.only in (None, name) else None
+        for size in sizes if python else []:
+            measured(package.replace("==", " "), size, peer(python, name, size))
+    for size in OURS if args.only in (None, "terrarium") else []:
+        measured("terrarium", size, ours(size))
+    if args.json:
+        old = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+        again = {row["engine"] for row in rows}
+        table = {
+            "bench": "loop, with peers",
+            "unit": "proposals/s",
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "rows": [row for row in old if row["engine"] not in again] + rows,
+        }
+        args.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@ with another number in it."""
 
 import itertools
 
+from loop_peer import PROGRAM
 from openevolve.llm.base import LLMInterface
-
-PROGRAM = "# EVOLVE-BLOCK-START\nX = {}\n# EVOLVE-BLOCK-END\n"
 
 
 class Instant(LLMInterface):

@@ -326,7 +326,7 @@ pub struct Bench {
     /// tasks: the seed of every search
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// tasks: keep the run folders here [default: they go when it ends]
+    /// tasks, loop: keep the run folders here [default: they go when it ends]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// tax: the template gpt as a core wasm module, where there is no compiler

@@ -32,8 +32,8 @@ use terrarium_sandbox::{
 /// starts, and their workers are warm.
 const PROGRAMS: usize = 4;
 
-/// The length of a window, in candidates.
-const WINDOW: usize = 100;
+/// Proposals of a generation.
+const GENERATION: u32 = 16;
 
 const TASK: &str = r#"
 [task]
@@ -153,10 +153,10 @@ impl RunObserver for Clock {
 
 /// Measures.
 pub fn bench(args: &Bench) -> Ended {
-    if !(300..=10_000_000).contains(&args.candidates) {
+    if !(100..=10_000_000).contains(&args.candidates) {
         return Err(Failure::usage(
             format!("--candidates {} is out of range", args.candidates),
-            "300 to 10000000",
+            "100 to 10000000",
         ));
     }
     let sandbox = workshop::sandbox(args.isolation, workshop::cores())?;
@@ -172,11 +172,12 @@ pub fn bench(args: &Bench) -> Ended {
     }
     let home = tempfile::tempdir().map_err(|e| EngineError::io("create", &std::env::temp_dir(), e))?;
     let mut task = Task::parse(TASK, "bench")?;
-    task.search.generation_size = 16;
-    task.search.generations = args.candidates.div_ceil(task.search.generation_size);
+    task.search.generation_size = GENERATION;
+    task.search.generations = args.candidates.div_ceil(GENERATION);
     let source = program(0);
     let new = NewRun { task: &task, source: &source, seed: 1, identity: "bench", data: None };
-    let folder = RunFolder::create(&home.path().join("run"), &new)?;
+    let run = args.out.clone().unwrap_or_else(|| home.path().join("run"));
+    let folder = RunFolder::create(&run, &new)?;
     let clock = Clock(Mutex::default());
     let search = Search {
         folder: &folder,
@@ -197,9 +198,11 @@ pub fn bench(args: &Bench) -> Ended {
     };
     let all = begun.elapsed().as_secs_f64();
     let times = clock.0.into_inner().unwrap_or_default();
+    // Of a hundred candidates; of a generation, where there are few.
+    let window = if args.candidates < 1000 { GENERATION as usize } else { 100 };
     let rates: Vec<f64> = times
-        .chunks(WINDOW)
-        .zip(times.chunks(WINDOW).skip(1))
+        .chunks(window)
+        .zip(times.chunks(window).skip(1))
         .map(|(one, next)| one.len() as f64 / (next[0] - one[0]).as_secs_f64())
         .collect();
     // The first window waits for workers to start; it is counted in `all`.
@@ -208,8 +211,7 @@ pub fn bench(args: &Bench) -> Ended {
         &rates[1.min(rates.len() - 1)..][..tenth.min(rates.len() - 1).max(1)],
         &rates[rates.len() - tenth..],
     );
-    let first =
-        Figure::new("first_tenth", "proposals/s", "windows of 100 in the first tenth", first.to_vec());
+    let first = Figure::new("first_tenth", "proposals/s", "windows in the first tenth", first.to_vec());
     let median = first.median;
     let figures = vec![
         Figure::new(
@@ -218,7 +220,7 @@ pub fn bench(args: &Bench) -> Ended {
             "the whole run, start and end included",
             vec![(summary.candidates - 1) as f64 / all],
         ),
-        Figure::new("last_tenth", "proposals/s", "windows of 100 in the last tenth", last.to_vec())
+        Figure::new("last_tenth", "proposals/s", "windows in the last tenth", last.to_vec())
             .against("first_tenth", median),
         first,
         Figure::new(

@@ -1,10 +1,11 @@
 //! What a person sees while a run goes on: a bar on a terminal, quiet lines
 //! elsewhere. All of it on standard error.
 
-use crate::ledger::Ruling;
+use crate::ledger::{Ruling, StopReason};
 use crate::observer::{RunEvent, RunObserver};
 use crate::task::{Direction, Task};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ struct State {
     tried: u32,
     kept: u32,
     broken: u32,
+    /// Answers of agents that could not be used: how many, and the last reason.
+    unused: BTreeMap<String, (u32, String)>,
 }
 
 impl Progress {
@@ -71,6 +74,9 @@ impl Progress {
 
     /// One line about the generation that ended, if one did.
     fn sum_up(&self, state: &mut State) {
+        for (proposer, (count, reason)) in std::mem::take(&mut state.unused) {
+            self.line(&format!("  {proposer}: {count} without a usable answer; the last: {reason}"));
+        }
         if state.tried > 0 {
             let best = state.best.map_or(String::new(), |b| format!("; {} about {b:.4}", self.metric));
             self.line(&format!(
@@ -117,6 +123,10 @@ impl RunObserver for Progress {
                 state.generation = *generation;
                 state.phase = format!("generation {generation}/{}", state.generations);
             }
+            RunEvent::Unused { proposer, reason } => {
+                let unused = state.unused.entry(proposer.clone()).or_default();
+                *unused = (unused.0 + 1, reason.clone());
+            }
             RunEvent::Wave { evaluations, .. } => {
                 self.bar.inc_length(u64::from(*evaluations));
             }
@@ -148,7 +158,16 @@ impl RunObserver for Progress {
                     state.kept += 1;
                 }
             }
-            RunEvent::Stopped { reason } => self.line(&format!("stopped early: {reason:?}")),
+            RunEvent::Stopped { reason } => {
+                self.sum_up(&mut state);
+                let why = match reason {
+                    StopReason::Evals => "all evaluations are used up",
+                    StopReason::Fuel => "all fuel is used up",
+                    StopReason::Wall => "its time is used up",
+                    StopReason::NoProposals => "nobody has anything new to propose",
+                };
+                self.line(&format!("stopped before the last generation: {why}"));
+            }
             RunEvent::Final { .. } => {
                 self.sum_up(&mut state);
                 self.line(&format!("{} evaluations, {} of them failed", state.evaluations, state.failed));

@@ -52,15 +52,39 @@ pub struct CommandAgent {
     config: CommandConfig,
 }
 
-/// Kills the whole group, whatever becomes of the thread that waits.
-struct Group(Child);
+/// Waits until its standard input ends, as it does when this process is
+/// killed, and kills the group.
+const GUARD: &str = "read -r _; kill -s KILL -- \"-$1\"";
+
+/// An agent with all that it started, which do not outlive this value or this
+/// process.
+struct Group {
+    agent: Child,
+    guard: Option<Child>,
+}
+
+impl Group {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        let mut group = Self { agent: command.process_group(0).spawn()?, guard: None };
+        let mut guard = Command::new("/bin/sh");
+        guard.args(["-c", GUARD, "sh", &group.agent.id().to_string()]).env_clear().process_group(0);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        group.guard = Some(guard.spawn()?);
+        Ok(group)
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // The guard first: once the agent is reaped, its number may be another's.
+        if let Some(guard) = &mut self.guard {
+            let _ = guard.kill();
+            let _ = guard.wait();
+        }
+        if let Some(pid) = i32::try_from(self.agent.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
-        let _ = self.0.wait();
+        let _ = self.agent.wait();
     }
 }
 
@@ -102,7 +126,7 @@ impl CommandAgent {
         let log = std::fs::File::create(&log_path).map_err(|e| EngineError::io("create", &log_path, e))?;
         let again = log.try_clone().map_err(|e| EngineError::io("open", &log_path, e))?;
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder).env_clear().process_group(0);
+        command.args(arguments).current_dir(folder).env_clear();
         command.stdin(Stdio::null()).stdout(log).stderr(again);
         for name in ["PATH", "HOME", "LANG", "TERM"]
             .into_iter()
@@ -112,13 +136,13 @@ impl CommandAgent {
                 command.env(name, value);
             }
         }
-        let mut group = match command.spawn() {
-            Ok(child) => Group(child),
+        let mut group = match Group::start(&mut command) {
+            Ok(group) => group,
             Err(error) => return Ok(Some(format!("cannot start `{program}`: {error}"))),
         };
         let end = Instant::now() + Duration::from_secs_f64(self.config.deadline_s);
         loop {
-            match group.0.try_wait() {
+            match group.agent.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(None),
                 Ok(Some(status)) => return Ok(Some(format!("`{program}` ended with {status}"))),
                 Ok(None) => {}

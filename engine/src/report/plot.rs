@@ -10,6 +10,7 @@ use super::{Point, ReportData, Status};
 use crate::diff::cleaned;
 use crate::task::Direction;
 use maud::{Markup, html};
+use std::collections::HashSet;
 
 /// The size of a drawing, in CSS pixels.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,10 @@ const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
 /// Height of the strip for candidates without a score.
 const STRIP: f64 = 30.0;
+/// Candidates above which marks share their place.
+const MOST_MARKS: usize = 2000;
+/// Width and height of a place then.
+const CELL: f64 = 6.0;
 
 /// A linear map from an interval that is not empty.
 #[derive(Clone, Copy, Debug)]
@@ -251,8 +256,16 @@ impl Drawing<'_> {
         html! { @if !path.is_empty() { path class="best" d=(path) {} } }
     }
 
+    /// Those that were not kept. Where they are many, one for each place.
     fn in_order_of_painting(&self) -> impl Iterator<Item = &Point> {
-        self.data.points.iter().filter(|p| !matches!(p.status, Status::Kept | Status::Baseline))
+        let many = self.data.points.len() > MOST_MARKS;
+        let mut taken = HashSet::new();
+        let cell = |at: f64| (at / CELL) as u32;
+        let others = self.data.points.iter().filter(|p| !matches!(p.status, Status::Kept | Status::Baseline));
+        others.filter(move |point| {
+            let y = point.score.filter(|s| s.is_finite()).map_or(self.strip_y, |score| self.y.at(score));
+            !many || taken.insert((cell(self.x.at(point.index as f64)), cell(y)))
+        })
     }
 
     fn mark(&self, point: &Point) -> Markup {

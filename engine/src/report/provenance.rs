@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// Candidates over which diversity is taken.
 const WINDOW: usize = 24;
 const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 110.0;
+const HEIGHT: f64 = 48.0;
 
 /// Whose hands a candidate went through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,24 +194,29 @@ pub fn section(data: &ReportData, decimals: Decimals) -> Markup {
                 (curve(&curves, "effective number of different parents", &|s| s.parents))
                 (curve(&curves, "effective number of founders", &|s| s.founders))
                 @if found.people_took_part { (curve(&curves, "share with people among its ancestors", &|s| s.people)) }
-                p class="aside" { "Over the latest " (WINDOW) " candidates. A population that lives off one parent and one founder has collapsed." }
+                p class="aside" { "Over the latest " (WINDOW) " candidates, from the first " (WINDOW) " to the last; the lower line is zero. A population that lives off one parent and one founder has collapsed." }
             }
         }
     }
 }
 
+/// A line that is as wide as its column, under what it shows.
 fn curve(samples: &[Sample], what: &str, value: &dyn Fn(&Sample) -> f64) -> Markup {
     let top = samples.iter().map(value).fold(1.0, f64::max);
-    let last = samples.last().map_or(1, |s| s.index).max(2) as f64;
-    let x = |s: &Sample| 4.0 + (WIDTH - 8.0) * s.index as f64 / last;
-    let y = |s: &Sample| HEIGHT - 4.0 - (HEIGHT - 24.0) * value(s) / top;
+    let ends = (samples.first().map_or(0, |s| s.index), samples.last().map_or(1, |s| s.index));
+    let width = ends.1.saturating_sub(ends.0).max(1) as f64;
+    let x = |s: &Sample| WIDTH * s.index.saturating_sub(ends.0) as f64 / width;
+    let y = |s: &Sample| HEIGHT - 2.0 - (HEIGHT - 4.0) * value(s) / top;
     let points: Vec<String> = samples.iter().map(|s| format!("{:.1},{:.1}", x(s), y(s))).collect();
     let now = samples.last().map_or(0.0, value);
     let label = format!("{what}: {now:.1} now, {top:.1} at most");
     html! {
-        svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) width=(WIDTH) height=(HEIGHT) role="img" aria-label=(label) {
-            polyline points=(points.join(" ")) fill="none" stroke="currentColor" stroke-width="1.5" {}
-            text x="4" y="12" font-size="12" fill="currentColor" { (label) }
+        figure class="spark" {
+            figcaption { (label) }
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" role="img" aria-label=(label) {
+                line class="axis" x1="0" x2=(WIDTH) y1=(HEIGHT - 2.0) y2=(HEIGHT - 2.0) {}
+                polyline class="best" points=(points.join(" ")) {}
+            }
         }
     }
 }

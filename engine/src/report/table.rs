@@ -8,8 +8,25 @@ use maud::{Markup, html};
 
 /// A longer table is folded up until it is asked for.
 const OPEN_UP_TO: usize = 60;
+/// So many are listed, the best.
+const MOST: usize = 1000;
+
+/// The baseline, all that were kept, and the best of the others, in order of
+/// proposal.
+fn listed(data: &ReportData) -> Vec<&Point> {
+    let rank = |point: &Point| match point.status {
+        Status::Baseline | Status::Kept => f64::NEG_INFINITY,
+        _ => point.score.map_or(f64::INFINITY, |score| data.metric.direction.gain(0.0, score)),
+    };
+    let mut points: Vec<&Point> = data.points.iter().collect();
+    points.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+    points.truncate(MOST);
+    points.sort_by_key(|point| point.index);
+    points
+}
 
 pub fn candidates(data: &ReportData, decimals: Decimals) -> Markup {
+    let listed = listed(data);
     let metric = cleaned(&data.metric.name);
     html! {
         section aria-labelledby="candidates" {
@@ -20,6 +37,10 @@ pub fn candidates(data: &ReportData, decimals: Decimals) -> Markup {
                 (data.count(Status::Discarded)) " discarded, "
                 (data.count(Status::Failed)) " failed"
                 @if data.count(Status::Pending) > 0 { ", " (data.count(Status::Pending)) " not decided yet" }
+                @if listed.len() < data.points.len() {
+                    ". Listed are those that were kept and the best, " (listed.len()) " in all; "
+                    code { "terrarium export" } " writes all of them"
+                }
                 ". Gains are paired differences to the incumbent of the time, positive is better, with half their 95 % interval."
             }
             details open[data.points.len() <= OPEN_UP_TO] {
@@ -38,7 +59,7 @@ pub fn candidates(data: &ReportData, decimals: Decimals) -> Markup {
                                 th scope="col" { "result" }
                             }
                         }
-                        tbody { @for point in &data.points { (row(point, decimals)) } }
+                        tbody { @for point in &listed { (row(point, decimals)) } }
                     }
                 }
             }
@@ -48,6 +69,12 @@ pub fn candidates(data: &ReportData, decimals: Decimals) -> Markup {
 
 fn row(point: &Point, decimals: Decimals) -> Markup {
     let parents: Vec<String> = point.parents.iter().map(|parent| format!("#{parent}")).collect();
+    let word = result_word(point);
+    // That of a failure begins with the word itself.
+    let reason = match point.reason.strip_prefix(word) {
+        Some(rest) if point.status == Status::Failed => rest.trim_start_matches(": "),
+        _ => &point.reason,
+    };
     html! {
         tr class=(point.status.word()) {
             td class="number" { (point.index) }
@@ -61,8 +88,8 @@ fn row(point: &Point, decimals: Decimals) -> Markup {
             td class="number" { (point.seeds) }
             td class="number" { @if let Some(gain) = &point.gain { (minus(&decimals.gain(gain))) } }
             td class="result" {
-                span class="word" { (cleaned(result_word(point))) }
-                @if !point.reason.is_empty() { span class="under" { bdi { (cleaned(&point.reason)) } } }
+                span class="word" { (cleaned(word)) }
+                @if !reason.is_empty() { span class="under" { bdi { (cleaned(reason)) } } }
             }
         }
     }

@@ -92,6 +92,25 @@ fn a_finished_run_is_told_whole() {
 }
 
 #[test]
+fn a_report_of_many_candidates_stays_small() {
+    let mut data = usual();
+    let one = data.points.last().unwrap().clone();
+    let baseline = data.points[0].score.unwrap();
+    let more = (data.points.len()..100_000).map(|index| {
+        let score = baseline + (index % 997) as f64 / 997.0;
+        Point { index, score: Some(score), status: Status::Discarded, ..one.clone() }
+    });
+    data.points.extend(more.collect::<Vec<_>>());
+    let html = sound(&data);
+    assert!(html.len() < 8 << 20, "{} bytes", html.len());
+    assert!(html.contains("writes all of them"));
+    for kept in data.points.iter().filter(|p| p.status == Status::Kept) {
+        assert_eq!(html.matches(&format!("<title>#{} {}:", kept.index, kept.id)).count(), 2);
+        assert!(html.contains(&format!("<td class=\"number\">{}</td>", kept.index)));
+    }
+}
+
+#[test]
 fn the_verdict_is_that_of_the_comparison() {
     let mut data = usual();
     assert_eq!(Verdict::of(&data).standing, Standing::Better);

@@ -110,6 +110,9 @@ pub enum RunEnd {
     Drained,
 }
 
+/// Generations in a row without a proposal after which agents are not asked again.
+const MOST_IDLE: u32 = 3;
+
 /// Why the loop left off.
 enum Halt {
     Drained,
@@ -230,6 +233,7 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         self.open()?;
         self.measure_noise()?;
         let mut completed = 0;
+        let mut idle = 0;
         let mut stopped = None;
         while completed < self.config.generations {
             stopped = self.reason_to_stop(completed)?;
@@ -243,10 +247,15 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
             self.observe(&RunEvent::Generation { generation, incumbent });
             let challengers = self.propose(generation)?;
             if challengers.is_empty() {
-                stopped = Some(self.why_nothing()?);
-                break;
+                idle += 1;
+                stopped = self.why_nothing(idle)?;
+                if stopped.is_some() {
+                    break;
+                }
+            } else {
+                idle = 0;
+                self.race(generation, &challengers)?;
             }
-            self.race(generation, &challengers)?;
             self.bench.forget_builds();
             self.slowest_generation = self.slowest_generation.max(begun.elapsed());
             completed = generation;
@@ -382,12 +391,14 @@ impl<'a, 'b, E: Evaluate> Loop<'a, 'b, E> {
         self.reigns.last().copied().unwrap_or(Reign { member: 0, number: 0 })
     }
 
-    /// Why nobody proposes: the clock, where there is one.
-    fn why_nothing(&self) -> Result<StopReason, Halt> {
+    /// Why to stop after so many generations in which nobody proposed, if at
+    /// all: a model that is out of reach may be back the next time.
+    fn why_nothing(&self, idle: u32) -> Result<Option<StopReason>, Halt> {
         match self.search.folder.archive().next_recorded()? {
-            Some(Event::Stopped { reason, .. }) => Ok(reason),
-            _ if self.is_out_of_time() => Ok(StopReason::Wall),
-            _ => Ok(StopReason::NoProposals),
+            Some(Event::Stopped { reason, .. }) => Ok(Some(reason)),
+            _ if self.is_out_of_time() => Ok(Some(StopReason::Wall)),
+            _ if idle < MOST_IDLE && self.asks_agents() => Ok(None),
+            _ => Ok(Some(StopReason::NoProposals)),
         }
     }
 

@@ -108,6 +108,11 @@ impl<E: Evaluate> Loop<'_, '_, E> {
             }
         }
         self.archive_events(&events)?;
+        for event in &events {
+            if let Event::Unused { proposer, reason, .. } = event {
+                self.observe(&RunEvent::Unused { proposer: proposer.clone(), reason: reason.clone() });
+            }
+        }
         for number in &numbers {
             self.observe(&RunEvent::Proposed { candidate: self.population.candidate(*number).clone() });
         }
@@ -233,6 +238,13 @@ impl<E: Evaluate> Loop<'_, '_, E> {
         let pure = self.search.proposers.len();
         let agents = self.search.agents.iter().copied().enumerate();
         agents.filter(move |(at, agent)| agent.comes_first() && self.weights[pure + at] > 0.0)
+    }
+
+    /// Whether somebody is asked who may answer the next time.
+    pub(super) fn asks_agents(&self) -> bool {
+        let pure = self.search.proposers.len();
+        let mut agents = self.search.agents.iter().zip(&self.weights[pure..]);
+        agents.any(|(agent, weight)| !agent.comes_first() && *weight > 0.0)
     }
 
     fn someone_may_come(&self) -> bool {

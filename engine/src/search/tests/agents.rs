@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 /// Answers something else each time it is asked; sometimes nothing.
 #[derive(Default)]
-struct Moody {
+pub(super) struct Moody {
     asked: AtomicU64,
     budget: Budget,
 }
@@ -43,7 +43,16 @@ impl Agent for Moody {
     }
 }
 
-fn search_with(folder: &RunFolder, agents: &[&dyn Agent], workers: usize) -> RunSummary {
+pub(super) fn search_with(folder: &RunFolder, agents: &[&dyn Agent], workers: usize) -> RunSummary {
+    watched_search_with(folder, agents, workers, &Unobserved)
+}
+
+pub(super) fn watched_search_with(
+    folder: &RunFolder,
+    agents: &[&dyn Agent],
+    workers: usize,
+    observer: &dyn RunObserver,
+) -> RunSummary {
     let search = Search {
         folder,
         evaluator: &Quadratic::default(),
@@ -52,7 +61,7 @@ fn search_with(folder: &RunFolder, agents: &[&dyn Agent], workers: usize) -> Run
         guide: "",
         strategy: None,
         admit: &fake::admit,
-        observer: &Unobserved,
+        observer,
         workers,
         stop: &AtomicBool::new(false),
         wall: None,
@@ -116,6 +125,42 @@ fn a_run_is_repeated_from_its_proposals_with_any_number_of_workers() {
         assert_eq!(folder.archive().decisions().unwrap(), original.archive().decisions().unwrap());
     }
     assert_eq!(heads.len(), 1);
+}
+
+/// Out of reach for so many questions, then back.
+struct Absent {
+    questions: u64,
+    asked: AtomicU64,
+}
+
+impl Agent for Absent {
+    fn name(&self) -> &str {
+        "absent"
+    }
+
+    fn ask(&self, brief: &Brief<'_>, _desk: &dyn Desk) -> Result<Option<Reply>, EngineError> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) < self.questions {
+            return Ok(Some(Reply::none("nobody answers")));
+        }
+        let source = format!("{}bias = -0.0{}\n", brief.parent.source, brief.seed % 997);
+        let draft = Draft { source: Some(source), operator: "line".into(), ..Draft::default() };
+        Ok(Some(Reply { draft: Some(draft), ..Reply::default() }))
+    }
+}
+
+#[test]
+fn a_model_that_is_out_of_reach_for_a_while_does_not_end_the_run() {
+    let search = SearchConfig { proposers: [("absent".to_owned(), 1.0)].into(), ..small_search() };
+    for (generations_away, stopped) in [(2, None), (3, Some(StopReason::NoProposals))] {
+        let home = tempfile::tempdir().unwrap();
+        let folder = new_run(home.path(), search.clone(), 1);
+        let questions = generations_away * u64::from(search.generation_size);
+        let summary = search_with(&folder, &[&Absent { questions, asked: AtomicU64::default() }], 2);
+        assert_eq!(summary.stopped, stopped, "{generations_away}");
+        assert_eq!(summary.candidates > 1, stopped.is_none());
+        let again = search_with(&folder, &[&Absent { questions: 0, asked: AtomicU64::default() }], 2);
+        assert_eq!(again, summary, "the record stands");
+    }
 }
 
 /// Proposes the baseline again, with another name for the same thing.

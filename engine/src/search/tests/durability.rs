@@ -1,8 +1,11 @@
 //! Whatever stops the process, the record is that of an undisturbed run.
 
+use super::agents::{Moody, search_with, watched_search_with};
 use super::*;
 use crate::evaluate::{EvaluationKey, EvaluationRecord};
 use crate::ledger::LedgerEntry;
+use crate::proposer::agent::{Agent, Brief, Desk, Reply};
+use crate::proposer::replay::{self, Replay};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
@@ -102,6 +105,69 @@ fn a_run_killed_at_any_event_resumes_to_the_same_record() {
             summary.evaluations - acknowledged,
             "moment {at} repeated an acknowledged evaluation"
         );
+    }
+}
+
+/// A replay with a hook before and after each question.
+struct Hooked<'a, F: Fn() + Sync>(&'a Replay, F);
+
+impl<F: Fn() + Sync> Agent for Hooked<'_, F> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn comes_first(&self) -> bool {
+        self.0.comes_first()
+    }
+
+    fn ask(&self, brief: &Brief<'_>, desk: &dyn Desk) -> Result<Option<Reply>, EngineError> {
+        (self.1)();
+        let reply = self.0.ask(brief, desk);
+        (self.1)();
+        reply
+    }
+}
+
+#[test]
+fn replayed_proposals_of_an_agent_survive_a_kill_at_any_event_or_question() {
+    let home = tempfile::tempdir().unwrap();
+    let proposers = [("moody".to_owned(), 2.0), ("edit".to_owned(), 1.0)].into();
+    let search =
+        SearchConfig { generations: 3, generation_size: 3, race_seeds: 4, proposers, ..small_search() };
+    let original = new_run(&home.path().join("original"), search.clone(), 3);
+    search_with(&original, &[&Moody::default()], 2);
+    let lines: Vec<String> =
+        replay::of_run(&original).unwrap().iter().map(|one| serde_json::to_string(one).unwrap()).collect();
+    assert!(lines.iter().any(|line| line.contains("\"proposer\":\"moody\"")));
+    let replay = Replay::parse(&lines.join("\n"), "test").unwrap();
+    let search = SearchConfig { proposers: [("replay".to_owned(), 1.0)].into(), ..search };
+    let calm = new_run(&home.path().join("calm"), search.clone(), 3);
+    search_with(&calm, &[&replay], 1);
+    let expected = record(&calm);
+
+    let folder = new_run(&home.path().join("storm"), search, 3);
+    let moments = Mutex::new(0);
+    let moment = |at: usize| home.path().join(at.to_string());
+    let snap = || {
+        let mut moments = moments.lock().unwrap();
+        snapshot(&home.path().join("storm"), &moment(*moments));
+        *moments += 1;
+    };
+    watched_search_with(&folder, &[&Hooked(&replay, snap)], 1, &Tell(|_: &RunEvent| snap()));
+    assert!(record(&folder) == expected);
+    let moments = moments.into_inner().unwrap();
+    assert!(moments > 50, "only {moments} moments were tried");
+    for at in 0..moments {
+        let folder = RunFolder::open(&moment(at)).unwrap();
+        let acknowledged = folder.archive().evaluation_count().unwrap();
+        let again = AtomicU64::new(0);
+        let watch = Tell(|event: &RunEvent| {
+            let new = matches!(event, RunEvent::EvaluationStarted { .. });
+            again.fetch_add(u64::from(new), Ordering::Relaxed);
+        });
+        let summary = watched_search_with(&folder, &[&replay], 4, &watch);
+        assert!(record(&folder) == expected, "killed at moment {at}, resumed to another record");
+        assert_eq!(again.into_inner(), summary.evaluations - acknowledged, "moment {at}");
     }
 }
 
