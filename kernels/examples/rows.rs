@@ -107,8 +107,7 @@ by_hand! {
     fn swiglu(a: &[f32], b: &[f32], y: &mut [f32]) {
         for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
             let e = exp(-a.abs());
-            let p = 1.0 / (1.0 + e);
-            *y = a * (if *a >= 0.0 { p } else { e * p }) * b;
+            *y = a * ((if *a >= 0.0 { 1.0 } else { e }) / (1.0 + e)) * b;
         }
     }
 }
@@ -125,18 +124,18 @@ by_hand! {
     }
 }
 
-/// The device's polynomial: see `kernels/src/cpu/math.rs`.
+/// The device's polynomial, for x ≤ 0: see `kernels/src/cpu/math.rs`.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    let clamped = x.clamp(-87.336_54, 88.722_83);
-    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
+    let shifted = x.max(-87.336_54).mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = shifted - 12_582_912.0;
-    let r = n.mul_add(-1.428_606_8e-6, n.mul_add(-0.693_145_75, clamped));
-    let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = f32::mul_add(p, r, c);
-    }
-    p * f32::from_bits(((n as i32).wrapping_add(127) as u32).wrapping_shl(23))
+    let r = n.mul_add(-1.428_606_8e-6, n.mul_add(-0.693_145_75, x.max(-87.336_54)));
+    let square = r * r;
+    let low = f32::mul_add(1.0 / 6.0, r, 0.5).mul_add(square, 1.0 + r);
+    let high = f32::mul_add(1.0 / 5040.0, r, 1.0 / 720.0);
+    let high = high.mul_add(square, f32::mul_add(1.0 / 120.0, r, 1.0 / 24.0));
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127).wrapping_shl(23));
+    high.mul_add(square * square, low) * scale
 }
 
 #[inline(always)]

@@ -154,15 +154,15 @@ fn online_softmax_body<const FMA: bool>(
         let new = larger(*highest, maximum(row));
         // Of a row of −∞ only, nothing may become NaN by −∞ − −∞ here.
         let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
-        *factor = math::exp::<FMA>(*highest - shift);
+        *factor = math::exp_negative::<FMA>(*highest - shift);
         let (chunks, tail) = row.as_chunks_mut::<LANES>();
         for chunk in chunks {
             for p in chunk {
-                *p = math::exp::<FMA>(*p - shift);
+                *p = math::exp_negative::<FMA>(*p - shift);
             }
         }
         for p in tail {
-            *p = math::exp::<FMA>(*p - shift);
+            *p = math::exp_negative::<FMA>(*p - shift);
         }
         *total = *total * *factor + sum(row);
         *highest = new;

@@ -146,7 +146,7 @@ fn forward_row_body<const FMA: bool>(z: &mut [f32], softcap: f32) -> f32 {
     let mut total = 0f32;
     for part in z.chunks(256) {
         for (e, z) in buffer.iter_mut().zip(part) {
-            *e = math::exp::<FMA>(*z - highest);
+            *e = math::exp_negative::<FMA>(*z - highest);
         }
         total += sum(&buffer[..part.len()]);
     }

@@ -2,12 +2,13 @@
 //! is in a cache: bias, activation, residual, or the activation's derivative.
 
 use super::Output;
-use super::math::{sigmoid, tanh};
+use super::math::sigmoid;
 use super::simd::{fma, multiversion};
 use crate::op::Activation;
 
-/// √(2/π) and the cubic term of GELU.
-const GELU: f32 = 0.797_884_6;
+/// 2 · √(2/π) and the cubic term of GELU. With t twice what its tanh is of,
+/// (1 + tanh(t/2)) / 2 = sigmoid(t), which takes half the operations.
+const TWICE: f32 = 1.595_769_1;
 const CUBIC: f32 = 0.044_715;
 
 /// The end of a fused product. Slices are empty where an operand is absent.
@@ -77,8 +78,7 @@ fn apply_body<const FMA: bool>(
             *z = r * r;
         }),
         Activation::Gelu => row.iter_mut().for_each(|z| {
-            let t = tanh::<FMA>(GELU * fma::<FMA>(CUBIC * *z * *z, *z, *z));
-            *z = 0.5 * *z * (1.0 + t);
+            *z *= sigmoid::<FMA>(TWICE * fma::<FMA>(CUBIC * *z * *z, *z, *z));
         }),
         Activation::Silu => row.iter_mut().for_each(|z| *z *= sigmoid::<FMA>(*z)),
     }
@@ -101,9 +101,9 @@ fn gradient_body<const FMA: bool>(row: &mut [f32], pre: &[f32], act: Activation)
         Activation::ReluSquared => pairs.for_each(|(d, z)| *d *= if *z <= 0.0 { 0.0 } else { 2.0 * z }),
         Activation::Gelu => pairs.for_each(|(d, z)| {
             let square = z * z;
-            let t = tanh::<FMA>(GELU * fma::<FMA>(CUBIC * square, *z, *z));
-            let inner = GELU * fma::<FMA>(3.0 * CUBIC, square, 1.0);
-            *d *= fma::<FMA>(0.5 * z * (1.0 - t * t), inner, 0.5 * (1.0 + t));
+            let s = sigmoid::<FMA>(TWICE * fma::<FMA>(CUBIC * square, *z, *z));
+            let inner = TWICE * fma::<FMA>(3.0 * CUBIC, square, 1.0);
+            *d *= fma::<FMA>(z * s * (1.0 - s), inner, s);
         }),
         Activation::Silu => pairs.for_each(|(d, z)| {
             let s = sigmoid::<FMA>(*z);

@@ -18,48 +18,65 @@ const EXP_MAX: f32 = 88.722_83;
 /// Below, eˣ is subnormal, and is flushed to 0.
 const EXP_MIN: f32 = -87.336_54;
 
+/// n and r of x = n · ln 2 + r, |r| ≤ ln 2 / 2: the first as [`ROUND`] + n.
+#[inline(always)]
+fn reduced<const FMA: bool>(x: f32) -> (f32, f32) {
+    let shifted = fma::<FMA>(x, LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    (shifted, fma::<FMA>(n, -LN_2_LOW, fma::<FMA>(n, -LN_2_HIGH, x)))
+}
+
+/// eʳ for |r| ≤ ln 2 / 2: Taylor to r⁷/5040, the rest is below 6·10⁻⁹. In pairs
+/// (Estrin 1960), since loops over it wait for the chain of its operations.
+#[inline(always)]
+fn exp_reduced<const FMA: bool>(r: f32) -> f32 {
+    let square = r * r;
+    let low = fma::<FMA>(fma::<FMA>(1.0 / 6.0, r, 0.5), square, 1.0 + r);
+    let high =
+        fma::<FMA>(fma::<FMA>(1.0 / 5040.0, r, 1.0 / 720.0), square, fma::<FMA>(1.0 / 120.0, r, 1.0 / 24.0));
+    fma::<FMA>(high, square * square, low)
+}
+
 /// eˣ, relative error below 3·10⁻⁷; 0 where it would be subnormal.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let low = if x < EXP_MIN { EXP_MIN } else { x };
     let clamped = if low > EXP_MAX { EXP_MAX } else { low };
-    let shifted = fma::<FMA>(clamped, LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = fma::<FMA>(n, -LN_2_LOW, fma::<FMA>(n, -LN_2_HIGH, clamped));
-    // Taylor to r⁷/5040; |r| ≤ ln 2 / 2, so the rest is below 6·10⁻⁹.
-    let mut p = 1.0 / 5040.0;
-    p = fma::<FMA>(p, r, 1.0 / 720.0);
-    p = fma::<FMA>(p, r, 1.0 / 120.0);
-    p = fma::<FMA>(p, r, 1.0 / 24.0);
-    p = fma::<FMA>(p, r, 1.0 / 6.0);
-    p = fma::<FMA>(p, r, 0.5);
-    p = fma::<FMA>(p, r, 1.0);
-    p = fma::<FMA>(p, r, 1.0);
+    let (shifted, r) = reduced::<FMA>(clamped);
     // 2ⁿ in two factors, since n reaches 128. The low bits of `shifted` are n.
     let n = shifted.to_bits() as i32 & 0x00ff_ffff;
     let n = n.wrapping_sub(0x0040_0000);
     let half = n >> 1;
     let rest = n.wrapping_sub(half);
     let scale = |n: i32| f32::from_bits((n.wrapping_add(127) as u32).wrapping_shl(23));
-    let value = p * scale(half) * scale(rest);
+    let value = exp_reduced::<FMA>(r) * scale(half) * scale(rest);
     let value = if x < EXP_MIN { 0.0 } else { value };
     if x > EXP_MAX { f32::INFINITY } else { value }
+}
+
+/// As [`exp`], for x ≤ 0, in fewer operations.
+#[inline(always)]
+pub(crate) fn exp_negative<const FMA: bool>(x: f32) -> f32 {
+    let (shifted, r) = reduced::<FMA>(if x < EXP_MIN { EXP_MIN } else { x });
+    // Of ROUND's bits none are left: 127 + n, at least 1, becomes the exponent.
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127).wrapping_shl(23));
+    if x < EXP_MIN { 0.0 } else { exp_reduced::<FMA>(r) * scale }
 }
 
 /// 1 / (1 + e⁻ˣ), relative error below 5·10⁻⁷; 0 below −87.3.
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     // Of −|x|, so that nothing overflows.
-    let e = exp::<FMA>(-x.abs());
-    let positive = 1.0 / (1.0 + e);
-    if x >= 0.0 { positive } else { e * positive }
+    let e = exp_negative::<FMA>(-x.abs());
+    let above = if x >= 0.0 { 1.0 } else { e };
+    above / (1.0 + e)
 }
 
 /// Hyperbolic tangent, relative error below 5·10⁻⁷.
 #[inline(always)]
 pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
     let a = x.abs();
-    let e = exp::<FMA>(-2.0 * a);
+    let e = exp_negative::<FMA>(-2.0 * a);
     let large = (1.0 - e) / (1.0 + e);
     // Taylor to x¹¹; the next term is below 5·10⁻⁹ for |x| < 0.3.
     let s = a * a;
@@ -124,6 +141,7 @@ mod tests {
         let tiny = 1e-37;
         assert!(worst(-87.3, 88.7, tiny, exp::<FMA>, f64::exp) < 3e-7);
         assert!(worst(-1.0, 1.0, tiny, exp::<FMA>, f64::exp) < 3e-7);
+        assert!(worst(-87.3, 0.0, tiny, exp_negative::<FMA>, f64::exp) < 3e-7);
         assert!(worst(-87.0, 100.0, tiny, sigmoid::<FMA>, sigmoid64) < 5e-7);
         assert!(worst(-20.0, 20.0, tiny, tanh::<FMA>, f64::tanh) < 5e-7);
         assert!(worst(-0.5, 0.5, tiny, tanh::<FMA>, f64::tanh) < 5e-7);
@@ -150,6 +168,9 @@ mod tests {
         assert_eq!(exp::<false>(inf), inf);
         assert_eq!(exp::<false>(0.0), 1.0);
         assert!(exp::<false>(nan).is_nan());
+        assert_eq!(exp_negative::<false>(-inf), 0.0);
+        assert_eq!(exp_negative::<false>(-0.0), 1.0);
+        assert!(exp_negative::<false>(nan).is_nan());
         assert_eq!(sigmoid::<false>(-inf), 0.0);
         assert_eq!(sigmoid::<false>(inf), 1.0);
         assert!(sigmoid::<false>(nan).is_nan());

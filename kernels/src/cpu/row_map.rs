@@ -10,7 +10,7 @@ use std::cell::Cell;
 use super::simd::{dot, larger, maximum, multiversion, smaller, sum};
 use super::{Output, Split, math};
 use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
-use crate::row_kernel::{Code, Instruction, Program, Register, Source};
+use crate::row_kernel::{Code, Instruction, MAX_INPUTS, MAX_STORES, Program, Register, Source};
 use crate::table::{Span, Table};
 
 /// Elements of a task, at least a tile.
@@ -19,12 +19,40 @@ const TASK: usize = 16_384;
 /// Most floats of a program whose registers a thread keeps for the next.
 const KEPT: usize = 1 << 20;
 
-/// The registers of a task. Boxed slices in a vector, so that the result is
-/// taken out while the operands are read.
+/// Floats of a cache line, which no vector of a register straddles.
+const LINE: usize = 16;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    _floats: [f32; LINE],
+}
+
+/// The value of an instruction, in a tile.
+#[derive(Default)]
+struct Values(Vec<Line>);
+
+impl Values {
+    fn get(&self, len: usize) -> &[f32] {
+        assert!(len.div_ceil(LINE) <= self.0.len());
+        // SAFETY: a line is sixteen floats and nothing else, and there are
+        // enough of them (checked); the property tests read every element.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
+    }
+
+    fn get_mut(&mut self, len: usize) -> &mut [f32] {
+        assert!(len.div_ceil(LINE) <= self.0.len());
+        // SAFETY: as in `get`, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// The registers of a task, each on its own, so that the result is taken out
+/// while the operands are read.
 #[derive(Default)]
 struct Files {
-    element: Vec<Vec<f32>>,
-    row: Vec<Vec<f32>>,
+    element: Vec<Values>,
+    row: Vec<Values>,
 }
 
 thread_local! {
@@ -33,13 +61,13 @@ thread_local! {
 
 impl Files {
     fn grow(&mut self, program: &Program) {
-        let size = |file: &mut Vec<Vec<f32>>, count: usize, len: usize| {
+        let size = |file: &mut Vec<Values>, count: usize, len: usize| {
             if file.len() < count {
-                file.resize_with(count, Vec::new);
+                file.resize_with(count, Values::default);
             }
-            for register in &mut file[..count] {
-                if register.len() < len {
-                    register.resize(len, 0.0);
+            for Values(lines) in &mut file[..count] {
+                if lines.len() < len.div_ceil(LINE) {
+                    lines.resize(len.div_ceil(LINE), Line { _floats: [0.0; LINE] });
                 }
             }
         };
@@ -99,7 +127,7 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
         let mut files = FILES.take();
         files.grow(program);
         let whole = Tile { row: 0, rows: program.tile_rows, col: 0, cols: program.tile_cols, start: 0 };
-        execute(&program.prologue, &mut files, &inputs, whole, None);
+        execute(&program.prologue, &mut files, &inputs, whole, None, &[]);
         for index in task * group..((task + 1) * group).min(tiles) {
             let row = index / across * program.tile_rows;
             let col = index % across * program.tile_cols;
@@ -113,7 +141,18 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
             // SAFETY: tiles do not overlap, each belongs to one task, and the
             // output is the range of no input (see `direct`).
             let out = direct.map(|k| unsafe { stores[k].range(tile.start, tile.rows * tile.cols) });
-            execute(&program.body, &mut files, &inputs, tile, out);
+            let next = tile.start + program.tile_rows * program.tile_cols;
+            let mut ahead = [std::ptr::null(); MAX_INPUTS + MAX_STORES];
+            let mut count = 0;
+            let ranges = inputs.iter().map(|i| (i.base, i.len));
+            for (base, len) in ranges.chain(stores.iter().map(|s| (s.at(0).cast_const(), s.len()))) {
+                // Those of a value per element. In place, a store is an input.
+                if len > next && !ahead[..count].contains(&base.wrapping_add(next)) {
+                    ahead[count] = base.wrapping_add(next);
+                    count += 1;
+                }
+            }
+            execute(&program.body, &mut files, &inputs, tile, out, &ahead[..count]);
             store(program, &files, &stores, tile, direct);
         }
         if program.tile_rows * program.tile_cols * program.element_registers <= KEPT {
@@ -145,12 +184,12 @@ fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile, direct
                 // SAFETY: tiles do not overlap, each belongs to one task, and
                 // no slice of an input is alive here.
                 let out = unsafe { output.range(tile.start, count) };
-                out.copy_from_slice(&files.element[*slot][..count]);
+                out.copy_from_slice(files.element[*slot].get(count));
             }
             (Register::Row(slot), _) if tile.col == 0 => {
                 // SAFETY: as above; of the tiles of a row the first stores.
                 let out = unsafe { output.range(tile.row, tile.rows) };
-                out.copy_from_slice(&files.row[*slot][..tile.rows]);
+                out.copy_from_slice(files.row[*slot].get(tile.rows));
             }
             _ => {}
         }
@@ -164,8 +203,8 @@ fn read<'a>(source: &'a Option<Source>, files: &'a Files, inputs: &[Input], tile
         Some(Source::Constant(ref value)) => std::slice::from_ref(value),
         // SAFETY: see above; a scalar is never the range of a store.
         Some(Source::ScalarInput(k)) => unsafe { inputs[k].range(0, 1) },
-        Some(Source::Register(Register::Element(s))) => &files.element[s][..tile.rows * tile.cols],
-        Some(Source::Register(Register::Row(s))) => &files.row[s][..tile.rows],
+        Some(Source::Register(Register::Element(s))) => files.element[s].get(tile.rows * tile.cols),
+        Some(Source::Register(Register::Row(s))) => files.row[s].get(tile.rows),
         // SAFETY: see above.
         Some(Source::ElementInput(k)) => unsafe { inputs[k].range(tile.start, tile.rows * tile.cols) },
         // SAFETY: see above.
@@ -177,8 +216,14 @@ fn read<'a>(source: &'a Option<Source>, files: &'a Files, inputs: &[Input], tile
 
 multiversion! {
     /// Runs the instructions; the last one's result goes to `out`, if given.
+    /// Meanwhile as many elements from each address in `ahead` are asked for.
     fn execute(
-        list: &[Instruction], files: &mut Files, inputs: &[Input], tile: Tile, out: Option<&mut [f32]>,
+        list: &[Instruction],
+        files: &mut Files,
+        inputs: &[Input],
+        tile: Tile,
+        out: Option<&mut [f32]>,
+        ahead: &[*const f32],
     ) = execute_body
 }
 
@@ -189,8 +234,13 @@ fn execute_body<const FMA: bool>(
     inputs: &[Input],
     tile: Tile,
     mut out: Option<&mut [f32]>,
+    ahead: &[*const f32],
 ) {
+    let share = (tile.rows * tile.cols).div_ceil(list.len().max(1));
     for (at, instruction) in list.iter().enumerate() {
+        for &from in ahead {
+            prefetch(from.wrapping_add(at * share), share);
+        }
         // The result leaves its file while the operands are read: the
         // allocator never gives it an operand's register.
         let (mut result, len) = match instruction.dst {
@@ -199,7 +249,7 @@ fn execute_body<const FMA: bool>(
         };
         let dst = match &mut out {
             Some(out) if at + 1 == list.len() => &mut out[..len],
-            _ => &mut result[..len],
+            _ => result.get_mut(len),
         };
         let [a, b, c, d] = instruction.sources.each_ref().map(|source| read(source, files, inputs, tile));
         match instruction.code {
@@ -272,6 +322,21 @@ fn execute_body<const FMA: bool>(
             Register::Row(s) => files.row[s] = result,
         }
     }
+}
+
+/// Asks for `len` elements that are read soon, to be brought into L2: a tile is
+/// too short for the processor to foresee the next.
+#[inline(always)]
+fn prefetch(from: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..len).step_by(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it may be given any
+        // address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, len);
 }
 
 /// What one row of a tile reads: its elements, its value, or the uniform one.

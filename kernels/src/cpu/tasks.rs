@@ -77,6 +77,11 @@ impl Output {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
     }
 
+    /// Its elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Address of element `start`.
     ///
     /// # Panics
