@@ -72,7 +72,7 @@ const CHILD: &str = "TERRARIUM_TEST_PREPARES";
 
 /// Not a test of its own: the process that the next one kills.
 #[test]
-#[ignore = "started by the test that kills it"]
+#[ignore = "a process of the test below, which starts and kills it: cargo test --release --workspace --test corpus killed"]
 fn child_that_prepares() {
     let Some(paths) = std::env::var_os(CHILD) else { return };
     let paths: Vec<_> = std::env::split_paths(&paths).collect();

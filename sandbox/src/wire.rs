@@ -82,8 +82,20 @@ pub(crate) fn look(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A frame with some of its bytes changed and, one time in four, cut short.
+    pub(crate) fn altered(mut frame: Vec<u8>, changes: &[(u16, u8)], cut: u16) -> Vec<u8> {
+        for (at, value) in changes {
+            let at = usize::from(*at) % frame.len();
+            frame[at] = *value;
+        }
+        if cut.is_multiple_of(4) {
+            frame.truncate(usize::from(cut) % frame.len());
+        }
+        frame
+    }
 
     #[test]
     fn a_message_comes_back_and_a_bad_frame_is_refused() {

@@ -11,7 +11,7 @@ use super::protocol::{Answer, Request, SHARED_WORDS, VERSION};
 use super::shared::Shared;
 use super::tenant::Served;
 use super::turns::Tenant;
-use crate::wire;
+use crate::wire::{self, tests::altered};
 
 fn served(quota: Quota) -> Served {
     let device = Device::cpu(CpuConfig { threads: 1, max_bytes: 1 << 20, max_tensors: 64 }).unwrap();
@@ -61,14 +61,7 @@ proptest! {
         changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..6),
         cut in any::<u16>(),
     ) {
-        let mut bytes = wire::frame(&some_requests()[which]).unwrap();
-        for (at, value) in changes {
-            let at = usize::from(at) % bytes.len();
-            bytes[at] = value;
-        }
-        if cut % 4 == 0 {
-            bytes.truncate(usize::from(cut) % bytes.len());
-        }
+        let bytes = altered(wire::frame(&some_requests()[which]).unwrap(), &changes, cut);
         if let Ok(request) = wire::receive::<Request>(&mut bytes.as_slice(), 1 << 20) {
             let mut served = served(Quota::default());
             alloc(&mut served, &[8, 8]);

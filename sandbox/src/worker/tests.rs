@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::{Called, Reply};
 use crate::evaluation::{KnobRange, KnobScale, Metric, Product};
-use crate::{Limits, Outcome, Phase, Report, Usage, wire};
+use crate::wire::{self, tests::altered};
+use crate::{Limits, Outcome, Phase, Report, Usage};
 
 /// More than any of the messages here.
 const LIMIT: usize = 1 << 20;
@@ -71,15 +72,7 @@ proptest! {
         changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..6),
         cut in any::<u16>(),
     ) {
-        let mut bytes = wire::frame(&replies()[which]).unwrap();
-        for (at, value) in changes {
-            let at = usize::from(at) % bytes.len();
-            bytes[at] = value;
-        }
-        if cut % 4 == 0 {
-            bytes.truncate(usize::from(cut) % bytes.len());
-        }
-        read(&bytes);
+        read(&altered(wire::frame(&replies()[which]).unwrap(), &changes, cut));
     }
 
     #[test]
@@ -90,10 +83,11 @@ proptest! {
 
 #[test]
 fn a_reply_that_nests_deeply_is_refused() {
-    // One list in another, alone and where an outcome's fields are, on a
-    // stack as small as any thread's of an embedder.
+    // One list in another, alone and where the fields of a tagged outcome are,
+    // which are read into a tree first; on a stack as small as any thread's of
+    // an embedder.
     let deep = vec![0x91; 200_000];
-    let done = [&[0x81, 0xa4][..], b"Done", &[0x97], &deep].concat();
+    let done = [&[0x81, 0xa4][..], b"Done", &[0x97, 0x92, 0xa4], b"trap", &deep].concat();
     std::thread::Builder::new()
         .stack_size(2 << 20)
         .spawn(move || {
