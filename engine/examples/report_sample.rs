@@ -19,7 +19,7 @@ use terrarium_engine::task::{Direction, Metric};
 const NOISE: f64 = 0.0069;
 const FAILURES: [&str; 4] = ["compile-error", "not-finite", "device-fuel", "trap"];
 const OPERATORS: [(&str, &str, &str); 4] = [
-    ("knobs", "tpe", "matrix_rate 0.02 → 0.031, warmup 0.1 → 0.04"),
+    ("knobs", "model", "matrix_rate 0.02 → 0.031, warmup 0.1 → 0.04"),
     ("mutate", "scale-literal", "fn schedule: 0.65 → 0.8125 in `Decay::linear`"),
     ("mutate", "swap-binary-op", "fn block: `+` → `-` beside the residual"),
     ("crossover", "function", "fn feed_forward from the second parent"),

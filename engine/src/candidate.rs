@@ -9,7 +9,7 @@ use terrarium_sandbox::{KnobValue, Knobs};
 pub struct Origin {
     /// `baseline`, `knobs`, `mutate`, `crossover`, `person` …
     pub proposer: String,
-    /// The operator within the proposer, such as `tpe` or `swap-binary-op`.
+    /// The operator within the proposer, such as `model` or `swap-binary-op`.
     pub operator: String,
     /// One line for people: what was changed.
     pub note: String,

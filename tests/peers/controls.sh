@@ -5,9 +5,10 @@
 # Usage: tests/peers/controls.sh [FOLDER] [EVALUATIONS PER RUN] [SEEDS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${1:-runs/controls} evaluations=${2:-50} seeds=${3:-5}
+folder=${1:-runs/controls} evaluations=${2:-130} seeds=${3:-5}
 terrarium=${TERRARIUM:-target/release/terrarium}
-per_evaluation=$(sed -n 's/^device_fuel = \([0-9_]*\).*/\1/p' guest-templates/gpt/task.toml | tr -d _)
+setting() { sed -n "s/^$1 = \([0-9_]*\).*/\1/p" guest-templates/gpt/task.toml | tr -d _; }
+per_evaluation=$(setting device_fuel) size=$(setting generation_size)
 fuel=$((evaluations * per_evaluation))
 mkdir -p "$folder"
 for seed in $(seq "$seeds"); do
@@ -18,7 +19,7 @@ for seed in $(seq "$seeds"); do
         # As many generations as the fuel can last for: a control evaluates most
         # candidates once, and the gate is the stricter the more may be tried.
         arguments=(--generations 8)
-        if [ "$arm" != search ]; then arguments=(--control "$arm" --generations $((evaluations / 6 + 1))); fi
+        if [ "$arm" != search ]; then arguments=(--control "$arm" --generations $((evaluations / size + 1))); fi
         "$terrarium" run gpt --seed "$seed" --fuel "$fuel" "${arguments[@]}" --out "$run" --json >"$run.jsonl"
     done
 done

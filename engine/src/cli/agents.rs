@@ -2,13 +2,13 @@
 
 use crate::EngineError;
 use crate::proposer::agent::Agent;
-use crate::proposer::{CommandAgent, Crossover, Model, Mutate, Person, Proposer, Replay, Tpe};
+use crate::proposer::{CommandAgent, Crossover, KnobSearch, Model, Mutate, Person, Proposer, Replay};
 use crate::run::RunFolder;
 use crate::task::SearchConfig;
 
 /// Names that `[search.proposers]` and `--proposer` may use.
 pub fn known(search: &SearchConfig) -> Vec<String> {
-    let own = [Tpe.name(), Mutate::default().name(), Crossover.name(), "person", "replay"];
+    let own = [KnobSearch.name(), Mutate::default().name(), Crossover.name(), "person", "replay"];
     let own = own.into_iter().map(str::to_owned);
     own.chain(search.models.keys().cloned()).chain(search.commands.keys().cloned()).collect()
 }
@@ -38,5 +38,5 @@ pub fn of_run(folder: &RunFolder) -> Result<Vec<Box<dyn Agent>>, EngineError> {
 /// The proposers of a run that can be asked again and again. Some are left
 /// out where they have no weight, so that a name that is not known is told.
 pub fn pure(mutate: &Mutate) -> [&dyn Proposer; 3] {
-    [&Tpe, mutate, &Crossover]
+    [&KnobSearch, mutate, &Crossover]
 }

@@ -18,7 +18,7 @@ use crate::candidate::Candidate;
 use crate::evaluate::{BuildFailure, Evaluate, Sandboxed, Split};
 use crate::evolve_block;
 use crate::observer::Unobserved;
-use crate::proposer::{Crossover, Mutate, Proposer, Tpe};
+use crate::proposer::{Crossover, KnobSearch, Mutate, Proposer};
 use crate::run::{NewRun, RunFolder};
 use crate::scoring::Scoring;
 use crate::search::{RunEnd, RunSummary, Search};
@@ -132,7 +132,7 @@ fn one(
     let folder = RunFolder::create(out, &new)?;
     let evaluator = Sandboxed::new(sandbox, &loaded.task, None, folder.probe_secret()?)?;
     let mutate = Mutate::default();
-    let proposers: [&dyn Proposer; 3] = [&Tpe, &mutate, &Crossover];
+    let proposers: [&dyn Proposer; 3] = [&KnobSearch, &mutate, &Crossover];
     let search = Search {
         folder: &folder,
         evaluator: &evaluator,

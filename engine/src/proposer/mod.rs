@@ -5,22 +5,22 @@ pub mod change;
 pub mod command;
 pub mod crossover;
 pub mod index;
+pub mod knobs;
 pub mod model;
 pub mod moves;
 pub mod mutate;
 pub mod person;
 pub mod replay;
 pub mod rust_source;
-pub mod tpe;
 
 pub use command::CommandAgent;
 pub use crossover::Crossover;
 pub use index::Index;
+pub use knobs::KnobSearch;
 pub use model::Model;
 pub use mutate::Mutate;
 pub use person::Person;
 pub use replay::Replay;
-pub use tpe::Tpe;
 
 use crate::candidate::Origin;
 use crate::evaluate::EvaluationRecord;

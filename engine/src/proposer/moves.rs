@@ -3,7 +3,7 @@
 //! what is out of range, what is there already, or what was tried alone from
 //! the same parent.
 
-use super::tpe::space::Space;
+use super::knobs::space::Space;
 use super::{History, HistoryEntry};
 use crate::seeds::SplitMix64;
 use serde_json::{Value, json};

@@ -9,8 +9,8 @@ use crate::diff::unified;
 use crate::evaluate::EvaluationRecord;
 use crate::proposer::HistoryEntry;
 use crate::proposer::agent::Brief;
+use crate::proposer::knobs::space::Space;
 use crate::proposer::moves::{Move, drawn, moves, plain, worded};
-use crate::proposer::tpe::space::Space;
 use std::fmt::Write as _;
 
 /// A token of source text is hardly ever shorter.
@@ -324,7 +324,7 @@ mod tests {
         child.parent = Some(entry(SOURCE).candidate);
         child.accepted = false;
         child.knobs = Knobs::from([("rate_3".into(), KnobValue::Number(0.05))]);
-        child.origin = Origin::new("knobs", "tpe", "l/g 3".into());
+        child.origin = Origin::new("knobs", "knobs", "l/g 3".into());
         let entries = [entry(SOURCE), child];
         let task = crate::fake::task(crate::fake::small_search());
         let brief = Brief {

@@ -1,7 +1,7 @@
 //! The mutation operators: a site in, a replacement out.
 
 use super::sites::{Kind, Site};
-use crate::proposer::tpe::rounded;
+use crate::proposer::knobs::rounded;
 use crate::seeds::SplitMix64;
 use std::ops::Range;
 

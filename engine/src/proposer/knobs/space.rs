@@ -1,6 +1,5 @@
 //! The knobs as a unit cube: warping, rounding, sampling, densities.
 
-use super::Observation;
 use crate::seeds::SplitMix64;
 use std::f64::consts::PI;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
@@ -103,11 +102,14 @@ impl<'a> Space<'a> {
         (0..self.axes.len()).map(|a| self.unit(a, &self.effective(a, knobs))).collect()
     }
 
-    /// As [`Self::encode`], but only what was given: another source may have
-    /// other defaults.
-    pub fn encode_given(&self, knobs: &Knobs) -> Vec<Option<f64>> {
+    /// As [`Self::encode`], but only what was given, NaN for the rest: another
+    /// source may have other defaults.
+    pub fn encode_given(&self, knobs: &Knobs) -> Vec<f64> {
         (0..self.axes.len())
-            .map(|a| knobs.get(self.axes[a].0).map(|_| self.unit(a, &self.effective(a, knobs))))
+            .map(|a| match knobs.contains_key(self.axes[a].0) {
+                true => self.unit(a, &self.effective(a, knobs)),
+                false => f64::NAN,
+            })
             .collect()
     }
 
@@ -168,17 +170,40 @@ impl<'a> Space<'a> {
         changed.collect::<Vec<_>>().join(", ")
     }
 
+    #[cfg(test)]
     pub fn random(&self, rng: &mut SplitMix64) -> Vec<f64> {
         self.axes.iter().map(|_| rng.unit()).collect()
     }
 
-    /// Moves one to three knobs a little; each really changes its value.
+    /// Whether a knob's values have an order.
+    pub fn is_ordered(&self, axis: usize) -> bool {
+        self.options(axis).is_none()
+    }
+
+    /// Draws some knobs anew, from one to all, small numbers as likely as large.
+    pub fn scatter(&self, from: &[f64], rng: &mut SplitMix64) -> Vec<f64> {
+        let count = (self.axes.len() as f64 + 1.0).powf(rng.unit()) as usize;
+        let mut at = from.to_vec();
+        for _ in 0..count {
+            at[rng.below(self.axes.len())] = rng.unit();
+        }
+        at
+    }
+
+    /// Each knob from one or the other; from the other at a rate that is drawn.
+    pub fn mix(&self, from: &[f64], other: &[f64], rng: &mut SplitMix64) -> Vec<f64> {
+        let share = (self.axes.len() as f64).powf(-rng.unit());
+        from.iter().zip(other).map(|(a, b)| if rng.unit() < share { *b } else { *a }).collect()
+    }
+
+    /// Moves one to three knobs, a little or further; each really changes its
+    /// value.
     pub fn step(&self, from: &[f64], rng: &mut SplitMix64) -> Vec<f64> {
         let mut at = from.to_vec();
         for _ in 0..1 + rng.below(3.min(self.axes.len())) {
             let axis = rng.below(self.axes.len());
             let before = self.value(axis, at[axis]);
-            let mut width = 0.12;
+            let mut width = 0.06 * 4f64.powf(rng.unit());
             for _ in 0..12 {
                 at[axis] = match self.options(axis) {
                     Some(_) => rng.unit(),
@@ -192,54 +217,6 @@ impl<'a> Space<'a> {
         }
         at
     }
-
-    fn bandwidth(&self, observations: &[Observation]) -> f64 {
-        let n = observations.len().max(1) as f64;
-        (0.25 * n.powf(-1.0 / (self.axes.len() as f64 + 4.0))).clamp(0.04, 0.25)
-    }
-
-    /// A draw from the mixture: a kernel by weight, or the prior.
-    pub fn sample(&self, observations: &[Observation], rng: &mut SplitMix64) -> Vec<f64> {
-        let mut weights: Vec<f64> = observations.iter().map(|o| o.weight).collect();
-        weights.push(0.5); // the prior
-        let chosen = rng.weighted(&weights).and_then(|k| observations.get(k));
-        let width = self.bandwidth(observations);
-        (0..self.axes.len())
-            .map(|a| match chosen.and_then(|o| o.at[a]) {
-                Some(_) if self.options(a).is_some() && rng.unit() < width => rng.unit(),
-                Some(u) if self.options(a).is_some() => u,
-                Some(u) => truncated(u, width, rng),
-                None => rng.unit(),
-            })
-            .collect()
-    }
-
-    /// Logarithm of the mixture's density at a point.
-    pub fn log_density(&self, observations: &[Observation], at: &[f64]) -> f64 {
-        let width = self.bandwidth(observations);
-        let mut terms = vec![(0.5f64).ln()]; // the uniform prior
-        let mut total = 0.5;
-        for observation in observations {
-            total += observation.weight;
-            let mut sum = observation.weight.ln();
-            for (a, u) in observation.at.iter().enumerate() {
-                sum += match (u, self.options(a)) {
-                    (None, _) => 0.0,
-                    (Some(u), Some(n)) => {
-                        let same = self.value(a, *u) == self.value(a, at[a]);
-                        (width + if same { (1.0 - width) * n as f64 } else { 0.0 }).ln()
-                    }
-                    (Some(u), None) => {
-                        let z = (at[a] - u) / width;
-                        -0.5 * z * z - (width * (2.0 * PI).sqrt() * mass(*u, width)).ln()
-                    }
-                };
-            }
-            terms.push(sum);
-        }
-        let top = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        top + terms.iter().map(|t| (t - top).exp()).sum::<f64>().ln() - total.ln()
-    }
 }
 
 /// A normal draw around `u` truncated to the unit interval.
@@ -252,11 +229,4 @@ fn truncated(u: f64, width: f64, rng: &mut SplitMix64) -> f64 {
         }
     }
     rng.unit()
-}
-
-/// Mass of N(u, width²) on the unit interval, with the logistic approximation
-/// of the normal distribution (error below 0.01).
-fn mass(u: f64, width: f64) -> f64 {
-    let cdf = |z: f64| 1.0 / (1.0 + (-1.702 * z).exp());
-    cdf((1.0 - u) / width) - cdf(-u / width)
 }
