@@ -4,6 +4,9 @@ use crate::seeds::SplitMix64;
 use std::f64::consts::PI;
 use terrarium_sandbox::{KnobRange, KnobScale, KnobValue, Knobs};
 
+/// Changes that a description names.
+const MOST_NAMED: usize = 6;
+
 /// The knobs that can be varied.
 pub(in crate::proposer) struct Space<'a> {
     axes: Vec<(&'a str, &'a KnobRange)>,
@@ -153,7 +156,7 @@ impl<'a> Space<'a> {
         (0..self.axes.len()).map(|a| format!("{:?};", self.effective(a, knobs))).collect()
     }
 
-    /// `lr 0.0003 → 0.0005, heads 2 → 4`.
+    /// `lr 0.0003 → 0.0005, heads 2 → 4`; of many changes the largest.
     pub fn describe(&self, old: &Knobs, new: &Knobs) -> String {
         let show = |axis: usize, value: KnobValue| match (self.axes[axis].1, value) {
             (KnobRange::Choice { options, .. }, KnobValue::Choice(x)) => {
@@ -163,11 +166,24 @@ impl<'a> Space<'a> {
             (_, KnobValue::Integer(x)) => x.to_string(),
             (_, KnobValue::Choice(x)) => x.to_string(),
         };
-        let changed = (0..self.axes.len()).filter_map(|a| {
-            let (from, to) = (self.effective(a, old), self.effective(a, new));
-            (from != to).then(|| format!("{} {} → {}", self.axes[a].0, show(a, from), show(a, to)))
-        });
-        changed.collect::<Vec<_>>().join(", ")
+        let mut changed: Vec<(f64, String)> = (0..self.axes.len())
+            .filter_map(|a| {
+                let (from, to) = (self.effective(a, old), self.effective(a, new));
+                let far = (self.unit(a, &from) - self.unit(a, &to)).abs();
+                let text = format!("{} {} → {}", self.axes[a].0, show(a, from.clone()), show(a, to.clone()));
+                (from != to).then_some((far, text))
+            })
+            .collect();
+        if changed.len() > MOST_NAMED {
+            changed.sort_by(|a, b| b.0.total_cmp(&a.0));
+        }
+        let more = changed.len().saturating_sub(MOST_NAMED);
+        changed.truncate(MOST_NAMED);
+        let mut text = changed.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            text += &format!(", and {more} more");
+        }
+        text
     }
 
     #[cfg(test)]

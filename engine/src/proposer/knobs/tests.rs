@@ -253,3 +253,15 @@ fn other_sources_help_only_through_the_knobs_they_were_given() {
         .count();
     assert!(near > 25, "{near}");
 }
+
+#[test]
+fn a_description_names_the_largest_changes_and_counts_the_others() {
+    let space: Vec<_> = (0..9).map(|k| (format!("x{k}"), number(0.0, 0.0, 1.0, KnobScale::Linear))).collect();
+    let cube = Space::new(&space);
+    let knobs = |count: usize| {
+        cube.decode(&(0..9).map(|k| if k < count { k as f64 / 10.0 } else { 0.0 }).collect::<Vec<_>>())
+    };
+    assert_eq!(cube.describe(&Knobs::new(), &knobs(3)), "x1 0 → 0.1, x2 0 → 0.2");
+    let told = cube.describe(&Knobs::new(), &knobs(9));
+    assert!(told.starts_with("x8 0 → 0.8, x7") && told.ends_with(", x3 0 → 0.3, and 2 more"), "{told}");
+}
