@@ -30,6 +30,8 @@ const LOOKED_AT: usize = 256;
 /// Earlier candidates of the parent's source that are not proposed again;
 /// those further back are found by the search.
 const REMEMBERED: usize = 256;
+/// The best of the parent's own source that settings are taken from.
+const MATES: usize = 8;
 /// Settings that the model is asked about first, and then, round by round,
 /// around the most promising.
 const DRAWS: usize = 96;
@@ -101,14 +103,13 @@ fn modelled(
     rng: &mut SplitMix64,
 ) -> Option<Vec<f64>> {
     let observed = observations(history, parent, space);
-    let own: Vec<&Observation> = observed.iter().filter(|o| o.source == 0).collect();
     if observed.len() < ENOUGH {
         return None;
     }
     let model = Surrogate::fit(space, &observed)?;
-    let mut good = own;
+    let mut good: Vec<&Observation> = observed.iter().filter(|o| o.source == 0).collect();
     good.sort_by(|a, b| a.badness.total_cmp(&b.badness));
-    good.truncate(8);
+    good.truncate(MATES);
     let boldness = BOLDEST * rng.unit();
     let bound = |at: &[f64]| {
         let (mean, deviation) = model.predict(at);
@@ -135,9 +136,9 @@ fn modelled(
 }
 
 /// What the model sees: of the parent's source, the latest and the best of
-/// those among the best of all; of others the latest, while its own are few.
-/// Scores are compared within one source only. A failure counts as the worst
-/// score seen, and a score far worse than most tells no more than that.
+/// those among the best of all; of others the latest, while its own are few. A
+/// failure counts as the worst score seen, and a score far worse than most
+/// tells no more than that.
 fn observations(history: &History<'_>, parent: &HistoryEntry, space: &Space<'_>) -> Vec<Observation> {
     let own = history.index.of_source(&parent.source_id);
     let best = history.index.best().take(LOOKED_AT).filter(|n| own.binary_search(n).is_ok()).take(BEST);
