@@ -1,5 +1,5 @@
 //! Speed of matrix products of one thread, as a share of the peak of its core:
-//! `cargo run --release -p terrarium-kernels --example gemm [f32|bf16]`.
+//! `cargo run --release -p terrarium-kernels --example gemm [f32|bf16] [nn|nt|tn]`.
 //!
 //! Times are the thread's CPU time, least of several runs; the peak is taken
 //! again before each shape.
@@ -30,7 +30,10 @@ fn main() -> Result<(), Error> {
         Some("bf16") => DType::Bf16,
         _ => DType::F32,
     };
-    for (way, [m, k, n]) in SHAPES {
+    let only = std::env::args().nth(2);
+    for (way, [m, k, n]) in
+        SHAPES.into_iter().filter(|(way, _)| only.as_deref().is_none_or(|only| only == *way))
+    {
         let mut device = Device::cpu(CpuConfig { threads: 1, ..CpuConfig::default() })?;
         let (trans_a, trans_b) = (way == "tn", way == "nt");
         let a = device.alloc(dtype, &if trans_a { [k, m] } else { [m, k] })?;

@@ -42,7 +42,7 @@ STEPS, WARM_UP = 2, 2
 # few products show it, and where the products of a step take longer than this
 # (in seconds) one contestant in bf16 is asked for one step a round, cold.
 BF16_PRODUCTS = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[5]]
-LONGEST_STEP = 10.0
+LONGEST_STEP = 5.0
 
 
 class Contestant:

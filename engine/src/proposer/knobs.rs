@@ -40,6 +40,10 @@ const AROUND: usize = 32;
 /// Most standard deviations by which what is not known is believed to be
 /// better than expected.
 const BOLDEST: f64 = 2.0;
+/// Shares of proposals that are drawn anywhere and that are one step from the
+/// parent; the model makes the others.
+const ANYWHERE: f64 = 0.06;
+const NEARBY: f64 = 0.14;
 /// Tries to find an assignment that was not tried before.
 const TRIES: usize = 64;
 
@@ -66,9 +70,9 @@ impl Proposer for KnobSearch {
         let mut asked = false;
         for attempt in 0..TRIES {
             let choice = rng.unit();
-            let (operator, at) = if choice < 0.06 || attempt > TRIES / 2 {
+            let (operator, at) = if choice < ANYWHERE || attempt > TRIES / 2 {
                 ("random", space.scatter(&from, &mut rng))
-            } else if choice < 0.2 || asked {
+            } else if choice < ANYWHERE + NEARBY || asked {
                 ("local", space.step(&from, &mut rng))
             } else {
                 asked = true;

@@ -12,12 +12,15 @@
 //! depend on the inner dimension alone, wherever in the matrix it lies.
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::moves::Moved;
 use super::packing::{Element, SLACK, pack_left, pack_right};
 use super::simd::multiversion;
+use super::team::relax;
 use super::{Output, Split};
 use crate::bf16;
 
@@ -105,6 +108,15 @@ unsafe impl Send for Panels {}
 // SAFETY: as above.
 unsafe impl Sync for Panels {}
 
+/// Counts a task, be it done or given up.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
+    }
+}
+
 impl Panels {
     fn at(&self, float: usize) -> *mut f32 {
         self.0.wrapping_add(float)
@@ -171,7 +183,10 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
         let count = cols.div_ceil(M::COLS);
         let group = PACK.div_ceil(M::COLS * deep).min(count);
         let groups = count.div_ceil(group);
-        split.each(groups * k.div_ceil(deep), |task| {
+        let packs = groups * k.div_ceil(deep);
+        let packed = AtomicUsize::new(0);
+        let pack = |task: usize| {
+            let _done = Done(&packed);
             let (depth, first) = (task / groups * deep, task % groups * group);
             let d = deep.min(k - depth);
             let here = (group * M::COLS).min(cols - first * M::COLS);
@@ -181,10 +196,11 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
             // SAFETY: AVX2, by the caller; the part is inside b, and its
             // panels are this task's.
             unsafe { pack_right::<M, B>(&part, to, d * M::COLS) };
-        });
+        };
         let (tall, wide) = grid(m, cols, k, M::ROWS, M::COLS);
         let across = cols.div_ceil(wide);
-        split.each(m.div_ceil(tall) * across, |task| {
+        split.each(packs + m.div_ceil(tall) * across, |task| {
+            let Some(task) = task.checked_sub(packs) else { return pack(task) };
             let (row, col) = (task / across * tall, task % across * wide);
             let (height, width) = (tall.min(m - row), wide.min(cols - col));
             let begin = start + row * n + left + col;
@@ -209,15 +225,20 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                     (to, width)
                 }
             };
-            let mut packed = grown(LEFT.take(), tall * deep + SLACK);
+            let mut strips = grown(LEFT.take(), tall * deep + SLACK);
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
                 let skipped = row * a.row_stride + depth * a.col_stride;
                 let part = Matrix { data: &a.data[skipped..], rows: height, cols: d, ..a };
-                let strips = packed.as_mut_ptr().cast::<f32>();
+                let rows_of_a = strips.as_mut_ptr().cast::<f32>();
                 // SAFETY: AVX2, by the caller; the part is inside a, and there
                 // is room for it.
-                unsafe { pack_left::<M, A>(&part, strips) };
+                unsafe { pack_left::<M, A>(&part, rows_of_a) };
+                let mut looks = 0;
+                while packed.load(Acquire) < packs {
+                    // Others are at it: all packing was begun before this.
+                    relax(&mut looks);
+                }
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
                     let right = panels.at((depth * count + panel * d) * M::COLS);
@@ -225,7 +246,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                         let rows = M::ROWS.min(height - i);
                         let tile = Tile {
                             depth: d,
-                            left: strips.wrapping_add(i * d),
+                            left: rows_of_a.wrapping_add(i * d),
                             right,
                             out: to.wrapping_add(i * stride + j),
                             out_stride: stride,
@@ -240,7 +261,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                     }
                 }
             }
-            LEFT.set(packed);
+            LEFT.set(strips);
             for i in 0..height {
                 let at = begin + i * n;
                 match (out, epilogue) {
@@ -287,7 +308,7 @@ mod tests {
     /// Each element type of each operand, stored either way, against `f64`.
     #[allow(clippy::too_many_arguments)]
     fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, accumulate: bool) {
-        let split = Split { parallel: false };
+        let split = Split { team: None };
         let (a, b, before) = (filled(m * k, 1), filled(k * n, 2), filled(m * n + 5, 3));
         let (a_bits, b_bits) = (bits(&a), bits(&b));
         let (a, b) = (Matrix::new(&a, m, k, trans_a), Matrix::new(&b, k, n, trans_b));

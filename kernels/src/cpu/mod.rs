@@ -37,6 +37,7 @@ mod row_map;
 mod scratch;
 mod simd;
 mod tasks;
+mod team;
 
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,7 @@ use std::ops::Range;
 
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
+use self::team::Team;
 use crate::error::fail;
 use crate::graph::Graph;
 use crate::table::Table;
@@ -54,12 +56,12 @@ use crate::{Error, bf16};
 
 /// Fuel below which a step runs on one thread: handing it to another would
 /// take as long as doing it.
-const PARALLEL_FROM: u64 = 1_500_000;
+const PARALLEL_FROM: u64 = 400_000;
 
 /// Threads and cached tables of a CPU device.
 pub(crate) struct Cpu {
     /// None: one thread, the caller's.
-    pool: Option<rayon::ThreadPool>,
+    team: Option<Team>,
     kept: Kept,
 }
 
@@ -79,17 +81,10 @@ impl Cpu {
             0 => default_threads(),
             some => some,
         };
-        let mut cpu = Cpu { pool: None, kept: Kept::default() };
+        let mut cpu = Cpu { team: None, kept: Kept::default() };
         if threads > 1 {
-            let builder =
-                rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kernels-{i}"));
-            match builder.build() {
-                Ok(pool) => {
-                    // Each thread has started when this returns: until then it
-                    // makes system calls that a lock-down kills for.
-                    pool.broadcast(|_| ());
-                    cpu.pool = Some(pool);
-                }
+            match Team::new(threads) {
+                Ok(team) => cpu.team = Some(team),
                 Err(error) => {
                     return fail!(
                         InvalidArgument,
@@ -110,14 +105,8 @@ impl Cpu {
         times: Option<&mut Vec<Duration>>,
     ) -> Result<(), Error> {
         let faults = Faults::default();
-        let Cpu { pool, kept } = self;
-        // One hand-over for the whole graph: steps then split from inside.
-        // A graph of small steps only is done before a thread would wake.
-        let wide = graph.fuels[part.clone()].iter().any(|&fuel| fuel >= PARALLEL_FROM);
-        match pool {
-            Some(pool) if wide => pool.install(|| steps(table, graph, part, kept, true, &faults, times)),
-            _ => steps(table, graph, part, kept, false, &faults, times),
-        }
+        let Cpu { team, kept } = self;
+        steps(table, graph, part, kept, team.as_ref(), &faults, times);
         faults.report(graph)
     }
 }
@@ -135,14 +124,14 @@ fn steps(
     graph: &Graph,
     part: Range<usize>,
     kept: &mut Kept,
-    pooled: bool,
+    team: Option<&Team>,
     faults: &Faults,
     mut times: Option<&mut Vec<Duration>>,
 ) {
     for (index, (step, &fuel)) in
         graph.steps.iter().zip(&graph.fuels).enumerate().take(part.end).skip(part.start)
     {
-        let split = Split { parallel: pooled && fuel >= PARALLEL_FROM };
+        let split = Split { team: team.filter(|_| fuel >= PARALLEL_FROM) };
         let start = times.is_some().then(Instant::now);
         // An op list has at most MAX_OPS entries.
         dispatch::run_step(table, step, split, kept, &faults.of(index as u32));

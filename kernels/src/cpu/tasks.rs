@@ -1,20 +1,20 @@
 //! Tasks of a step, and the outputs that they share.
 
-use rayon::prelude::*;
+use super::team::Team;
 
 /// Runs the tasks of one step.
 #[derive(Clone, Copy)]
-pub(crate) struct Split {
-    pub parallel: bool,
+pub(crate) struct Split<'a> {
+    /// None: the caller alone.
+    pub team: Option<&'a Team>,
 }
 
-impl Split {
-    /// `task(0)`, …, `task(tasks − 1)`, in any order, each once.
-    pub fn each(self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
-        if self.parallel && tasks > 1 {
-            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
-        } else {
-            (0..tasks).for_each(task);
+impl Split<'_> {
+    /// `task(0)`, …, `task(tasks − 1)`, each once, begun in this order.
+    pub fn each(self, tasks: usize, task: impl Fn(usize) + Sync) {
+        match self.team {
+            Some(team) if tasks > 1 => team.each(tasks, &task),
+            _ => (0..tasks).for_each(task),
         }
     }
 }

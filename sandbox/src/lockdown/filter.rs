@@ -20,7 +20,7 @@ const CALLS: &[(i64, &str)] = &[
     (libc::SYS_munmap, "the allocator gives large blocks back"),
     (libc::SYS_mremap, "the allocator grows large blocks; protection stays as it was"),
     (libc::SYS_brk, "the allocator's heap"),
-    (libc::SYS_sched_yield, "rayon's idle threads"),
+    (libc::SYS_sched_yield, "threads of kernels that wait for a moment"),
     (libc::SYS_rt_sigreturn, "the end of wasmtime's trap handler"),
     (libc::SYS_rt_sigprocmask, "abort() and the end of a thread"),
     (libc::SYS_rt_sigaction, "abort() and a handler that steps aside for a fault that is not wasm's"),

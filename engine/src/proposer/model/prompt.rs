@@ -324,7 +324,7 @@ mod tests {
         child.parent = Some(entry(SOURCE).candidate);
         child.accepted = false;
         child.knobs = Knobs::from([("rate_3".into(), KnobValue::Number(0.05))]);
-        child.origin = Origin::new("knobs", "knobs", "l/g 3".into());
+        child.origin = Origin::new("knobs", "model", "rate_3 0.01 → 0.05".into());
         let entries = [entry(SOURCE), child];
         let task = crate::fake::task(crate::fake::small_search());
         let brief = Brief {
