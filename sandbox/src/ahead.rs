@@ -9,17 +9,17 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::child;
 
 /// Kinds that are remembered. Each may have one process waiting.
 const KINDS: usize = 8;
 
-/// At most one thing of each kind, made ahead. What waits ends when this is
-/// dropped.
+/// At most one thing of each kind, made ahead. What waits ends when the last
+/// clone of this is dropped.
 pub(crate) struct Ahead<K, T> {
-    kinds: Mutex<VecDeque<Kind<K, T>>>,
+    kinds: Arc<Mutex<VecDeque<Kind<K, T>>>>,
 }
 
 struct Kind<K, T> {
@@ -29,7 +29,13 @@ struct Kind<K, T> {
 
 impl<K, T> Default for Ahead<K, T> {
     fn default() -> Self {
-        Self { kinds: Mutex::default() }
+        Self { kinds: Arc::default() }
+    }
+}
+
+impl<K, T> Clone for Ahead<K, T> {
+    fn clone(&self) -> Self {
+        Self { kinds: Arc::clone(&self.kinds) }
     }
 }
 
@@ -66,17 +72,16 @@ impl<K: PartialEq + Clone, T: Send + 'static> Ahead<K, T> {
         }
     }
 
-    /// Ends what waits.
+    /// Ends what waits, and what is still being made once it is there.
     pub(crate) fn drain(&self) {
-        let all: Vec<_> = self.lock().iter_mut().map(|kind| kind.waiting.take()).collect();
-        drop(all);
+        let all: Vec<_> = self.lock().iter_mut().filter_map(|kind| kind.waiting.take()).collect();
+        all.into_iter().for_each(|waiting| drop(waiting.recv()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]

@@ -152,6 +152,8 @@ pub(crate) struct Child {
     hung_up: Arc<AtomicBool>,
     /// Started by bubblewrap, which puts a signal into its exit status.
     wrapped: bool,
+    /// What is done once its next message is there.
+    then: Option<Box<dyn FnOnce() + Send>>,
     /// Dropped last, with everything that is in it.
     _group: Option<Group>,
 }
@@ -221,10 +223,11 @@ impl Child {
         }
     }
 
-    /// Has the one after it started. To be called once this one works: the two
-    /// starts would share the processors.
-    pub(crate) fn prepare(ahead: &Children, start: Start) {
-        ahead.prepare(&start.clone(), move || Self::start(&start, None));
+    /// Has the one after it started, once the next message of this one is
+    /// there: before, the two would share the processors.
+    pub(crate) fn prepare(&mut self, ahead: &Children, start: Start) {
+        let ahead = ahead.clone();
+        self.then = Some(Box::new(move || ahead.prepare(&start.clone(), move || Self::start(&start, None))));
     }
 
     fn start(start: &Start, broker: Option<OwnedFd>) -> io::Result<Self> {
@@ -254,7 +257,7 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let channel = BufReader::new(Timed { socket: channel, end: Instant::now() });
-        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped, _group: group })
+        Ok(Self { process, channel, hung_up: Arc::default(), wrapped: is_wrapped, then: None, _group: group })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -301,7 +304,12 @@ impl Child {
     ) -> Result<T, ChildError> {
         self.channel.get_mut().end = Instant::now() + timeout;
         match wire::receive(&mut self.channel, limit) {
-            Ok(message) => Ok(message),
+            Ok(message) => {
+                if let Some(then) = self.then.take() {
+                    then();
+                }
+                Ok(message)
+            }
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
                 self.kill();
                 Err(ChildError::Deadline)

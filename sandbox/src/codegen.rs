@@ -127,7 +127,7 @@ pub(crate) fn compile(
         Start { exe: exe.to_owned(), role: "codegen", isolation, files: Vec::new(), memory: CODEGEN_BYTES };
     let mut child = Child::next(children, &start).map_err(|e| host(&e))?;
     let sent = child.send(request);
-    Child::prepare(children, start);
+    child.prepare(children, start);
     let answer = sent.and_then(|()| child.receive::<Answer>(MAX_ARTIFACT, deadline));
     match answer {
         Ok(Answer::Done(artifact)) => Ok(artifact),

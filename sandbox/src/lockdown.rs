@@ -85,7 +85,7 @@ impl Lockdown {
         );
         limit(Resource::Core, 0)?;
         limit(Resource::Nofile, 64)?;
-        limit(Resource::Stack, 8 << 20)?;
+        limit(Resource::Stack, STACK_BYTES)?;
         if role == Role::Codegen {
             limit(Resource::As, 6 << 30)?;
             // One second between the two, so that the end shows as SIGXCPU.
@@ -204,6 +204,9 @@ fn limit(resource: Resource, value: u64) -> Result<(), LockdownError> {
     setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
         .map_err(|e| failed("rlimits")(format!("{resource:?}: {e}")))
 }
+
+/// Stack of the main thread.
+pub(crate) const STACK_BYTES: u64 = 8 << 20;
 
 /// Closes all descriptors but the three standard ones, and looks whether it
 /// is so.

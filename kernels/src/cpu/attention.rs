@@ -4,23 +4,37 @@
 //! lse_t = ln Σ_s exp(scale · q_t · k_s).
 //!
 //! Blocks of queries against blocks of keys, with a running maximum and sum
-//! (Milakov and Gimelshein 2018; Dao et al. 2022), so that scratch does not
-//! grow with the length. Blocks outside the window are skipped. A non-finite
-//! value in k or v reaches every query whose blocks it shares.
+//! (Milakov and Gimelshein 2018; Dao et al. 2022), so that scores need no
+//! more room for a longer text. Keys and values are packed once, for all
+//! blocks of queries; tiles of scores that the mask hides are left out. A
+//! non-finite value in k or v reaches every query whose tiles it shares.
 
-use super::matmul::{self, Matrix};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use super::matmul::Matrix;
 use super::simd::{LANES, larger, maximum, multiversion, sum};
+use super::team::relax;
+use super::tiles::{COLS, ROWS, Rows, SLACK, Tile, Tiles};
 use super::{Output, Split, math, scratch};
 use crate::step::AttentionDims;
 
-/// Queries of a block.
-pub(crate) const QUERIES: usize = 64;
-/// Keys of a block.
-pub(crate) const KEYS: usize = 256;
+/// Queries of a block: whole tiles.
+pub(crate) const QUERIES: usize = 8 * ROWS;
+/// Keys of a block: whole tiles.
+pub(crate) const KEYS: usize = 16 * COLS;
+/// Floats from one row of scores to the next: not a power of two, so that a
+/// column of them does not fall on few lines of the cache.
+pub(crate) const STRIDE: usize = KEYS + COLS;
 
 /// Where the row of position `t` starts in [B,T,heads,D].
 pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, head: usize) -> usize {
     ((b * dims.time + t) * heads + head) * dims.dim
+}
+
+/// All rows of a key head, whose first is at the beginning of `of`.
+pub(crate) fn key_head<'a>(of: &'a [f32], dims: &AttentionDims) -> Matrix<'a> {
+    Matrix::strided(of, dims.time, dims.dim, dims.kv_heads * dims.dim)
 }
 
 /// The keys that a query sees of the block at `key`, as a range within it.
@@ -47,71 +61,258 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let AttentionDims { batch, time, heads, kv_heads, dim, scale, .. } = *dims;
+    let AttentionDims { batch, time, heads, kv_heads, dim, .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let (out, lse) = (Output::new(out), Output::new(lse));
-    let (q_stride, k_stride) = (heads * dim, kv_heads * dim);
-    let keys_most = KEYS.min(time);
-    split.each(batch * heads * blocks, |task| {
-        let (b, rest) = (task / (heads * blocks), task % (heads * blocks));
-        let (head, query) = (rest / blocks, rest % blocks * QUERIES);
-        let kv_head = head / (heads / kv_heads);
-        let queries = QUERIES.min(time - query);
-        let q_at = row_start(dims, heads, b, query, head);
-        let q_block = Matrix::strided(&q[q_at..], queries, dim, q_stride);
-        scratch::with(QUERIES * (keys_most + 3), |scratch| {
-            let (scores, state) = scratch.split_at_mut(QUERIES * keys_most);
-            let (highest, state) = state.split_at_mut(QUERIES);
-            let (total, factor) = state.split_at_mut(QUERIES);
-            highest.fill(f32::NEG_INFINITY);
-            total.fill(0.0);
-            let mut key = dims.first(query);
-            let mut fresh = true;
-            while key < query + queries {
-                let keys = keys_most.min(query + queries - key);
-                let kv_at = row_start(dims, kv_heads, b, key, kv_head);
-                let k_block = Matrix::strided(&k[kv_at..], keys, dim, k_stride);
-                let v_block = Matrix::strided(&v[kv_at..], keys, dim, k_stride);
-                // SAFETY: `scores` is ours and holds queries × keys.
-                unsafe {
-                    matmul::block(q_block, k_block.t(), scores.as_mut_ptr(), keys, scale, false);
-                }
-                let scores = &mut scores[..queries * keys];
-                let block = Block { query, key, keys };
-                online_softmax(scores, highest, total, factor, block, dims);
-                if !fresh {
-                    for (i, factor) in factor[..queries].iter().enumerate() {
-                        // SAFETY: rows of this task's queries and head only.
-                        let row = unsafe { out.range(q_at + i * q_stride, dim) };
-                        row.iter_mut().for_each(|o| *o *= factor);
-                    }
-                }
-                let p = Matrix::strided(scores, queries, keys, keys);
-                // SAFETY: as above; the last row ends inside `out`.
-                unsafe { matmul::block(p, v_block, out.at(q_at), q_stride, 1.0, !fresh) };
-                fresh = false;
-                key += keys;
+    let of_keys = dim * time.next_multiple_of(COLS);
+    let of_both = of_keys + time * dim.next_multiple_of(COLS);
+    let packs = batch * kv_heads;
+    scratch::with(packs * of_both, |panels| {
+        let panels = Output::new(panels);
+        let packed = AtomicUsize::new(0);
+        split.each(packs + batch * heads * blocks, |task| {
+            let Some(task) = task.checked_sub(packs) else {
+                let _done = Done(&packed);
+                let at = row_start(dims, kv_heads, task / kv_heads, 0, task % kv_heads);
+                // SAFETY: this key head's panels, which are this task's.
+                let panels = unsafe { panels.range(task * of_both, of_both) };
+                let (keys, values) = panels.split_at_mut(of_keys);
+                Tiles::new().pack_right(key_head(&k[at..], dims).t(), keys);
+                Tiles::new().pack_right(key_head(&v[at..], dims), values);
+                return;
+            };
+            let (b, rest) = (task / (heads * blocks), task % (heads * blocks));
+            let (head, query) = (rest / blocks, rest % blocks * QUERIES);
+            let mut looks = 0;
+            while packed.load(Acquire) < packs {
+                // Others are at it: all packing was begun before this.
+                relax(&mut looks);
             }
-            let lse_at = (b * heads + head) * time + query;
-            // SAFETY: the entries of this task's queries and head only.
-            let lse = unsafe { lse.range(lse_at, queries) };
-            for i in 0..queries {
-                lse[i] = highest[i] + total[i].ln();
-                let inverse = 1.0 / total[i];
-                // SAFETY: rows of this task's queries and head only.
-                let row = unsafe { out.range(q_at + i * q_stride, dim) };
-                row.iter_mut().for_each(|o| *o *= inverse);
-            }
+            let kv = b * kv_heads + head / (heads / kv_heads);
+            // SAFETY: packed above; from now on it is only read.
+            let panels = unsafe { &*panels.range(kv * of_both, of_both) };
+            let (keys, values) = panels.split_at(of_keys);
+            query_block(q, keys, values, (out, lse), dims, (b, head, query));
         });
     });
 }
 
-/// Which queries and keys a block of scores is of.
+/// Counts a task, be it done or given up.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
+    }
+}
+
+/// One block of queries against all keys that it sees.
+fn query_block(
+    q: &[f32],
+    keys_packed: &[f32],
+    values_packed: &[f32],
+    (out, lse): (Output, Output),
+    dims: &AttentionDims,
+    (b, head, query): (usize, usize, usize),
+) {
+    let AttentionDims { time, heads, dim, scale, .. } = *dims;
+    let tiles = Tiles::new();
+    let q_stride = heads * dim;
+    let queries = QUERIES.min(time - query);
+    let q_at = row_start(dims, heads, b, query, head);
+    let strips = (QUERIES * dim + SLACK).next_multiple_of(COLS);
+    scratch::with(strips + QUERIES * (STRIDE + 3), |scratch| {
+        let (left, scores) = scratch.split_at_mut(strips);
+        let (scores, state) = scores.split_at_mut(QUERIES * STRIDE);
+        let (highest, state) = state.split_at_mut(QUERIES);
+        let (total, factor) = state.split_at_mut(QUERIES);
+        highest.fill(f32::NEG_INFINITY);
+        total.fill(0.0);
+        tiles.pack_left(Matrix::strided(&q[q_at..], queries, dim, q_stride), left);
+        let mut key = dims.first(query) / COLS * COLS;
+        let mut fresh = true;
+        while key < query + queries {
+            let keys = KEYS.min(query + queries - key);
+            let block = Block { query, key, queries, keys };
+            block.scores(tiles, dims, left, keys_packed, scale, scores);
+            online_softmax(scores, highest, total, factor, block, dims);
+            if !fresh {
+                for (i, factor) in factor[..queries].iter().enumerate() {
+                    // SAFETY: rows of this task's queries and head only.
+                    let row = unsafe { out.range(q_at + i * q_stride, dim) };
+                    row.iter_mut().for_each(|o| *o *= factor);
+                }
+            }
+            // SAFETY: rows of this task's queries and head only.
+            unsafe { block.weighted(tiles, dims, scores, values_packed, out, q_at, fresh) };
+            fresh = false;
+            key += keys;
+        }
+        let lse_at = (b * heads + head) * time + query;
+        // SAFETY: the entries of this task's queries and head only.
+        let lse = unsafe { lse.range(lse_at, queries) };
+        for i in 0..queries {
+            lse[i] = highest[i] + total[i].ln();
+            let inverse = 1.0 / total[i];
+            // SAFETY: rows of this task's queries and head only.
+            let row = unsafe { out.range(q_at + i * q_stride, dim) };
+            row.iter_mut().for_each(|o| *o *= inverse);
+        }
+    });
+}
+
+/// Which queries and keys a block of scores is of: at most [`QUERIES`] and
+/// [`KEYS`], from a key on that begins a tile. Rows of scores are [`STRIDE`]
+/// apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
     pub query: usize,
     pub key: usize,
+    pub queries: usize,
     pub keys: usize,
+}
+
+impl Block {
+    /// Its strips of rows: the first row, how many, and the keys of the block
+    /// that any of them sees.
+    fn strips(self, dims: &AttentionDims) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        (0..self.queries).step_by(ROWS).map(move |row| {
+            let rows = ROWS.min(self.queries - row);
+            let (low, _) = visible(dims, self.query + row, self.key, self.keys);
+            let (_, high) = visible(dims, self.query + row + rows - 1, self.key, self.keys);
+            (row, rows, low.min(high), high)
+        })
+    }
+
+    /// alpha · left · packed where a strip sees keys; `left` holds the queries'
+    /// strips, `packed` panels of all keys.
+    pub fn scores(
+        self,
+        tiles: Tiles,
+        dims: &AttentionDims,
+        left: &[f32],
+        packed: &[f32],
+        alpha: f32,
+        scores: &mut [f32],
+    ) {
+        let dim = dims.dim;
+        for (row, rows, low, high) in self.strips(dims) {
+            let strip = left[row * dim..][..rows * dim].as_ptr();
+            for col in (low / COLS * COLS..high).step_by(COLS) {
+                let out = &mut scores[row * STRIDE + col..][..(rows - 1) * STRIDE + COLS];
+                let tile = Tile {
+                    depth: dim,
+                    left: strip,
+                    right: packed[(self.key + col) * dim..][..dim * COLS].as_ptr(),
+                    out: out.as_mut_ptr(),
+                    out_stride: STRIDE,
+                    width: COLS,
+                    alpha,
+                    accumulate: false,
+                };
+                // SAFETY: a packed strip, a panel, and rows of the scores.
+                unsafe { tiles.multiply(&tile, rows, Rows::Packed) };
+            }
+        }
+    }
+
+    /// out (=|+=) weights · packed, for rows of a head from `at` on; `packed`
+    /// holds panels of the head's dimensions for all keys.
+    ///
+    /// # Safety
+    /// The rows of the block's queries, of one head, which no one else uses.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn weighted(
+        self,
+        tiles: Tiles,
+        dims: &AttentionDims,
+        weights: &[f32],
+        packed: &[f32],
+        out: Output,
+        at: usize,
+        fresh: bool,
+    ) {
+        let AttentionDims { time, heads, dim, .. } = *dims;
+        let out_stride = heads * dim;
+        for (row, rows, low, high) in self.strips(dims) {
+            let depth = high - low;
+            if depth == 0 {
+                for i in (row..row + rows).filter(|_| fresh) {
+                    // SAFETY: a row of the block, the caller's promise.
+                    unsafe { out.range(at + i * out_stride, dim) }.fill(0.0);
+                }
+                continue;
+            }
+            let left = weights[row * STRIDE + low..][..(rows - 1) * STRIDE + depth].as_ptr();
+            for col in (0..dim).step_by(COLS) {
+                let width = COLS.min(dim - col);
+                let first = at + row * out_stride + col;
+                out.at(first + (rows - 1) * out_stride + width - 1);
+                let tile = Tile {
+                    depth,
+                    left,
+                    right: packed[col * time + (self.key + low) * COLS..][..depth * COLS].as_ptr(),
+                    out: out.at(first),
+                    out_stride,
+                    width,
+                    alpha: 1.0,
+                    accumulate: !fresh,
+                };
+                // SAFETY: rows of the weights, part of a panel, and rows of
+                // the output, whose last element is inside (checked).
+                unsafe { tiles.multiply(&tile, rows, Rows::Strided(STRIDE, 1)) };
+            }
+        }
+    }
+
+    /// out += transposed weights · packed, for rows of a key head from `at` on,
+    /// the block's first key; `packed` holds panels of the head's dimensions for
+    /// the block's queries.
+    ///
+    /// # Safety
+    /// The rows of the block's keys, of one key head, which no one else uses.
+    pub unsafe fn transposed(
+        self,
+        tiles: Tiles,
+        dims: &AttentionDims,
+        weights: &[f32],
+        packed: &[f32],
+        out: Output,
+        at: usize,
+    ) {
+        let AttentionDims { kv_heads, dim, .. } = *dims;
+        let out_stride = kv_heads * dim;
+        for row in (0..self.keys).step_by(ROWS) {
+            let rows = ROWS.min(self.keys - row);
+            let (first, last) = (self.key + row, self.key + row + rows - 1);
+            // The queries that see any of these keys.
+            let begin = first.saturating_sub(self.query).min(self.queries);
+            let end = last.saturating_add(dims.window).saturating_sub(self.query).min(self.queries);
+            if begin >= end {
+                continue;
+            }
+            let depth = end - begin;
+            let left = weights[begin * STRIDE + row..][..(depth - 1) * STRIDE + rows].as_ptr();
+            for col in (0..dim).step_by(COLS) {
+                let width = COLS.min(dim - col);
+                let place = at + row * out_stride + col;
+                out.at(place + (rows - 1) * out_stride + width - 1);
+                let tile = Tile {
+                    depth,
+                    left,
+                    right: packed[(col / COLS * self.queries + begin) * COLS..][..depth * COLS].as_ptr(),
+                    out: out.at(place),
+                    out_stride,
+                    width,
+                    alpha: 1.0,
+                    accumulate: true,
+                };
+                // SAFETY: columns of the weights, part of a panel, and rows of
+                // the output, whose last element is inside (checked).
+                unsafe { tiles.multiply(&tile, rows, Rows::Strided(1, STRIDE)) };
+            }
+        }
+    }
 }
 
 multiversion! {
@@ -137,8 +338,9 @@ fn online_softmax_body<const FMA: bool>(
     dims: &AttentionDims,
 ) {
     let states = highest.iter_mut().zip(total).zip(factor);
-    for (i, (row, ((highest, total), factor))) in scores.chunks_exact_mut(block.keys).zip(states).enumerate()
-    {
+    let rows = scores.chunks_exact_mut(STRIDE).take(block.queries);
+    for (i, (row, ((highest, total), factor))) in rows.zip(states).enumerate() {
+        let row = &mut row[..block.keys];
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
         let (start, end) = whole_lanes(low, high, block.keys);
         row[..start].fill(0.0);
@@ -192,7 +394,7 @@ fn probabilities_body<const FMA: bool>(
     block: Block,
     dims: &AttentionDims,
 ) {
-    let rows = scores.chunks_exact_mut(block.keys).zip(dp.chunks_exact_mut(block.keys));
+    let rows = scores.chunks_exact_mut(STRIDE).zip(dp.chunks_exact_mut(STRIDE));
     for (i, ((scores, dp), (lse, delta))) in rows.zip(lse.iter().zip(delta)).enumerate() {
         let (low, high) = visible(dims, block.query + i, block.key, block.keys);
         let (start, end) = whole_lanes(low, high, block.keys);

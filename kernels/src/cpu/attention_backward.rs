@@ -7,9 +7,10 @@
 //! A task owns one key head of one batch member, and with it the query heads
 //! that share it: all three gradients are its own, and are summed in order.
 
-use super::attention::{Block, KEYS, QUERIES, probabilities, row_start};
-use super::matmul::{self, Matrix};
+use super::attention::{Block, KEYS, QUERIES, STRIDE, key_head, probabilities, row_start};
+use super::matmul::Matrix;
 use super::simd::{dot, multiversion};
+use super::tiles::{COLS, SLACK, Tiles};
 use super::{Output, Split, scratch};
 use crate::step::AttentionDims;
 
@@ -51,61 +52,80 @@ pub(crate) fn backward(
                 gradients.v.range(at, dims.dim).fill(0.0);
             }
         }
-        let group = dims.heads / dims.kv_heads;
-        for head in kv_head * group..(kv_head + 1) * group {
-            for query in (0..dims.time).step_by(QUERIES) {
-                query_block(inputs, gradients, dims, b, kv_head, head, query);
+        let of_keys = dims.dim * dims.time.next_multiple_of(COLS);
+        let of_rows = dims.time * dims.dim.next_multiple_of(COLS);
+        scratch::with(2 * of_keys + of_rows, |panels| {
+            let (keys, rest) = panels.split_at_mut(of_keys);
+            let (values, key_rows) = rest.split_at_mut(of_keys);
+            let at = row_start(dims, dims.kv_heads, b, 0, kv_head);
+            let tiles = Tiles::new();
+            tiles.pack_right(key_head(&inputs.k[at..], dims).t(), keys);
+            tiles.pack_right(key_head(&inputs.v[at..], dims).t(), values);
+            tiles.pack_right(key_head(&inputs.k[at..], dims), key_rows);
+            let packed = Packed { keys, values, key_rows };
+            let group = dims.heads / dims.kv_heads;
+            for head in kv_head * group..(kv_head + 1) * group {
+                for query in (0..dims.time).step_by(QUERIES) {
+                    query_block(inputs, &packed, gradients, dims, (b, kv_head, head, query));
+                }
             }
-        }
+        });
     });
+}
+
+/// A key head, in panels of keys (k and v) and of its dimensions (k).
+struct Packed<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    key_rows: &'a [f32],
 }
 
 /// The share of one block of queries of one head, run by the task that owns
 /// `kv_head`.
 fn query_block(
     inputs: Inputs,
+    packed: &Packed,
     gradients: Gradients,
     dims: &AttentionDims,
-    b: usize,
-    kv_head: usize,
-    head: usize,
-    query: usize,
+    (b, kv_head, head, query): (usize, usize, usize, usize),
 ) {
     let AttentionDims { time, heads, kv_heads, dim, scale, .. } = *dims;
-    let (q_stride, k_stride) = (heads * dim, kv_heads * dim);
+    let tiles = Tiles::new();
+    let q_stride = heads * dim;
     let queries = QUERIES.min(time - query);
-    let keys_most = KEYS.min(time);
     let q_at = row_start(dims, heads, b, query, head);
     let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, q_stride);
     let dout_block = Matrix::strided(&inputs.dout[q_at..], queries, dim, q_stride);
     let lse = &inputs.lse[(b * heads + head) * time + query..][..queries];
-    scratch::with(QUERIES * (2 * keys_most + 1), |scratch| {
-        let (scores, rest) = scratch.split_at_mut(QUERIES * keys_most);
-        let (dp, delta) = rest.split_at_mut(QUERIES * keys_most);
+    let strips = (QUERIES * dim + SLACK).next_multiple_of(COLS);
+    let panels = QUERIES * dim.next_multiple_of(COLS);
+    scratch::with(2 * (strips + panels) + QUERIES * (2 * STRIDE + 1), |scratch| {
+        let (q_left, rest) = scratch.split_at_mut(strips);
+        let (dout_left, rest) = rest.split_at_mut(strips);
+        let (q_right, rest) = rest.split_at_mut(panels);
+        let (dout_right, rest) = rest.split_at_mut(panels);
+        let (scores, rest) = rest.split_at_mut(QUERIES * STRIDE);
+        let (dp, delta) = rest.split_at_mut(QUERIES * STRIDE);
         let delta = &mut delta[..queries];
+        tiles.pack_left(q_block, q_left);
+        tiles.pack_left(dout_block, dout_left);
+        tiles.pack_right(q_block, q_right);
+        tiles.pack_right(dout_block, dout_right);
         row_dots(&inputs.dout[q_at..], &inputs.out[q_at..], q_stride, dim, delta);
-        let mut key = dims.first(query);
+        let mut key = dims.first(query) / COLS * COLS;
         let mut fresh = true;
         while key < query + queries {
-            let keys = keys_most.min(query + queries - key);
+            let keys = KEYS.min(query + queries - key);
             let kv_at = row_start(dims, kv_heads, b, key, kv_head);
-            let k_block = Matrix::strided(&inputs.k[kv_at..], keys, dim, k_stride);
-            let v_block = Matrix::strided(&inputs.v[kv_at..], keys, dim, k_stride);
-            let (scores, dp) = (&mut scores[..queries * keys], &mut dp[..queries * keys]);
-            // SAFETY: both are ours and hold queries × keys.
+            let block = Block { query, key, queries, keys };
+            block.scores(tiles, dims, q_left, packed.keys, scale, scores);
+            block.scores(tiles, dims, dout_left, packed.values, 1.0, dp);
+            probabilities(scores, dp, lse, delta, block, dims);
+            // SAFETY: rows of this task's heads only.
             unsafe {
-                matmul::block(q_block, k_block.t(), scores.as_mut_ptr(), keys, scale, false);
-                matmul::block(dout_block, v_block.t(), dp.as_mut_ptr(), keys, 1.0, false);
-            }
-            probabilities(scores, dp, lse, delta, Block { query, key, keys }, dims);
-            let p = Matrix::strided(scores, queries, keys, keys);
-            let ds = Matrix::strided(dp, queries, keys, keys);
-            // SAFETY: rows of this task's heads only; the last ones end
-            // inside their outputs.
-            unsafe {
-                matmul::block(p.t(), dout_block, gradients.v.at(kv_at), k_stride, 1.0, true);
-                matmul::block(ds.t(), q_block, gradients.k.at(kv_at), k_stride, 1.0, true);
-                matmul::block(ds, k_block, gradients.q.at(q_at), q_stride, 1.0, !fresh);
+                block.transposed(tiles, dims, scores, dout_right, gradients.v, kv_at);
+                block.transposed(tiles, dims, dp, q_right, gradients.k, kv_at);
+                block.weighted(tiles, dims, dp, packed.key_rows, gradients.q, q_at, fresh);
             }
             fresh = false;
             key += keys;

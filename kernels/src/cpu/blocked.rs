@@ -21,6 +21,7 @@ use super::moves::Moved;
 use super::packing::{Element, SLACK, pack_left, pack_right};
 use super::simd::multiversion;
 use super::team::relax;
+use super::tiles::Tile;
 use super::{Output, Split};
 use crate::bf16;
 
@@ -43,21 +44,6 @@ const PANELS: usize = 1 << 22;
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
 /// Elements that a packing task copies at least.
 const PACK: usize = 24_576;
-
-/// A tile: its outputs, and where its packed operands lie.
-pub(crate) struct Tile {
-    pub depth: usize,
-    /// `depth` × rows of the tile.
-    pub left: *const f32,
-    /// `depth` × columns of a whole tile.
-    pub right: *const f32,
-    pub out: *mut f32,
-    pub out_stride: usize,
-    /// Columns of the tile that exist.
-    pub width: usize,
-    pub alpha: f32,
-    pub accumulate: bool,
-}
 
 /// An instruction set's tile.
 pub(crate) trait Micro {

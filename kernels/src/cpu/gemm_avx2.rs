@@ -11,14 +11,11 @@
 use std::arch::x86_64::*;
 use std::cell::Cell;
 
-use super::blocked::{Micro, Tile};
+use super::blocked::Micro;
 use super::matmul::Matrix;
 use super::packing::transposed;
+use super::tiles::{COLS, ROWS, Tile};
 
-/// Rows of a tile.
-const ROWS: usize = 6;
-/// Columns of a tile: two vectors.
-const COLS: usize = 16;
 /// Inner dimension of a panel. A panel of 24 KiB leaves little of a 32 KiB L1
 /// to the strips, which come from L2 at the pace of the products; the output
 /// makes fewer trips through memory than with 16 KiB (17 % at depth 384).
@@ -169,7 +166,7 @@ impl Micro for Avx2 {
 }
 
 /// [`loose`] by rows less one.
-const LOOSE: [unsafe fn(&Tile, [usize; 3]); ROWS] =
+pub(crate) const LOOSE: [unsafe fn(&Tile, [usize; 3]); ROWS] =
     [loose::<1>, loose::<2>, loose::<3>, loose::<4>, loose::<5>, loose::<6>];
 
 /// Steps of the inner dimension that the loop over it takes at a time.

@@ -9,7 +9,8 @@
 
 use std::arch::x86_64::*;
 
-use super::blocked::{Micro, Tile};
+use super::blocked::Micro;
+use super::tiles::Tile;
 
 /// AVX-512's tile of packed operands.
 pub(crate) struct Avx512;

@@ -75,6 +75,12 @@ impl<'a, T> Matrix<'a, T> {
         Matrix { data: &self.data[skipped..], cols: cols.len(), ..self }
     }
 
+    /// # Panics
+    /// If it leaves its slice.
+    pub fn check(&self) {
+        assert!(self.rows > 0 && self.cols > 0 && self.last() < self.data.len());
+    }
+
     /// Its last element's place.
     fn last(&self) -> usize {
         (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride

@@ -38,6 +38,7 @@ mod scratch;
 mod simd;
 mod tasks;
 mod team;
+mod tiles;
 
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 
-/// Most floats that a thread keeps (8 MiB); larger buffers are given back.
-const KEPT: usize = 1 << 21;
+/// Most floats that a thread keeps (16 MiB); larger buffers are given back.
+const KEPT: usize = 1 << 22;
+/// Floats of a cache line, where the scratch memory begins.
+const LINE: usize = 16;
 
 thread_local! {
     static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -13,10 +15,11 @@ thread_local! {
 /// Nested calls are fine: the inner one allocates.
 pub(crate) fn with<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SPARE.take();
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+    if buffer.len() < len + LINE {
+        buffer.resize(len + LINE, 0.0);
     }
-    let result = task(&mut buffer[..len]);
+    let skipped = buffer.as_ptr().align_offset(4 * LINE).min(LINE);
+    let result = task(&mut buffer[skipped..][..len]);
     if buffer.len() <= KEPT {
         SPARE.set(buffer);
     }

@@ -174,11 +174,13 @@ impl Sandbox {
         };
         let greeting =
             worker.send(&hello).and_then(|()| worker.receive::<Reply>(MAX_GREETING, START_DEADLINE));
-        if let Some(child) = alike {
-            Child::prepare(&self.children, child);
-        }
         match greeting {
-            Ok(Reply::Ready) => Ok(Acquired::Worker(Box::new(worker))),
+            Ok(Reply::Ready) => {
+                if let Some(child) = alike {
+                    worker.prepare(&self.children, child);
+                }
+                Ok(Acquired::Worker(Box::new(worker)))
+            }
             Ok(Reply::Refused(reason)) => {
                 Ok(Acquired::Outcome(Outcome::Rejected { reason: text::clean(&reason, 2_000) }))
             }

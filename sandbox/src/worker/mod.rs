@@ -22,7 +22,7 @@ mod wasi;
 use crate::child::NamedDevice;
 use crate::codegen::Artifact;
 use crate::isolation::Isolation;
-use crate::lockdown::{Lockdown, Role};
+use crate::lockdown::{self, Lockdown, Role};
 use crate::{Evaluation, Outcome, Phase, Report, Shards, Usage, World, machine, wire};
 use link::{Link, SharedLink};
 use serde::{Deserialize, Serialize};
@@ -117,9 +117,10 @@ pub(crate) struct Called {
 /// Largest message that a worker accepts.
 const MAX_REQUEST: usize = 512 << 20;
 
-/// The stack of the thread that runs guests: what wasmtime may use for guest
-/// frames, and ample room for the host functions that they call.
-const STACK_BYTES: usize = 8 * machine::WASM_STACK_BYTES;
+// Guests run on the main thread: another would cost a tenth of a millisecond
+// to start. Beside their frames there is ample room for the host functions
+// that they call.
+const _: () = assert!(lockdown::STACK_BYTES >= 4 * machine::WASM_STACK_BYTES as u64);
 
 /// Why a worker did not get ready.
 enum NotReady {
@@ -158,14 +159,7 @@ pub(crate) fn child_main(
             return Err(reason);
         }
     };
-    // The guest runs on a thread with a stack of known size. It is started
-    // before the last filter, which binds all threads.
-    std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(move || serve(runner, lockdown, channel))
-        .map_err(|e| e.to_string())?
-        .join()
-        .map_err(|_| "the serving thread panicked".to_owned())?
+    serve(runner, lockdown, channel)
 }
 
 /// What a worker may have in memory beyond what its guest and its device may:
