@@ -63,38 +63,43 @@ pub(crate) fn forward(
 ) {
     let AttentionDims { batch, time, heads, kv_heads, dim, .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
+    let group = heads / kv_heads;
     let (out, lse) = (Output::new(out), Output::new(lse));
     let of_keys = dim * time.next_multiple_of(COLS);
     let of_both = of_keys + time * dim.next_multiple_of(COLS);
-    let packs = batch * kv_heads;
-    scratch::with(packs * of_both, |panels| {
-        let panels = Output::new(panels);
-        let packed = AtomicUsize::new(0);
-        split.each(packs + batch * heads * blocks, |task| {
-            let Some(task) = task.checked_sub(packs) else {
-                let _done = Done(&packed);
-                let at = row_start(dims, kv_heads, task / kv_heads, 0, task % kv_heads);
-                // SAFETY: this key head's panels, which are this task's.
-                let panels = unsafe { panels.range(task * of_both, of_both) };
-                let (keys, values) = panels.split_at_mut(of_keys);
-                Tiles::new().pack_right(key_head(&k[at..], dims).t(), keys);
-                Tiles::new().pack_right(key_head(&v[at..], dims), values);
-                return;
-            };
-            let (b, rest) = (task / (heads * blocks), task % (heads * blocks));
-            let (head, query) = (rest / blocks, rest % blocks * QUERIES);
-            let mut looks = 0;
-            while packed.load(Acquire) < packs {
-                // Others are at it: all packing was begun before this.
-                relax(&mut looks);
-            }
-            let kv = b * kv_heads + head / (heads / kv_heads);
-            // SAFETY: packed above; from now on it is only read.
-            let panels = unsafe { &*panels.range(kv * of_both, of_both) };
-            let (keys, values) = panels.split_at(of_keys);
-            query_block(q, keys, values, (out, lse), dims, (b, head, query));
+    let most = (scratch::KEPT / of_both).max(1);
+    for first in (0..batch * kv_heads).step_by(most) {
+        let packs = most.min(batch * kv_heads - first);
+        scratch::with(packs * of_both, |panels| {
+            let panels = Output::new(panels);
+            let packed = AtomicUsize::new(0);
+            split.each(packs + packs * group * blocks, |task| {
+                let Some(task) = task.checked_sub(packs) else {
+                    let _done = Done(&packed);
+                    let (b, kv_head) = ((first + task) / kv_heads, (first + task) % kv_heads);
+                    let at = row_start(dims, kv_heads, b, 0, kv_head);
+                    // SAFETY: this key head's panels, which are this task's.
+                    let panels = unsafe { panels.range(task * of_both, of_both) };
+                    let (keys, values) = panels.split_at_mut(of_keys);
+                    Tiles::new().pack_right(key_head(&k[at..], dims).t(), keys);
+                    Tiles::new().pack_right(key_head(&v[at..], dims), values);
+                    return;
+                };
+                let (kv, rest) = (task / (group * blocks), task % (group * blocks));
+                let (b, kv_head) = ((first + kv) / kv_heads, (first + kv) % kv_heads);
+                let (head, query) = (kv_head * group + rest / blocks, rest % blocks * QUERIES);
+                let mut looks = 0;
+                while packed.load(Acquire) < packs {
+                    // Others are at it: all packing was begun before this.
+                    relax(&mut looks);
+                }
+                // SAFETY: all were packed above, and are only read from now on.
+                let panels = unsafe { panels.read(kv * of_both, of_both) };
+                let (keys, values) = panels.split_at(of_keys);
+                query_block(q, keys, values, (out, lse), dims, (b, head, query));
+            });
         });
-    });
+    }
 }
 
 /// Counts a task, be it done or given up.

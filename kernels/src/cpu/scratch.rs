@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 /// Most floats that a thread keeps (16 MiB); larger buffers are given back.
-const KEPT: usize = 1 << 22;
+pub(crate) const KEPT: usize = 1 << 22;
 /// Floats of a cache line, where the scratch memory begins.
 const LINE: usize = 16;
 

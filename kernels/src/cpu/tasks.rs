@@ -77,6 +77,19 @@ impl Output {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
     }
 
+    /// Elements `start..start + len`, to read.
+    ///
+    /// # Safety
+    /// While the slice is alive nothing writes the range.
+    ///
+    /// # Panics
+    /// If the range leaves the output.
+    pub unsafe fn read(&self, start: usize, len: usize) -> &[f32] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: in bounds (checked), not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.base.add(start), len) }
+    }
+
     /// Its elements.
     pub fn len(&self) -> usize {
         self.len

@@ -95,3 +95,32 @@ fn cross_entropy_and_attention() {
         assert!(bench.get(id).iter().any(|v| *v != 0.0));
     }
 }
+
+/// Keys and values of so many heads are packed in parts; the last batch member
+/// must come out as by itself.
+#[test]
+fn attention_of_many_heads() {
+    let mut bench = Bench::new(27);
+    // A card does not pack.
+    let batch = if Bench::on_cuda() { 3 } else { 4500 };
+    let (time, heads, dim) = (5, 2, 24);
+    let shape = [batch, time, heads, dim];
+    let (q, _) = bench.random(&shape);
+    let (k, _) = bench.random(&shape);
+    let (v, _) = bench.random(&shape);
+    let (window, scale) = (0, 0.2);
+    let attend = |bench: &mut Bench, batch, [q, k, v]: [TensorId; 3]| {
+        let (out, lse) = (bench.zeros(&[batch, time, heads, dim]), bench.zeros(&[batch, heads, time]));
+        bench.run(vec![Attention { q, k, v, out, lse, window, scale }.into()]);
+        bench.get(out)
+    };
+    let all = attend(&mut bench, batch, [q, k, v]);
+    let member = time * heads * dim;
+    for number in [0, batch / 2, batch - 1] {
+        let own = [q, k, v].map(|of| {
+            let values = bench.get(of)[number * member..][..member].to_vec();
+            bench.put(&[1, time, heads, dim], &values)
+        });
+        assert_eq!(attend(&mut bench, 1, own), all[number * member..][..member], "member {number}");
+    }
+}
