@@ -183,7 +183,7 @@ fn hostile_clients_harm_only_themselves() {
 
 #[test]
 fn two_tenants_have_equal_shares_though_one_asks_for_longer_work() {
-    let running = start(BrokerConfig { slice_fuel: SliceFuel(1 << 25), ..BrokerConfig::default() });
+    let running = start(BrokerConfig { slice_fuel: SliceFuel(1 << 27), ..BrokerConfig::default() });
     let end = Instant::now() + Duration::from_millis(1500);
     let fuel = |count: usize| {
         let mut device = open(&running.socket, 8 << 20).unwrap();
@@ -197,10 +197,12 @@ fn two_tenants_have_equal_shares_though_one_asks_for_longer_work() {
             fuel as f64
         })
     };
-    let (long, short) = (fuel(40), fuel(1));
+    // A slice is four products: several times what a request's way takes, in
+    // which the other one has the device.
+    let (long, short) = (fuel(40), fuel(4));
     let (long, short) = (long.join().unwrap(), short.join().unwrap());
     let share = short / (long + short);
-    // The short one needs a hop for each product; half less a fifth is stated.
+    // The short one needs a hop for each slice; half less a fifth is stated.
     assert!((0.4..0.6).contains(&share), "{short} of {}", long + short);
 }
 
