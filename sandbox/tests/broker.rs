@@ -183,7 +183,8 @@ fn hostile_clients_harm_only_themselves() {
 
 #[test]
 fn two_tenants_have_equal_shares_though_one_asks_for_longer_work() {
-    let running = start(BrokerConfig { slice_fuel: SliceFuel(1 << 27), ..BrokerConfig::default() });
+    let running =
+        start(BrokerConfig { slice_fuel: SliceFuel((1 << 27) + (1 << 24)), ..BrokerConfig::default() });
     let end = Instant::now() + Duration::from_millis(1500);
     let fuel = |count: usize| {
         let mut device = open(&running.socket, 8 << 20).unwrap();

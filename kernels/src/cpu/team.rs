@@ -127,10 +127,15 @@ impl Shared {
     }
 }
 
-/// One more look while waiting.
+/// One more look while waiting. Others go first before the second: threads
+/// that were woken meanwhile would else wait for the end of a time slice.
 pub(crate) fn relax(looks: &mut usize) {
+    if looks.is_multiple_of(LOOKS) {
+        thread::yield_now()
+    } else {
+        hint::spin_loop()
+    }
     *looks += 1;
-    if looks.is_multiple_of(LOOKS) { thread::yield_now() } else { hint::spin_loop() }
 }
 
 /// Threads that work with their caller. They end soon after this is dropped.
