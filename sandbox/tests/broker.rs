@@ -183,9 +183,13 @@ fn hostile_clients_harm_only_themselves() {
 
 #[test]
 fn two_tenants_have_equal_shares_though_one_asks_for_longer_work() {
-    let running =
-        start(BrokerConfig { slice_fuel: SliceFuel((1 << 27) + (1 << 24)), ..BrokerConfig::default() });
-    let end = Instant::now() + Duration::from_millis(1500);
+    // Several times what a request's way takes, in which the other one has the
+    // device.
+    const SLICE: usize = 32;
+    let mut here = Device::cpu(CpuConfig::default()).unwrap();
+    let slice_fuel = SliceFuel(products(&mut here, SLICE).cost());
+    let running = start(BrokerConfig { slice_fuel, ..BrokerConfig::default() });
+    let end = Instant::now() + Duration::from_millis(2500);
     let fuel = |count: usize| {
         let mut device = open(&running.socket, 8 << 20).unwrap();
         let graph = products(&mut device, count);
@@ -198,9 +202,7 @@ fn two_tenants_have_equal_shares_though_one_asks_for_longer_work() {
             fuel as f64
         })
     };
-    // A slice is four products: several times what a request's way takes, in
-    // which the other one has the device.
-    let (long, short) = (fuel(40), fuel(4));
+    let (long, short) = (fuel(10 * SLICE), fuel(SLICE));
     let (long, short) = (long.join().unwrap(), short.join().unwrap());
     let share = short / (long + short);
     // The short one needs a hop for each slice; half less a fifth is stated.

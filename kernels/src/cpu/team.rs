@@ -243,7 +243,9 @@ mod tests {
             for round in 0..2000usize {
                 let tasks = round % 37;
                 let done: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                team.each(tasks, &|task| drop(done[task].fetch_add(1, Relaxed)));
+                team.each(tasks, &|task| {
+                    done[task].fetch_add(1, Relaxed);
+                });
                 assert!(done.iter().all(|n| n.load(Relaxed) == 1), "{threads} threads, round {round}");
                 if round.is_multiple_of(400) {
                     // Longer than they look for work.
@@ -260,7 +262,9 @@ mod tests {
             thread::sleep(LOOK * 20);
             // Each task waits for all: one thread alone would never end.
             let here = Barrier::new(3);
-            team.each(3, &|_| drop(here.wait()));
+            team.each(3, &|_| {
+                here.wait();
+            });
         }
     }
 
@@ -286,7 +290,11 @@ mod tests {
     fn a_task_may_have_tasks_of_its_own() {
         let team = Team::new(3).unwrap();
         let sum = AtomicUsize::new(0);
-        team.each(10, &|i| team.each(10, &|j| drop(sum.fetch_add(10 * i + j, Relaxed))));
+        team.each(10, &|i| {
+            team.each(10, &|j| {
+                sum.fetch_add(10 * i + j, Relaxed);
+            })
+        });
         assert_eq!(sum.into_inner(), (0..100).sum());
     }
 
@@ -300,7 +308,9 @@ mod tests {
             let said = result.unwrap_err();
             assert_eq!(said.downcast_ref::<String>(), Some(&format!("task {bad}")));
             let done = AtomicUsize::new(0);
-            team.each(100, &|_| drop(done.fetch_add(1, Relaxed)));
+            team.each(100, &|_| {
+                done.fetch_add(1, Relaxed);
+            });
             assert_eq!(done.into_inner(), 100);
         }
     }
