@@ -8,7 +8,7 @@
 //! quota. Who may have how much is its [configuration](BrokerConfig).
 //!
 //! Two processes: a supervisor that holds the listening socket, and the
-//! [owner](self::owner) of the device, which it starts again when the device
+//! owner of the device, which it starts again when the device
 //! was lost. Clients that connect meanwhile wait.
 
 mod client;

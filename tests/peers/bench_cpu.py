@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -43,6 +44,9 @@ STEPS, WARM_UP = 2, 2
 # (in seconds) one contestant in bf16 is asked for one step a round, cold.
 BF16_PRODUCTS = [PRODUCTS[0], PRODUCTS[4], PRODUCTS[5]]
 LONGEST_STEP = 5.0
+# Between two contestants: the threads of the one before spin for a while
+# (OpenMP for up to 0.2 s), which the next one would pay for.
+PAUSE = 0.3
 
 
 class Contestant:
@@ -54,6 +58,7 @@ class Contestant:
         )
 
     def ask(self, question):
+        time.sleep(PAUSE)
         self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
