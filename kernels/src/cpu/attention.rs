@@ -9,12 +9,9 @@
 //! blocks of queries; tiles of scores that the mask hides are left out. A
 //! non-finite value in k or v reaches every query whose tiles it shares.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Release};
-
 use super::matmul::Matrix;
 use super::simd::{LANES, larger, maximum, multiversion, sum};
-use super::team::relax;
+use super::tasks::Stage;
 use super::tiles::{COLS, ROWS, Rows, SLACK, Tile, Tiles};
 use super::{Output, Split, math, scratch};
 use crate::step::AttentionDims;
@@ -72,10 +69,10 @@ pub(crate) fn forward(
         let packs = most.min(batch * kv_heads - first);
         scratch::with(packs * of_both, |panels| {
             let panels = Output::new(panels);
-            let packed = AtomicUsize::new(0);
+            let packed = Stage::default();
             split.each(packs + packs * group * blocks, |task| {
                 let Some(task) = task.checked_sub(packs) else {
-                    let _done = Done(&packed);
+                    let _task = packed.task();
                     let (b, kv_head) = ((first + task) / kv_heads, (first + task) % kv_heads);
                     let at = row_start(dims, kv_heads, b, 0, kv_head);
                     // SAFETY: this key head's panels, which are this task's.
@@ -88,26 +85,13 @@ pub(crate) fn forward(
                 let (kv, rest) = (task / (group * blocks), task % (group * blocks));
                 let (b, kv_head) = ((first + kv) / kv_heads, (first + kv) % kv_heads);
                 let (head, query) = (kv_head * group + rest / blocks, rest % blocks * QUERIES);
-                let mut looks = 0;
-                while packed.load(Acquire) < packs {
-                    // Others are at it: all packing was begun before this.
-                    relax(&mut looks);
-                }
+                packed.wait(packs);
                 // SAFETY: all were packed above, and are only read from now on.
                 let panels = unsafe { panels.read(kv * of_both, of_both) };
                 let (keys, values) = panels.split_at(of_keys);
                 query_block(q, keys, values, (out, lse), dims, (b, head, query));
             });
         });
-    }
-}
-
-/// Counts a task, be it done or given up.
-struct Done<'a>(&'a AtomicUsize);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Release);
     }
 }
 

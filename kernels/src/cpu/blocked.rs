@@ -12,15 +12,13 @@
 //! depend on the inner dimension alone, wherever in the matrix it lies.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::moves::Moved;
 use super::packing::{Element, SLACK, pack_left, pack_right};
 use super::simd::multiversion;
-use super::team::relax;
+use super::tasks::Stage;
 use super::tiles::Tile;
 use super::{Output, Split};
 use crate::bf16;
@@ -94,15 +92,6 @@ unsafe impl Send for Panels {}
 // SAFETY: as above.
 unsafe impl Sync for Panels {}
 
-/// Counts a task, be it done or given up.
-struct Done<'a>(&'a AtomicUsize);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Release);
-    }
-}
-
 impl Panels {
     fn at(&self, float: usize) -> *mut f32 {
         self.0.wrapping_add(float)
@@ -170,9 +159,9 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
         let group = PACK.div_ceil(M::COLS * deep).min(count);
         let groups = count.div_ceil(group);
         let packs = groups * k.div_ceil(deep);
-        let packed = AtomicUsize::new(0);
+        let packed = Stage::default();
         let pack = |task: usize| {
-            let _done = Done(&packed);
+            let _task = packed.task();
             let (depth, first) = (task / groups * deep, task % groups * group);
             let d = deep.min(k - depth);
             let here = (group * M::COLS).min(cols - first * M::COLS);
@@ -220,11 +209,7 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                 // SAFETY: AVX2, by the caller; the part is inside a, and there
                 // is room for it.
                 unsafe { pack_left::<M, A>(&part, rows_of_a) };
-                let mut looks = 0;
-                while packed.load(Acquire) < packs {
-                    // Others are at it: all packing was begun before this.
-                    relax(&mut looks);
-                }
+                packed.wait(packs);
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
                     let right = panels.at((depth * count + panel * d) * M::COLS);

@@ -1,6 +1,9 @@
 //! Tasks of a step, and the outputs that they share.
 
-use super::team::Team;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use super::team::{Team, relax};
 
 /// Runs the tasks of one step.
 #[derive(Clone, Copy)]
@@ -16,6 +19,34 @@ impl Split<'_> {
             Some(team) if tasks > 1 => team.each(tasks, &task),
             _ => (0..tasks).for_each(task),
         }
+    }
+}
+
+/// The first tasks of a round, which the others wait for.
+#[derive(Default)]
+pub(crate) struct Stage(AtomicUsize);
+
+/// A task of a [`Stage`]: counted when dropped, be it done or given up.
+pub(crate) struct Staged<'a>(&'a AtomicUsize);
+
+impl Stage {
+    pub fn task(&self) -> Staged<'_> {
+        Staged(&self.0)
+    }
+
+    /// Until all `tasks` of the stage are over. All were begun before whoever
+    /// waits, so others are at them.
+    pub fn wait(&self, tasks: usize) {
+        let mut looks = 0;
+        while self.0.load(Acquire) < tasks {
+            relax(&mut looks);
+        }
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
     }
 }
 
