@@ -165,19 +165,22 @@ fn hostile_clients_harm_only_themselves() {
     assert_eq!(turned_away, 3);
     drop((many, silent, flood));
 
+    // Places come back some time after their clients went.
+    let opened = || {
+        (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            open(&running.socket, 8 << 20).ok()
+        })
+    };
     // Dies in the middle of its work, which is then not waited for.
-    let mut dying = open(&running.socket, 8 << 20).unwrap();
+    let mut dying = opened().expect("places come back");
     let graph = products(&mut dying, 50);
     std::thread::spawn(move || dying.run(&graph));
 
     good.reset();
     assert_eq!(work(&mut good), expected);
     drop(good);
-    let mut later = (0..50).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(20));
-        open(&running.socket, 8 << 20).ok()
-    });
-    assert_eq!(work(later.as_mut().expect("quotas come back")), expected);
+    assert_eq!(work(&mut opened().expect("quotas come back")), expected);
     assert!(running.owners.try_recv().is_err(), "the owner {} lives", running.first);
 }
 

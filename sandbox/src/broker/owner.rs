@@ -1,5 +1,5 @@
-//! The process that owns the device: one thread for each connection, one that
-//! watches for work that does not end.
+//! The process that owns the device: one thread that admits, one for each
+//! connection that it admitted, one that watches for work that does not end.
 //!
 //! A device that fails, or hangs, ends this process, and its context with it.
 //! Before it goes it tells the guilty tenant from the others; its supervisor
@@ -101,9 +101,7 @@ pub(crate) fn child_main(orders: Option<std::ffi::OsString>, devices: &[NamedDev
     loop {
         match listener.accept() {
             Ok((socket, _)) => {
-                let owner = owner.clone();
-                // No thread: the connection is closed, and the client told so.
-                let _ = std::thread::Builder::new().spawn(move || owner.serve(socket));
+                owner.welcome(socket);
             }
             // Out of descriptors, or the client went: others go on.
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -132,27 +130,39 @@ impl Owner {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, socket: UnixStream) {
+    /// Who came first is admitted first, and who is refused costs no thread.
+    fn welcome(self: &Arc<Self>, socket: UnixStream) {
         let Ok(credentials) = sockopt::socket_peercred(&socket) else {
             return;
         };
-        let uid = credentials.uid.as_raw();
         if socket.set_write_timeout(Some(PATIENCE)).is_err()
             || socket.set_read_timeout(Some(PATIENCE)).is_err()
         {
             return;
         }
-        match self.admit(uid, &socket) {
-            Ok(tenant) => {
-                let told = self.converse(tenant, &socket);
-                self.peers().connected.remove(&tenant);
-                self.turns.forget(tenant);
-                if let Err(error) = told {
-                    refuse(&socket, error);
-                }
-            }
-            Err(error) => refuse(&socket, error),
+        let tenant = match self.admit(credentials.uid.as_raw(), &socket) {
+            Ok(tenant) => tenant,
+            // The answer fits the empty buffer of a new connection.
+            Err(error) => return refuse(&socket, error),
+        };
+        let owner = self.clone();
+        if std::thread::Builder::new().spawn(move || owner.serve(tenant, &socket)).is_err() {
+            // The connection is closed, which tells the client.
+            self.part(tenant);
         }
+    }
+
+    fn serve(&self, tenant: Tenant, socket: &UnixStream) {
+        let told = self.converse(tenant, socket);
+        self.part(tenant);
+        if let Err(error) = told {
+            refuse(socket, error);
+        }
+    }
+
+    fn part(&self, tenant: Tenant) {
+        self.peers().connected.remove(&tenant);
+        self.turns.forget(tenant);
     }
 
     fn admit(&self, uid: u32, socket: &UnixStream) -> Result<Tenant, Error> {
