@@ -81,6 +81,7 @@ mod tests {
             depth_traps: vec![5],
             metering: crate::machine::Metering::Module,
             wasi: false,
+            starts: false,
             wasm_bytes: 9,
             memory_bytes: 65_536,
             table_elements: 1,

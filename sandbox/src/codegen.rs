@@ -58,6 +58,8 @@ pub struct Artifact {
     pub metering: Metering,
     /// Whether it may import WASI.
     pub wasi: bool,
+    /// Whether instantiation runs code of the guest's, or may.
+    pub starts: bool,
     /// Size of the core module or component as it was given.
     pub wasm_bytes: u64,
     /// Bytes of linear memory that it starts with.
@@ -267,6 +269,7 @@ fn own(engine: &wasmtime::Engine, request: &Request, bytes: &[u8]) -> Result<Ans
         depth_traps: moved(&metered.stack_depth_offsets),
         metering: Metering::Module,
         wasi: false,
+        starts: metered.starts,
         wasm_bytes: bytes.len() as u64,
         memory_bytes: counted.memory_pages << 16,
         table_elements: counted.table_elements,
@@ -298,6 +301,7 @@ fn foreign(engine: &wasmtime::Engine, request: &Request, component: &[u8]) -> Re
         depth_traps: Vec::new(),
         metering: Metering::Engine,
         wasi: *wasi,
+        starts: true,
         wasm_bytes: bytes.len() as u64,
         // What it starts with is counted when it is loaded.
         memory_bytes: 0,

@@ -259,7 +259,8 @@ pub struct Usage {
 /// Where wall-clock time went, in microseconds. Not deterministic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Creating store and instance.
+    /// Creating store and instance; by a worker that waited, before it was
+    /// asked.
     pub instantiate_us: u64,
     /// `init`.
     pub init_us: u64,

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use terrarium_sandbox::{Limits, Outcome, World};
+use terrarium_sandbox::{Evaluation, KnobValue, Knobs, Limits, Outcome, Phase, World};
 use terrarium_tests::glass::{
     build, call, call_with, guest, held_out, output, sandbox, small_limits, source, train, train_with,
 };
@@ -20,6 +20,38 @@ fn statics_and_memory_of_an_earlier_evaluation_are_gone() {
         assert_eq!(numbers(output(&call(&component, b""))), [1, 0, 0]);
     }
     assert!(!sandbox().idle_workers().is_empty(), "one worker served them");
+}
+
+/// Says which knob it was given; with an input, never.
+const ASKS: &str = "\
+use terrarium_sdk::{Function, Result, export_function, knobs, report};
+#[derive(Default)]
+struct Asks;
+impl Function for Asks {
+    fn call(&mut self, input: &[u8]) -> Result<Vec<u8>> {
+        report::log(\"asked\");
+        while !input.is_empty() { std::hint::black_box(0); }
+        Ok(vec![knobs::integer(\"k\", 0, 0, 9, knobs::Linear) as u8])
+    }
+}
+export_function!(Asks);
+";
+
+#[test]
+fn an_instance_that_was_made_ahead_belongs_to_the_evaluation_that_gets_it() {
+    let component = build(ASKS, World::Function).expect("builds");
+    for knob in 1..5 {
+        let run = |input: &str, fuel| {
+            let limits = Limits { fuel, ..small_limits() };
+            let knobs = Knobs::from([("k".to_owned(), KnobValue::Integer(knob))]);
+            let evaluation = Evaluation { knobs, ..Evaluation::call(input).with_limits(limits) };
+            sandbox().run(&component, &evaluation).expect("the host is well")
+        };
+        let report = run("", 1_000_000);
+        assert_eq!(output(&report), &[knob as u8]);
+        assert_eq!((report.log.as_str(), report.usage.host_calls), ("asked\n", 2));
+        assert_eq!(run("spin", 10_000).outcome, Outcome::OutOfFuel { phase: Phase::Call });
+    }
 }
 
 #[test]

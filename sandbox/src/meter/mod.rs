@@ -180,6 +180,9 @@ pub struct Metered {
     pub functions: u32,
     /// Of these, the leaves: their callers pay for them.
     pub leaves: u32,
+    /// Whether it has a start function; without one, instantiation runs no code
+    /// of the guest's.
+    pub starts: bool,
 }
 
 /// Which budget a metered trap says is used up.

@@ -260,6 +260,7 @@ impl Sections {
             stack_depth_offsets,
             functions: metered_functions,
             leaves: 0,
+            starts: self.contents[usize::from(START)].is_some(),
         })
     }
 }

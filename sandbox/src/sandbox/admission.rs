@@ -74,7 +74,7 @@ impl Admission {
                 state.queue.pop_front();
                 state.taken += 1;
                 // There may be a place for the next one too.
-                self.changed.notify_all();
+                self.wake(&state);
                 return Ok(Permit { admission: Arc::clone(self) });
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -92,8 +92,15 @@ impl Admission {
             }
         };
         state.queue.retain(|t| *t != ticket);
-        self.changed.notify_all();
+        self.wake(&state);
         Err(refused)
+    }
+
+    /// A call of the kernel, and there mostly is nobody to wake.
+    fn wake(&self, state: &State) {
+        if !state.queue.is_empty() {
+            self.changed.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,8 +110,9 @@ impl Admission {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.lock().taken -= 1;
-        self.admission.changed.notify_all();
+        let mut state = self.admission.lock();
+        state.taken -= 1;
+        self.admission.wake(&state);
     }
 }
 

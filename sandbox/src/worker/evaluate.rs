@@ -11,7 +11,7 @@ use crate::machine::Metering;
 use crate::{Evaluation, Job, Outcome, Phase, Product, Report, Timing, Usage, World, text};
 use serde_bytes::ByteBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use terrarium_kernels as kernels;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
@@ -70,6 +70,15 @@ pub(super) struct Runner {
     device: Option<kernels::Device>,
     named: NamedDevice,
     request: DeviceRequest,
+    ahead: Option<Ahead>,
+}
+
+/// An instance that was made before its evaluation was known. It has run
+/// nothing of the guest's.
+struct Ahead {
+    store: Store<State>,
+    guest: function::MeteredFunction,
+    took: Duration,
 }
 
 /// An instance between its calls.
@@ -155,7 +164,24 @@ impl Runner {
             device: Some(device),
             named,
             request,
+            ahead: None,
         })
+    }
+
+    /// A store for an evaluation, and the instance in it where there is one.
+    fn begin(
+        &mut self,
+        evaluation: Evaluation,
+        attached: Attached,
+        link: &SharedLink,
+    ) -> Result<(Store<State>, Option<function::MeteredFunction>, Duration), Outcome> {
+        let start = Instant::now();
+        if let Some(Ahead { mut store, guest, took }) = self.ahead.take() {
+            store.data_mut().begin(evaluation, attached);
+            return Ok((store, Some(guest), took + start.elapsed()));
+        }
+        let store = self.store(evaluation, attached, link)?;
+        Ok((store, None, start.elapsed()))
     }
 
     fn store(
@@ -189,12 +215,12 @@ impl Runner {
     ) -> (Report, Option<Store<State>>) {
         let start = Instant::now();
         let fuel_limit = evaluation.limits.fuel;
-        let mut store = match self.store(evaluation, attached, link) {
-            Ok(store) => store,
+        let (mut store, guest, took) = match self.begin(evaluation, attached, link) {
+            Ok(begun) => begun,
             Err(outcome) => return (Report::ended(outcome), None),
         };
-        let mut timing = Timing::default();
-        let (mut result, mut fuel) = self.run(&mut store, &mut timing, link);
+        let mut timing = Timing { instantiate_us: micros(took), ..Timing::default() };
+        let (mut result, mut fuel) = self.run(&mut store, guest, &mut timing, link);
         let state = store.data_mut();
         wasi::log(state);
         // What the embedder's functions cost comes on top of the guest's own.
@@ -233,9 +259,33 @@ impl Runner {
     /// The guest ends. Every tensor goes; the next evaluation gets zeroed
     /// memory and no handle that this one held.
     pub fn give_back(&mut self, store: Store<State>) {
-        let mut state = store.into_data();
+        self.recover(store.into_data());
+    }
+
+    fn recover(&mut self, mut state: State) {
         state.device.reset();
         self.device = Some(state.device);
+    }
+
+    /// The same after an evaluation, with the instance for the next one made
+    /// now, where that runs nothing of the guest's. All evaluations of a worker
+    /// have the ceilings that matter here.
+    pub fn turn_over(&mut self, store: Store<State>, link: &SharedLink) {
+        let mut state = store.into_data();
+        let (evaluation, attached) = (state.evaluation.clone(), std::mem::take(&mut state.attached));
+        self.recover(state);
+        let Ready::Function(pre) = &self.ready else { return };
+        if self.artifact.starts {
+            return;
+        }
+        let start = Instant::now();
+        let pre = pre.clone();
+        let Ok(mut store) = self.store(evaluation, attached, link) else { return };
+        match pre.instantiate(&mut store) {
+            Ok(guest) => self.ahead = Some(Ahead { store, guest, took: start.elapsed() }),
+            // The evaluation that tries again says what is wrong.
+            Err(_) => self.give_back(store),
+        }
     }
 
     /// An instance of a `function`, for any number of calls.
@@ -246,8 +296,8 @@ impl Runner {
         link: &SharedLink,
     ) -> Result<Live, Outcome> {
         let budget = evaluation.limits.fuel;
-        let mut store = self.store(evaluation, attached, link)?;
-        match self.function(&mut store, budget) {
+        let (mut store, guest, _) = self.begin(evaluation, attached, link)?;
+        match self.function(&mut store, guest, budget) {
             // What instantiation used of the engine's fuel is not counted:
             // every call is given its own.
             Ok(guest) => Ok(Live { store, guest, fuel: 0 }),
@@ -294,6 +344,7 @@ impl Runner {
     fn run(
         &self,
         store: &mut Store<State>,
+        guest: Option<function::MeteredFunction>,
         timing: &mut Timing,
         link: &SharedLink,
     ) -> (Result<Product, Outcome>, Option<u64>) {
@@ -304,11 +355,11 @@ impl Runner {
         match &self.ready {
             Ready::Command(pre) => self.command(pre, store, timing),
             Ready::Function(_) | Ready::Plain(_) => {
-                let guest = match self.function(store, limit) {
+                let guest = match self.function(store, guest, limit) {
                     Ok(guest) => guest,
                     Err(outcome) => return (Err(outcome), None),
                 };
-                timing.instantiate_us = micros(start.elapsed());
+                timing.instantiate_us += micros(start.elapsed());
                 store.data_mut().phase = Phase::Call;
                 let job = std::mem::replace(
                     &mut store.data_mut().evaluation.job,
@@ -339,7 +390,7 @@ impl Runner {
                     Ok(guest) => guest,
                     Err(e) => return (Err(self.outcome(&e, store, Phase::Instantiate)), None),
                 };
-                timing.instantiate_us = micros(start.elapsed());
+                timing.instantiate_us += micros(start.elapsed());
                 let Job::Train { held_out, .. } = store.data().evaluation.job.clone() else {
                     return (Err(mismatch(World::Trainer)), None);
                 };
@@ -371,14 +422,23 @@ impl Runner {
         Ok(output)
     }
 
-    /// A fresh instance of the world `function` that may use so much fuel.
-    fn function(&self, store: &mut Store<State>, fuel: u64) -> Result<Function, Outcome> {
+    /// An instance of the world `function`, this one or a fresh one, that may
+    /// use so much fuel.
+    fn function(
+        &self,
+        store: &mut Store<State>,
+        guest: Option<function::MeteredFunction>,
+        fuel: u64,
+    ) -> Result<Function, Outcome> {
         let instance = match &self.ready {
             Ready::Trainer(_) | Ready::Command(_) => return Err(mismatch(self.artifact.world)),
-            Ready::Function(pre) => pre.instantiate(&mut *store).map(Function::Metered).and_then(|guest| {
-                guest.set_fuel(store, fuel, 0)?;
-                Ok(guest)
-            }),
+            Ready::Function(pre) => guest
+                .map_or_else(|| pre.instantiate(&mut *store), Ok)
+                .map(Function::Metered)
+                .and_then(|guest| {
+                    guest.set_fuel(store, fuel, 0)?;
+                    Ok(guest)
+                }),
             Ready::Plain(pre) => {
                 give_fuel(store, fuel).and_then(|()| pre.instantiate(&mut *store)).map(Function::Plain)
             }
@@ -402,7 +462,7 @@ impl Runner {
             Ok(guest) => guest,
             Err(e) => return (Err(self.outcome(&e, store, Phase::Instantiate)), None),
         };
-        timing.instantiate_us = micros(start.elapsed());
+        timing.instantiate_us += micros(start.elapsed());
         store.data_mut().phase = Phase::Call;
         let start = Instant::now();
         let result = guest.wasi_cli_run().call_run(&mut *store);

@@ -234,7 +234,7 @@ fn serve(mut runner: evaluate::Runner, lockdown: Lockdown, channel: UnixStream) 
         link.send(&reply)?;
         // While the parent reads the reply.
         if let Some(store) = ended {
-            runner.give_back(store);
+            runner.turn_over(store, &link);
         }
     }
     Ok(())

@@ -154,6 +154,13 @@ impl State {
         }
     }
 
+    /// The evaluation that an instance which was made ahead is for.
+    pub fn begin(&mut self, evaluation: Evaluation, attached: Attached) {
+        self.fuel_limit = evaluation.limits.fuel;
+        self.native_peer = attached.native_peer.then(NativePeer::default);
+        (self.evaluation, self.attached) = (evaluation, attached);
+    }
+
     /// Ends the evaluation with `outcome`, from inside a host function.
     pub fn end<T>(&mut self, outcome: Outcome) -> wasmtime::Result<T> {
         let message = outcome.to_string();
