@@ -4,7 +4,7 @@
 //! Then each task owns a block of the output. It packs its rows of the left
 //! operand for [`DEPTH`] of the inner dimension at a time, which fit in L2,
 //! and runs the tiles of the block over them; a panel stays in L1 for all
-//! strips. A block stays in L2 from one depth to the next, and is finished
+//! strips, which ask for the next one on the way. A block stays in L2 from one depth to the next, and is finished
 //! there: bias, activation, residual, rounding. (Goto and van de Geijn 2008;
 //! Van Zee and van de Geijn 2015.)
 //!
@@ -213,12 +213,15 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
                     let right = panels.at((depth * count + panel * d) * M::COLS);
+                    // Each strip asks for its share of the panel after this.
+                    let share = (d * M::COLS).div_ceil(height.div_ceil(M::ROWS));
                     for i in (0..height).step_by(M::ROWS) {
                         let rows = M::ROWS.min(height - i);
                         let tile = Tile {
                             depth: d,
                             left: rows_of_a.wrapping_add(i * d),
                             right,
+                            next: right.wrapping_add(d * M::COLS + i / M::ROWS * share),
                             out: to.wrapping_add(i * stride + j),
                             out_stride: stride,
                             width: M::COLS.min(width - j),

@@ -121,6 +121,7 @@ pub(crate) unsafe fn product(
                             depth: k,
                             left: source.data.wrapping_add(strip * source.strip),
                             right,
+                            next: right,
                             out: out.wrapping_add(row * out_stride + left + col),
                             out_stride,
                             width,
@@ -184,8 +185,12 @@ unsafe fn packed<const M: usize>(tile: &Tile) {
         _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(COLS - 1).cast());
     }
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    let (mut left, mut right) = (tile.left, tile.right);
-    for _ in 0..tile.depth / UNROLLED {
+    let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
+    for group in 0..tile.depth / UNROLLED {
+        if group.is_multiple_of(COLS / UNROLLED) {
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            next = next.wrapping_add(COLS);
+        }
         for step in 0..UNROLLED {
             let (left, right) = (left.wrapping_add(step * M), right.wrapping_add(step * COLS));
             // SAFETY: the caller's promise.

@@ -23,6 +23,9 @@ pub(crate) struct Tile {
     pub left: *const f32,
     /// `depth` × columns of a whole tile, packed.
     pub right: *const f32,
+    /// What is wanted next: a cache line for each sixteen of `depth` is asked
+    /// for, wherever that is.
+    pub next: *const f32,
     pub out: *mut f32,
     pub out_stride: usize,
     /// Columns of the tile that exist.
@@ -188,6 +191,7 @@ mod tests {
                                 depth: k,
                                 left: from,
                                 right: right[j * k..].as_ptr(),
+                                next: right[j * k..].as_ptr(),
                                 out: out[i * n + j..].as_mut_ptr(),
                                 out_stride: n,
                                 width: COLS.min(n - j),
