@@ -70,18 +70,17 @@ impl Block {
         }
         let y = t.attention(heads[0], heads[1], heads[2], 0)?;
         let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
-        let x = added(&self.project, t, y, x)?;
+        let (weight, bias) = params(&self.project, t);
+        let x = t.linear_fused(y, weight, Ends { bias, residual: Some(x), ..Ends::default() })?;
         let h = self.norms[1].forward(t, x)?;
-        let h = self.up.forward(t, h, Activation::Gelu)?;
-        added(&self.down, t, h, x)
+        let (up, down) = (params(&self.up, t), params(&self.down, t));
+        t.mlp_biased(h, up, down, Activation::Gelu, Some(x))
     }
 }
 
-/// residual + layer of x.
-fn added(layer: &layers::Linear, t: &mut Tape, x: Var, residual: Var) -> terrarium_sdk::Result<Var> {
-    let weight = t.param(&layer.weight);
-    let bias = layer.bias.as_ref().map(|bias| t.param(bias));
-    t.linear_fused(x, weight, Ends { bias, residual: Some(residual), ..Ends::default() })
+/// Weight and bias of a layer.
+fn params(layer: &layers::Linear, t: &mut Tape) -> (Var, Option<Var>) {
+    (t.param(&layer.weight), layer.bias.as_ref().map(|bias| t.param(bias)))
 }
 
 /// A model, its graph, and the session that they live in.

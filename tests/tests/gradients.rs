@@ -169,6 +169,10 @@ fn fused_linear_layers() {
             let y = t.mlp(p[0], p[1], p[2], activation, Some(p[0]))?;
             weigh(t, y)
         });
+        check(&[&[6, 4], &[5, 4], &[5], &[4, 5], &[4]], 0.0, &move |t, p| {
+            let y = t.mlp_biased(p[0], (p[1], Some(p[2])), (p[3], Some(p[4])), activation, None)?;
+            weigh(t, y)
+        });
     }
     // The residual may be the value itself, and the bias is optional.
     check(&[&[3, 4], &[4, 4]], 0.0, &|t, p| {

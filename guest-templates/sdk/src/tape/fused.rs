@@ -124,12 +124,7 @@ impl Tape {
                     Some(pre) => t.activation_gradient(dy, pre, ends.activation)?,
                     None => t.view(dy, 0, &[rows, n])?,
                 };
-                if let Some(bias) = ends.bias
-                    && t.needs_gradient(bias)
-                {
-                    let (db, add) = t.accumulator(bias)?;
-                    t.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
-                }
+                t.bias_gradient(ends.bias, dz)?;
                 let dz = t.as_operand(dz, [x2, w])?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
@@ -176,6 +171,26 @@ impl Tape {
         activation: Activation,
         residual: Option<Var>,
     ) -> Result<Var> {
+        self.mlp_biased(x, (up, None), (down, None), activation, residual)
+    }
+
+    /// As [`Tape::mlp`], each layer with its bias, of `[H]` and `[C]`: y =
+    /// act(x·upᵀ + b₁)·downᵀ + b₂ + residual.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Var, tape::Activation};
+    /// # fn f(t: &mut Tape, x: Var, up: Var, b1: Var, down: Var, b2: Var) -> Result<Var> {
+    /// t.mlp_biased(x, (up, Some(b1)), (down, Some(b2)), Activation::Gelu, Some(x))
+    /// # }
+    /// ```
+    pub fn mlp_biased(
+        &mut self,
+        x: Var,
+        (up, up_bias): (Var, Option<Var>),
+        (down, down_bias): (Var, Option<Var>),
+        activation: Activation,
+        residual: Option<Var>,
+    ) -> Result<Var> {
         let (rows, c) = self.rows_cols(x)?;
         let hidden = match (self.shape(up), self.shape(down)) {
             (&[h, a], &[b, h2]) if a == c && b == c && h == h2 => h,
@@ -186,11 +201,18 @@ impl Tape {
         {
             return Err(self.mismatch("mlp (residual)", residual, x));
         }
+        for (bias, weight, len) in [(up_bias, up, hidden), (down_bias, down, c)] {
+            if let Some(bias) = bias
+                && self.slot_len(self.slot(bias)) != u64::from(len)
+            {
+                return Err(self.mismatch("mlp (bias)", bias, weight));
+            }
+        }
         let shape = self.shape(x).to_vec();
         let x2 = self.view(self.slot(x), 0, &[rows, c])?;
         let (wu, wd) = (self.slot(up), self.slot(down));
-        let needs =
-            [Some(x), Some(up), Some(down), residual].into_iter().flatten().any(|v| self.needs_gradient(v));
+        let parts = [Some(x), Some(up), up_bias, Some(down), down_bias, residual];
+        let needs = parts.into_iter().flatten().any(|v| self.needs_gradient(v));
         let pre = (needs && self.is_training()).then(|| self.temporary(&[rows, hidden]));
         // What is multiplied again is kept as the operands are.
         let low = [x2, wu, wd].iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
@@ -206,11 +228,11 @@ impl Tape {
             activation: Activation::Identity,
             backward: false,
         };
-        self.emit_fused(Product { pre, activation, ..plain((x2, false), (wu, true), h) });
+        let [b1, b2, residual_slot] = [up_bias, down_bias, residual].map(|v| v.map(|v| self.slot(v)));
+        self.emit_fused(Product { bias: b1, pre, activation, ..plain((x2, false), (wu, true), h) });
         let out = self.temporary(&shape);
         let y2 = self.view(out, 0, &[rows, c])?;
-        let residual_slot = residual.map(|v| self.slot(v));
-        self.emit_fused(Product { residual: residual_slot, ..plain((h, false), (wd, true), y2) });
+        self.emit_fused(Product { bias: b2, residual: residual_slot, ..plain((h, false), (wd, true), y2) });
         let y = self.add_var(out, needs);
         self.rule(
             y,
@@ -223,12 +245,13 @@ impl Tape {
                     t.contribute(residual, dy)?;
                 }
                 let dy = t.view(dy, 0, &[rows, c])?;
+                t.bias_gradient(down_bias, dy)?;
                 let dy = t.as_operand(dy, [h, wd])?;
                 if t.needs_gradient(down) {
                     let (dw, add) = t.accumulator(down)?;
                     t.emit_matmul((dy, true), (h, false), dw, 1.0, add);
                 }
-                if !t.needs_gradient(x) && !t.needs_gradient(up) {
+                if ![Some(x), Some(up), up_bias].into_iter().flatten().any(|v| t.needs_gradient(v)) {
                     return Ok(());
                 }
                 let dz = t.temporary_of(inner, &[rows, hidden]);
@@ -238,6 +261,7 @@ impl Tape {
                     backward: true,
                     ..plain((dy, false), (wd, false), dz)
                 });
+                t.bias_gradient(up_bias, dz)?;
                 if t.needs_gradient(up) {
                     let (dw, add) = t.accumulator(up)?;
                     t.emit_matmul((dz, true), (x2, false), dw, 1.0, add);
@@ -251,6 +275,18 @@ impl Tape {
             }),
         );
         Ok(y)
+    }
+
+    /// Adds the sums of dz's columns to a bias's gradient.
+    fn bias_gradient(&mut self, bias: Option<Var>, dz: Slot) -> Result<()> {
+        if let Some(bias) = bias
+            && self.needs_gradient(bias)
+        {
+            let dz = self.converted(dz, Dtype::Float32)?;
+            let (db, add) = self.accumulator(bias)?;
+            self.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
+        }
+        Ok(())
     }
 
     /// Queries or keys made ready in one pass: rms_norm(rope(x)) of x
