@@ -242,11 +242,19 @@ fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
             // Sessions take turns: one host a thread.
             *training = None;
             let mut timed = Training::new(true)?;
+            timed.step()?;
+            // What made the model, and touched its memory, is not of a step.
+            let before = timed.session.record().times;
             for _ in 0..count.parse::<u32>()? {
                 timed.step()?;
             }
-            let record = timed.session.record();
-            Ok(json!(record.times))
+            let mut times = timed.session.record().times;
+            for (name, (count, seconds)) in before {
+                let sum = times.entry(name).or_default();
+                (sum.0, sum.1) = (sum.0 - count, sum.1 - seconds);
+            }
+            times.retain(|_, (count, _)| *count > 0);
+            Ok(json!(times))
         }
         _ => Err(format!("unknown question {question:?}; see the head of this file").into()),
     }

@@ -17,7 +17,7 @@ use super::{Output, Split, math, scratch};
 use crate::step::AttentionDims;
 
 /// Queries of a block: whole tiles.
-pub(crate) const QUERIES: usize = 8 * ROWS;
+const QUERIES: usize = 8 * ROWS;
 /// Keys of a block: whole tiles.
 pub(crate) const KEYS: usize = 16 * COLS;
 /// Floats from one row of scores to the next: not a power of two, so that a
@@ -150,9 +150,8 @@ fn query_block(
     });
 }
 
-/// Which queries and keys a block of scores is of: at most [`QUERIES`] and
-/// [`KEYS`], from a key on that begins a tile. Rows of scores are [`STRIDE`]
-/// apart.
+/// Which queries and keys a block of scores is of: at most [`KEYS`] keys, from
+/// one on that begins a tile. Rows of scores are [`STRIDE`] apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
     pub query: usize,
@@ -256,23 +255,22 @@ impl Block {
         }
     }
 
-    /// out += transposed weights · packed, for rows of a key head from `at` on,
-    /// the block's first key; `packed` holds panels of the head's dimensions for
-    /// the block's queries.
+    /// out += transposed weights · packed, for the block's keys among the rows
+    /// of all keys of one head, which are `out`; `packed` holds panels of the
+    /// head's dimensions for the block's queries.
     ///
-    /// # Safety
-    /// The rows of the block's keys, of one key head, which no one else uses.
-    pub unsafe fn transposed(
+    /// # Panics
+    /// If `out` does not hold the block's keys.
+    pub fn transposed(
         self,
         tiles: Tiles,
         dims: &AttentionDims,
         weights: &[f32],
         packed: &[f32],
-        out: Output,
-        at: usize,
+        out: &mut [f32],
     ) {
-        let AttentionDims { kv_heads, dim, .. } = *dims;
-        let out_stride = kv_heads * dim;
+        let dim = dims.dim;
+        let out = &mut out[self.key * dim..][..self.keys * dim];
         for row in (0..self.keys).step_by(ROWS) {
             let rows = ROWS.min(self.keys - row);
             let (first, last) = (self.key + row, self.key + row + rows - 1);
@@ -286,21 +284,20 @@ impl Block {
             let left = weights[begin * STRIDE + row..][..(depth - 1) * STRIDE + rows].as_ptr();
             for col in (0..dim).step_by(COLS) {
                 let width = COLS.min(dim - col);
-                let place = at + row * out_stride + col;
-                out.at(place + (rows - 1) * out_stride + width - 1);
+                let out = &mut out[row * dim + col..][..(rows - 1) * dim + width];
                 let tile = Tile {
                     depth,
                     left,
                     right: packed[(col / COLS * self.queries + begin) * COLS..][..depth * COLS].as_ptr(),
                     next: left,
-                    out: out.at(place),
-                    out_stride,
+                    out: out.as_mut_ptr(),
+                    out_stride: dim,
                     width,
                     alpha: 1.0,
                     accumulate: true,
                 };
                 // SAFETY: columns of the weights, part of a panel, and rows of
-                // the output, whose last element is inside (checked).
+                // the output.
                 unsafe { tiles.multiply(&tile, rows, Rows::Strided(1, STRIDE)) };
             }
         }

@@ -7,12 +7,16 @@
 //! A task owns one key head of one batch member, and with it the query heads
 //! that share it: all three gradients are its own, and are summed in order.
 
-use super::attention::{Block, KEYS, QUERIES, STRIDE, key_head, probabilities, row_start};
+use super::attention::{Block, KEYS, STRIDE, key_head, probabilities, row_start};
 use super::matmul::Matrix;
 use super::simd::{dot, multiversion};
-use super::tiles::{COLS, SLACK, Tiles};
+use super::tiles::{COLS, ROWS, SLACK, Tiles};
 use super::{Output, Split, scratch};
 use crate::step::AttentionDims;
+
+/// Queries of a block: whole tiles. Twice those of the forward pass, for a
+/// product sums over them, and then adds to what is there.
+const QUERIES: usize = 16 * ROWS;
 
 /// What the forward pass read and wrote, and the gradient of its output.
 #[derive(Clone, Copy)]
@@ -44,19 +48,15 @@ pub(crate) fn backward(
     let gradients = Gradients { q: Output::new(dq), k: Output::new(dk), v: Output::new(dv) };
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
-        for t in 0..dims.time {
-            let at = row_start(dims, dims.kv_heads, b, t, kv_head);
-            // SAFETY: rows of this task's key head only.
-            unsafe {
-                gradients.k.range(at, dims.dim).fill(0.0);
-                gradients.v.range(at, dims.dim).fill(0.0);
-            }
-        }
         let of_keys = dims.dim * dims.time.next_multiple_of(COLS);
         let of_rows = dims.time * dims.dim.next_multiple_of(COLS);
-        scratch::with(2 * of_keys + of_rows, |panels| {
-            let (keys, rest) = panels.split_at_mut(of_keys);
-            let (values, key_rows) = rest.split_at_mut(of_keys);
+        let of_sums = dims.time * dims.dim;
+        scratch::with(2 * (of_keys + of_sums) + of_rows, |scratch| {
+            let (keys, rest) = scratch.split_at_mut(of_keys);
+            let (values, rest) = rest.split_at_mut(of_keys);
+            let (key_rows, sums) = rest.split_at_mut(of_rows);
+            sums.fill(0.0);
+            let (dk, dv) = sums.split_at_mut(of_sums);
             let at = row_start(dims, dims.kv_heads, b, 0, kv_head);
             let tiles = Tiles::new();
             tiles.pack_right(key_head(&inputs.k[at..], dims).t(), keys);
@@ -66,7 +66,16 @@ pub(crate) fn backward(
             let group = dims.heads / dims.kv_heads;
             for head in kv_head * group..(kv_head + 1) * group {
                 for query in (0..dims.time).step_by(QUERIES) {
-                    query_block(inputs, &packed, gradients, dims, (b, kv_head, head, query));
+                    query_block(inputs, &packed, (gradients.q, dk, dv), dims, (b, head, query));
+                }
+            }
+            let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim));
+            for (t, (dk, dv)) in rows.enumerate() {
+                let at = row_start(dims, dims.kv_heads, b, t, kv_head);
+                // SAFETY: rows of this task's key head only.
+                unsafe {
+                    gradients.k.range(at, dims.dim).copy_from_slice(dk);
+                    gradients.v.range(at, dims.dim).copy_from_slice(dv);
                 }
             }
         });
@@ -80,16 +89,16 @@ struct Packed<'a> {
     key_rows: &'a [f32],
 }
 
-/// The share of one block of queries of one head, run by the task that owns
-/// `kv_head`.
+/// The share of one block of queries of one head, run by the task that owns its
+/// key head, whose gradients `dk` and `dv` are.
 fn query_block(
     inputs: Inputs,
     packed: &Packed,
-    gradients: Gradients,
+    (dq, dk, dv): (Output, &mut [f32], &mut [f32]),
     dims: &AttentionDims,
-    (b, kv_head, head, query): (usize, usize, usize, usize),
+    (b, head, query): (usize, usize, usize),
 ) {
-    let AttentionDims { time, heads, kv_heads, dim, scale, .. } = *dims;
+    let AttentionDims { time, heads, dim, scale, .. } = *dims;
     let tiles = Tiles::new();
     let q_stride = heads * dim;
     let queries = QUERIES.min(time - query);
@@ -116,17 +125,14 @@ fn query_block(
         let mut fresh = true;
         while key < query + queries {
             let keys = KEYS.min(query + queries - key);
-            let kv_at = row_start(dims, kv_heads, b, key, kv_head);
             let block = Block { query, key, queries, keys };
             block.scores(tiles, dims, q_left, packed.keys, scale, scores);
             block.scores(tiles, dims, dout_left, packed.values, 1.0, dp);
             probabilities(scores, dp, lse, delta, block, dims);
+            block.transposed(tiles, dims, scores, dout_right, dv);
+            block.transposed(tiles, dims, dp, q_right, dk);
             // SAFETY: rows of this task's heads only.
-            unsafe {
-                block.transposed(tiles, dims, scores, dout_right, gradients.v, kv_at);
-                block.transposed(tiles, dims, dp, q_right, gradients.k, kv_at);
-                block.weighted(tiles, dims, dp, packed.key_rows, gradients.q, q_at, fresh);
-            }
+            unsafe { block.weighted(tiles, dims, dp, packed.key_rows, dq, q_at, fresh) };
             fresh = false;
             key += keys;
         }
