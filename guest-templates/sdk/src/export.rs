@@ -88,9 +88,20 @@ macro_rules! export_trainer {
 
 /// Makes a type that implements [`Function`](crate::Function) the candidate's
 /// `function` world. Natively it defines `native_function(input)` instead.
+///
+/// It brings a global allocator, [`Heap`](crate::heap::Heap), which makes small
+/// calls about twice as fast; a candidate that has one of its own says
+/// `export_function!(Name, own_allocator)`.
 #[macro_export]
 macro_rules! export_function {
     ($ty:ident) => {
+        #[cfg(target_arch = "wasm32")]
+        #[global_allocator]
+        static TERRARIUM_HEAP: $crate::heap::Heap = $crate::heap::Heap::new();
+
+        $crate::export_function!($ty, own_allocator);
+    };
+    ($ty:ident, own_allocator) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use ::std::{cell::RefCell, result::Result, string::String, vec::Vec};

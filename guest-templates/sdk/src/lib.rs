@@ -85,6 +85,7 @@ pub mod budget;
 pub mod data;
 mod error;
 mod export;
+pub mod heap;
 mod host;
 mod host_call;
 pub mod init;

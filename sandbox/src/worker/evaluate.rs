@@ -259,21 +259,20 @@ impl Runner {
     /// The guest ends. Every tensor goes; the next evaluation gets zeroed
     /// memory and no handle that this one held.
     pub fn give_back(&mut self, store: Store<State>) {
-        self.recover(store.into_data());
+        self.recover(store.into_data().device);
     }
 
-    fn recover(&mut self, mut state: State) {
-        state.device.reset();
-        self.device = Some(state.device);
+    fn recover(&mut self, mut device: kernels::Device) {
+        device.reset();
+        self.device = Some(device);
     }
 
     /// The same after an evaluation, with the instance for the next one made
     /// now, where that runs nothing of the guest's. All evaluations of a worker
     /// have the ceilings that matter here.
     pub fn turn_over(&mut self, store: Store<State>, link: &SharedLink) {
-        let mut state = store.into_data();
-        let (evaluation, attached) = (state.evaluation.clone(), std::mem::take(&mut state.attached));
-        self.recover(state);
+        let State { device, evaluation, attached, .. } = store.into_data();
+        self.recover(device);
         let Ready::Function(pre) = &self.ready else { return };
         if self.artifact.starts {
             return;

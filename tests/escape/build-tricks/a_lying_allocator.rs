@@ -29,4 +29,4 @@ impl Function for Guest {
     }
 }
 
-export_function!(Guest);
+export_function!(Guest, own_allocator);
