@@ -105,14 +105,16 @@ mod tests {
     }
 
     impl Block {
-        fn bytes(&self) -> &mut [u8] {
+        fn fill(&self) {
             // SAFETY: a block of this size that the test owns.
-            unsafe { std::slice::from_raw_parts_mut(self.at, self.layout.size()) }
+            unsafe { self.at.write_bytes(self.mark, self.layout.size()) };
         }
 
         fn check(&self) {
             assert_eq!(self.at.addr() % self.layout.align(), 0);
-            assert!(self.bytes().iter().all(|&byte| byte == self.mark));
+            // SAFETY: as above.
+            let bytes = unsafe { std::slice::from_raw_parts(self.at, self.layout.size()) };
+            assert!(bytes.iter().all(|&byte| byte == self.mark));
         }
     }
 
@@ -159,7 +161,7 @@ mod tests {
                 }
                 _ => continue,
             }
-            live.last().unwrap().bytes().fill(mark);
+            live.last().unwrap().fill();
         }
         assert!(inside > 100 && heap.used.get() <= ROOM);
         for block in live {
