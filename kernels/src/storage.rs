@@ -5,17 +5,10 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapMut, MmapOptions};
-
 use crate::cuda::{Address, Driver};
 
 /// Alignment of every allocation, in bytes.
 const ALIGN: usize = 64;
-
-/// Bytes from which memory of this process is mapped for itself, in huge pages
-/// where the system has them: products and optimizers read so much that looking
-/// up small pages costs them some percent.
-const HUGE: usize = 2 << 20;
 
 /// Where a table's storages lie.
 #[derive(Clone)]
@@ -37,8 +30,6 @@ pub(crate) struct Storage {
     layout: Layout,
     width: usize,
     memory: Memory,
-    /// Where `base` lies, if it is a mapping.
-    mapping: Option<MmapMut>,
 }
 
 // SAFETY: a `Storage` owns its allocation alone, as a `Vec` does; the pointer
@@ -57,14 +48,7 @@ impl Storage {
             return None;
         }
         let layout = Layout::from_size_align(bytes, ALIGN).ok()?;
-        let mut mapping = None;
         let base = match memory {
-            Memory::Host if bytes >= HUGE => {
-                let mapped = mapping.insert(MmapOptions::new().len(bytes).map_anon().ok()?);
-                // Without huge pages it is as good, but slower.
-                let _ = mapped.advise(Advice::HugePage);
-                mapped.as_mut_ptr()
-            }
             // SAFETY: the layout has a non-zero size (checked above).
             Memory::Host => unsafe { alloc_zeroed(layout) },
             Memory::Elsewhere => std::ptr::without_provenance_mut(ALIGN),
@@ -72,7 +56,7 @@ impl Storage {
                 std::ptr::without_provenance_mut(usize::try_from(driver.allocate(bytes)?).ok()?)
             }
         };
-        Some(Storage { base: NonNull::new(base)?, layout, width, memory: memory.clone(), mapping })
+        Some(Storage { base: NonNull::new(base)?, layout, width, memory: memory.clone() })
     }
 
     /// Elements in the allocation.
@@ -113,7 +97,6 @@ impl Storage {
 impl Drop for Storage {
     fn drop(&mut self) {
         match &self.memory {
-            Memory::Host if self.mapping.is_some() => {}
             // SAFETY: `base` came from `alloc_zeroed` with this very layout,
             // and is released once, here.
             Memory::Host => unsafe { dealloc(self.base.as_ptr(), self.layout) },
@@ -138,13 +121,5 @@ mod tests {
         assert!(Storage::zeroed(0, 4, &Memory::Host).is_none());
         assert!(Storage::zeroed(usize::MAX / 2, 4, &Memory::Host).is_none());
         assert_eq!(Storage::zeroed(1000, 2, &Memory::Host).unwrap().len(), 1000);
-        let mut mapped = Storage::zeroed(HUGE / 4 + 1, 4, &Memory::Host).unwrap();
-        assert_eq!(mapped.base() as usize % ALIGN, 0);
-        let last = mapped.base().wrapping_add(HUGE + 3);
-        // SAFETY: the last byte of the mapping, owned here.
-        assert_eq!(unsafe { last.replace(7) }, 0);
-        mapped.clear();
-        // SAFETY: as above.
-        assert_eq!(unsafe { last.read() }, 0);
     }
 }
