@@ -40,6 +40,7 @@ export_function!(Asks);
 #[test]
 fn an_instance_that_was_made_ahead_belongs_to_the_evaluation_that_gets_it() {
     let component = build(ASKS, World::Function).expect("builds");
+    let mut fuel_used = Vec::new();
     for knob in 1..5 {
         let run = |input: &str, fuel| {
             let limits = Limits { fuel, ..small_limits() };
@@ -50,8 +51,11 @@ fn an_instance_that_was_made_ahead_belongs_to_the_evaluation_that_gets_it() {
         let report = run("", 1_000_000);
         assert_eq!(output(&report), &[knob as u8]);
         assert_eq!((report.log.as_str(), report.usage.host_calls), ("asked\n", 2));
+        fuel_used.push(report.usage.fuel.expect("it ended well"));
         assert_eq!(run("spin", 10_000).outcome, Outcome::OutOfFuel { phase: Phase::Call });
     }
+    // The first instance was made for its evaluation, the others before theirs.
+    assert!(fuel_used[0] > 0 && fuel_used.iter().all(|fuel| *fuel == fuel_used[0]), "{fuel_used:?}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Heap {
 // SAFETY: blocks in the arena are between 0 and the mark, which only moves up
 // over a new block, or with the end of the last one: they do not overlap, and
 // stay inside. All others are the standard allocator's, and given back to it.
-// The test below tries sequences of all four.
+// A test below tries long sequences of all three.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let start = self.used.get().next_multiple_of(layout.align());

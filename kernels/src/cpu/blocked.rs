@@ -2,11 +2,11 @@
 //!
 //! First the right operand is packed whole, into panels as wide as a tile.
 //! Then each task owns a block of the output. It packs its rows of the left
-//! operand for [`DEPTH`] of the inner dimension at a time, which fit in L2,
-//! and runs the tiles of the block over them; a panel stays in L1 for all
-//! strips, which ask for the next one on the way. A block stays in L2 from one depth to the next, and is finished
-//! there: bias, activation, residual, rounding. (Goto and van de Geijn 2008;
-//! Van Zee and van de Geijn 2015.)
+//! operand for [`DEPTH`] of the inner dimension at a time, which fit in L2, and
+//! runs the tiles of the block over them; a panel stays in L1 for all strips,
+//! which ask for the next one on the way. A block stays in L2 from one depth to
+//! the next, and is finished there: bias, activation, residual, rounding. (Goto
+//! and van de Geijn 2008; Van Zee and van de Geijn 2015.)
 //!
 //! Every output is summed over the inner dimension in order, in parts that
 //! depend on the inner dimension alone, wherever in the matrix it lies.

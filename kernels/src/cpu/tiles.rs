@@ -23,8 +23,8 @@ pub(crate) struct Tile {
     pub left: *const f32,
     /// `depth` × columns of a whole tile, packed.
     pub right: *const f32,
-    /// What is wanted next: a cache line for each sixteen of `depth` is asked
-    /// for, wherever that is.
+    /// What is wanted next, wherever that is: AVX2's packed tile asks for a
+    /// cache line of it for each sixteen of `depth`.
     pub next: *const f32,
     pub out: *mut f32,
     pub out_stride: usize,

@@ -406,6 +406,9 @@ fn long_straight_code_is_checked_on_the_way() -> Outcome<()> {
 fn the_start_function_runs_on_its_own_budget() -> Outcome<()> {
     let wasm = wat::parse_str("(module (func $s (loop (br 0))) (start $s))")?;
     let metered = instrument(&wasm, &MeterConfig::default())?;
+    assert!(metered.starts, "so no worker makes an instance ahead");
+    let quiet = wat::parse_str("(module (func $s (loop (br 0))))")?;
+    assert!(!instrument(&quiet, &MeterConfig::default())?.starts);
     let engine = engine(OptLevel::Speed, false)?;
     let module = Module::new(&engine, &metered.module)?;
     let mut store = Store::new(&engine, ());
