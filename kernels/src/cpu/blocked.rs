@@ -16,7 +16,7 @@ use std::cell::Cell;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::moves::Moved;
-use super::packing::{Element, SLACK, pack_left, pack_right};
+use super::packing::{SLACK, Unit, pack_left, pack_right};
 use super::simd::multiversion;
 use super::tasks::Stage;
 use super::tiles::Tile;
@@ -49,6 +49,8 @@ pub(crate) trait Micro {
     const ROWS: usize;
     /// Columns of a tile, a multiple of 8.
     const COLS: usize;
+    /// Elements of the inner dimension in a unit that it multiplies.
+    const DEEP: usize = 1;
     /// What computes a tile, by its rows less one. Called through this table
     /// each is compiled alone; inlined into one function they would spill
     /// accumulators.
@@ -137,17 +139,20 @@ fn grid(m: usize, n: usize, k: usize, rows: usize, cols: usize) -> (usize, usize
 /// The machine has AVX2, FMA, and what `M` needs. Every element of `a` and `b`
 /// lies in its slice, and the result in `out`, whose part no one else uses.
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
+pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     split: Split,
-    a: Matrix<A>,
-    b: Matrix<B>,
+    a: Matrix<A::Element>,
+    b: Matrix<B::Element>,
     out: Target,
     start: usize,
     alpha: f32,
     accumulate: bool,
     epilogue: Option<&Epilogue>,
 ) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
+    const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
+    // The inner dimension is counted in units.
+    let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
+    let elements = |depth: usize, d: usize| (d * M::DEEP).min(a.cols - depth * M::DEEP);
     let deep = part(k, DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
@@ -165,8 +170,8 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
             let (depth, first) = (task / groups * deep, task % groups * group);
             let d = deep.min(k - depth);
             let here = (group * M::COLS).min(cols - first * M::COLS);
-            let skipped = depth * b.row_stride + (left + first * M::COLS) * b.col_stride;
-            let part = Matrix { data: &b.data[skipped..], rows: d, cols: here, ..b };
+            let skipped = depth * M::DEEP * b.row_stride + (left + first * M::COLS) * b.col_stride;
+            let part = Matrix { data: &b.data[skipped..], rows: elements(depth, d), cols: here, ..b };
             let to = panels.at((depth * count + first * d) * M::COLS);
             // SAFETY: AVX2, by the caller; the part is inside b, and its
             // panels are this task's.
@@ -203,8 +208,8 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
             let mut strips = grown(LEFT.take(), tall * deep + SLACK);
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
-                let skipped = row * a.row_stride + depth * a.col_stride;
-                let part = Matrix { data: &a.data[skipped..], rows: height, cols: d, ..a };
+                let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
+                let part = Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a };
                 let rows_of_a = strips.as_mut_ptr().cast::<f32>();
                 // SAFETY: AVX2, by the caller; the part is inside a, and there
                 // is room for it.
@@ -267,7 +272,8 @@ pub(crate) unsafe fn product<M: Micro, A: Element, B: Element>(
 mod tests {
     use super::*;
     use crate::cpu::gemm_avx2::Avx2;
-    use crate::cpu::gemm_avx512::Avx512;
+    use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
+    use crate::cpu::packing::Pair;
     use crate::cpu::simd::{Level, level};
 
     /// Values that bfloat16 holds exactly.
@@ -305,7 +311,10 @@ mod tests {
             for (at, (got, exact)) in got[start..].iter().zip(&exact).enumerate() {
                 let error = (f64::from(*got) - exact).abs();
                 let bound = bound * exact.abs() + 2e-6 * (k as f64 + 4.0);
-                assert!(error < bound, "{what} {m}×{n}×{k}, {at}: {got} and {exact}");
+                assert!(
+                    error < bound,
+                    "{what} {m}×{n}×{k} {trans_a} {trans_b} {accumulate}, {at}: {got} and {exact}"
+                );
             }
         };
         let wide = |run: &dyn Fn(Target)| {
@@ -330,6 +339,18 @@ mod tests {
         hh(Target::Bf16(Moved::new(&mut out)));
         let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
         compare("bf16 to bf16", &out, 1.0 / 256.0);
+        if level() < Level::Avx512Bf16 {
+            return;
+        }
+        let pairs = |to| {
+            // SAFETY: see above.
+            unsafe { product::<Avx512Bf16, Pair, Pair>(split, ha, hb, to, start, alpha, accumulate, None) }
+        };
+        compare("pairs", &wide(&pairs), 0.0);
+        let mut out = bits(&before);
+        pairs(Target::Bf16(Moved::new(&mut out)));
+        let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
+        compare("pairs to bf16", &out, 1.0 / 256.0);
     }
 
     #[test]
@@ -337,10 +358,12 @@ mod tests {
         if level() == Level::Portable {
             return;
         }
-        for (m, n, k) in [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17)] {
+        for (m, n, k) in
+            [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17), (50, 70, 1601)]
+        {
             for way in 0..8 {
                 check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
-                if level() == Level::Avx512 {
+                if level() >= Level::Avx512 {
                     check::<Avx512>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
                 }
             }

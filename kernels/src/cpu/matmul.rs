@@ -7,14 +7,14 @@
 use gemm::Parallelism;
 
 #[cfg(target_arch = "x86_64")]
-use super::blocked::{self, Target};
+use super::blocked::{self, Micro, Target};
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx512::Avx512;
 #[cfg(target_arch = "x86_64")]
-use super::packing::Element;
+use super::packing::Unit;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
 use super::{Output, Split};
@@ -189,11 +189,44 @@ pub(crate) fn is_large(m: usize, n: usize, k: usize) -> bool {
 /// If an operand does not hold `batch` matrices.
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn large<A: Element, B: Element>(
+pub(crate) unsafe fn large<A: Unit, B: Unit>(
     split: Split,
     batch: usize,
-    a: Matrix<A>,
-    b: Matrix<B>,
+    a: Matrix<A::Element>,
+    b: Matrix<B::Element>,
+    out: Target,
+    alpha: f32,
+    accumulate: bool,
+    epilogue: Option<&Epilogue>,
+) {
+    // SAFETY: the instruction set was detected; the rest is the caller's
+    // promise.
+    unsafe {
+        match level() {
+            Level::Portable | Level::Avx2 => {
+                large_by::<Avx2, A, B>(split, batch, a, b, out, alpha, accumulate, epilogue);
+            }
+            Level::Avx512 | Level::Avx512Bf16 => {
+                large_by::<Avx512, A, B>(split, batch, a, b, out, alpha, accumulate, epilogue);
+            }
+        }
+    }
+}
+
+/// As [`large`], with this tile.
+///
+/// # Safety
+/// As [`large`]; and the machine has the tile's instruction set.
+///
+/// # Panics
+/// As [`large`].
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn large_by<M: Micro, A: Unit, B: Unit>(
+    split: Split,
+    batch: usize,
+    a: Matrix<A::Element>,
+    b: Matrix<B::Element>,
     out: Target,
     alpha: f32,
     accumulate: bool,
@@ -206,16 +239,9 @@ pub(crate) unsafe fn large<A: Element, B: Element>(
         let b = Matrix { data: &b.data[member * k * n..], ..b };
         assert!(a.last() < a.data.len() && b.last() < b.data.len());
         let start = member * m * n;
-        // SAFETY: the instruction set was detected, the matrices lie in their
-        // slices, and the output is the caller's promise.
-        unsafe {
-            match level() {
-                Level::Avx512 => {
-                    blocked::product::<Avx512, A, B>(split, a, b, out, start, alpha, accumulate, epilogue);
-                }
-                _ => blocked::product::<Avx2, A, B>(split, a, b, out, start, alpha, accumulate, epilogue),
-            }
-        }
+        // SAFETY: the matrices lie in their slices; the rest is the caller's
+        // promise.
+        unsafe { blocked::product::<M, A, B>(split, a, b, out, start, alpha, accumulate, epilogue) };
     }
 }
 
@@ -257,7 +283,10 @@ pub(crate) fn batched(
     if is_large(m, n, k) {
         // SAFETY: `is_large` found AVX2; the matrices and the output are dense
         // and hold `batch` products.
-        unsafe { large(split, batch, a, b, Target::F32(Output::new(out)), alpha, accumulate, epilogue) };
+        unsafe {
+            let out = Target::F32(Output::new(out));
+            large::<f32, f32>(split, batch, a, b, out, alpha, accumulate, epilogue);
+        }
         return;
     }
     let (rows, cols) = partition(m, n, k);

@@ -1,6 +1,8 @@
 //! Operands of matrix products, laid out as the tiles of a product read them:
 //! the left one in strips of rows, the right one in panels of columns, both
-//! inner dimension first. bfloat16 becomes `f32` on the way.
+//! inner dimension first, in units of 32 bits. A unit is an `f32`, a bfloat16
+//! that became one, or two bfloat16s that follow each other in the inner
+//! dimension.
 
 use std::arch::x86_64::*;
 
@@ -8,44 +10,118 @@ use super::blocked::Micro;
 use super::matmul::Matrix;
 use crate::bf16;
 
-/// An element of an operand.
-pub(crate) trait Element: Copy + Send + Sync {
-    /// The number.
-    fn value(self) -> f32;
+/// What a tile multiplies: 32 bits, handled as an `f32`.
+pub(crate) trait Unit {
+    /// What the operand's matrix holds.
+    type Element: Copy + Send + Sync;
 
-    /// Eight of them.
+    /// Elements of the inner dimension in a unit.
+    const DEEP: usize;
+
+    /// The unit of the first `deep` of `DEEP` elements that lie `stride`
+    /// apart; what is missing is 0.
     ///
     /// # Safety
-    /// AVX2; `from` has eight elements.
-    unsafe fn eight(from: *const Self) -> __m256;
+    /// `from` has those elements.
+    unsafe fn one(from: *const Self::Element, stride: usize, deep: usize) -> f32;
+
+    /// Eight units that follow each other in memory.
+    ///
+    /// # Safety
+    /// AVX2; `from` has 8 × `DEEP` elements.
+    unsafe fn along(from: *const Self::Element) -> __m256;
+
+    /// The units of eight neighbours in memory, elements of a unit `stride`
+    /// apart.
+    ///
+    /// # Safety
+    /// AVX2; each of the `DEEP` rows has eight elements.
+    unsafe fn across(from: *const Self::Element, stride: usize) -> __m256;
 }
 
-impl Element for f32 {
+impl Unit for f32 {
+    type Element = f32;
+    const DEEP: usize = 1;
+
     #[inline(always)]
-    fn value(self) -> f32 {
-        self
+    unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { *from }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn eight(from: *const f32) -> __m256 {
+    unsafe fn along(from: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn across(from: *const f32, _: usize) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe { _mm256_loadu_ps(from) }
     }
 }
 
-impl Element for u16 {
+/// A bfloat16 that becomes an `f32`.
+impl Unit for u16 {
+    type Element = u16;
+    const DEEP: usize = 1;
+
     #[inline(always)]
-    fn value(self) -> f32 {
-        bf16::value(self)
+    unsafe fn one(from: *const u16, _: usize, _: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        bf16::value(unsafe { *from })
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn eight(from: *const u16) -> __m256 {
+    unsafe fn along(from: *const u16) -> __m256 {
         // SAFETY: the caller's promise.
         let bits = unsafe { _mm_loadu_si128(from.cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn across(from: *const u16, _: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Self::along(from) }
+    }
+}
+
+/// Two bfloat16s, the first in the lower half.
+pub(crate) struct Pair;
+
+impl Unit for Pair {
+    type Element = u16;
+    const DEEP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        let first = unsafe { *from };
+        // SAFETY: there is a second one.
+        let second = if deep > 1 { unsafe { *from.wrapping_add(stride) } } else { 0 };
+        f32::from_bits(u32::from(second) << 16 | u32::from(first))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn along(from: *const u16) -> __m256 {
+        // SAFETY: the caller's promise: sixteen elements.
+        unsafe { _mm256_loadu_ps(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn across(from: *const u16, stride: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        let (first, second) =
+            unsafe { (_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.wrapping_add(stride).cast())) };
+        let (low, high) = (_mm_unpacklo_epi16(first, second), _mm_unpackhi_epi16(first, second));
+        _mm256_castsi256_ps(_mm256_set_m128i(high, low))
     }
 }
 
@@ -60,28 +136,33 @@ pub(crate) const SLACK: usize = 8;
 /// narrow as the rows that are left.
 ///
 /// # Safety
-/// AVX2; the elements of `a` are inside its slice; `to` has room for
-/// a.rows × a.cols floats and [`SLACK`].
+/// AVX2; the elements of `a` are inside its slice; `to` has room for the
+/// units of a.rows × a.cols elements and [`SLACK`].
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn pack_left<M: Micro, T: Element>(a: &Matrix<T>, to: *mut f32) {
-    let depth = a.cols;
+pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *mut f32) {
+    let depth = a.cols.div_ceil(U::DEEP);
+    let along = a.col_stride.wrapping_mul(U::DEEP);
+    let deep = |unit: usize| U::DEEP.min(a.cols - unit * U::DEEP);
     if a.row_stride == 1 && a.col_stride != 1 {
         let (full, rest) = (a.rows / M::ROWS, a.rows % M::ROWS);
         for k in 0..depth {
-            let column = a.data.as_ptr().wrapping_add(k.wrapping_mul(a.col_stride));
-            prefetch(column.wrapping_add(AHEAD.wrapping_mul(a.col_stride)), a.rows);
+            let column = a.data.as_ptr().wrapping_add(k.wrapping_mul(along));
+            for i in 0..U::DEEP {
+                let ahead = (AHEAD * U::DEEP + i).wrapping_mul(a.col_stride);
+                prefetch(column.wrapping_add(ahead), a.rows);
+            }
             let mut target = to.wrapping_add(k.wrapping_mul(M::ROWS));
             let mut from = column;
             for _ in 0..full {
                 // SAFETY: elements of a, and their places in the strip.
-                unsafe { copy::<M, T>(from, target) };
+                unsafe { copy::<M, U>(from, a.col_stride, deep(k), target) };
                 target = target.wrapping_add(M::ROWS.wrapping_mul(depth));
                 from = from.wrapping_add(M::ROWS);
             }
             let target = to.wrapping_add((full * M::ROWS * depth).wrapping_add(k.wrapping_mul(rest)));
             for i in 0..rest {
                 // SAFETY: as above.
-                unsafe { *target.wrapping_add(i) = (*from.wrapping_add(i)).value() };
+                unsafe { *target.wrapping_add(i) = U::one(from.wrapping_add(i), a.col_stride, deep(k)) };
             }
         }
         return;
@@ -90,14 +171,15 @@ pub(crate) unsafe fn pack_left<M: Micro, T: Element>(a: &Matrix<T>, to: *mut f32
         let height = M::ROWS.min(a.rows - top);
         let rows = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride));
         let target = to.wrapping_add(top.wrapping_mul(depth));
-        let done = if height == M::ROWS && a.col_stride == 1 { depth / 8 * 8 } else { 0 };
+        let whole = a.cols / (8 * U::DEEP) * 8;
+        let done = if height == M::ROWS && a.col_stride == 1 { whole } else { 0 };
         for k in (0..done).step_by(8) {
-            for first in (0..M::ROWS).step_by(8) {
+            for first in (0..M::ROWS).step_by(8).rev() {
                 let mut r = [_mm256_setzero_ps(); 8];
                 for (i, r) in r[..8.min(M::ROWS - first)].iter_mut().enumerate() {
                     let row = rows.wrapping_add((first + i).wrapping_mul(a.row_stride));
-                    // SAFETY: eight elements of a row of the strip.
-                    *r = unsafe { T::eight(row.wrapping_add(k)) };
+                    // SAFETY: eight units of a row of the strip.
+                    *r = unsafe { U::along(row.wrapping_add(k * U::DEEP)) };
                 }
                 for (i, column) in transposed(r).into_iter().enumerate() {
                     // SAFETY: part of a column of the strip, and floats after
@@ -109,9 +191,9 @@ pub(crate) unsafe fn pack_left<M: Micro, T: Element>(a: &Matrix<T>, to: *mut f32
         }
         for k in done..depth {
             for i in 0..height {
-                let from = rows.wrapping_add(i * a.row_stride + k * a.col_stride);
-                // SAFETY: an element of a, and its place in the strip.
-                unsafe { *target.wrapping_add(k * height + i) = (*from).value() };
+                let from = rows.wrapping_add(i * a.row_stride + k * along);
+                // SAFETY: elements of a, and their place in the strip.
+                unsafe { *target.wrapping_add(k * height + i) = U::one(from, a.col_stride, deep(k)) };
             }
         }
     }
@@ -125,28 +207,35 @@ pub(crate) unsafe fn pack_left<M: Micro, T: Element>(a: &Matrix<T>, to: *mut f32
 /// AVX2; the elements of `b` are inside its slice; `to` has room for the
 /// panels.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn pack_right<M: Micro, T: Element>(b: &Matrix<T>, to: *mut f32, stride: usize) {
-    let depth = b.rows;
+pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *mut f32, stride: usize) {
+    let depth = b.rows.div_ceil(U::DEEP);
+    let along = b.row_stride.wrapping_mul(U::DEEP);
     let whole = b.cols / M::COLS;
     let from = b.data.as_ptr();
     let mut done = 0;
     if b.col_stride == 1 {
-        for k in 0..depth {
-            let row = from.wrapping_add(k.wrapping_mul(b.row_stride));
-            prefetch(row.wrapping_add(AHEAD.wrapping_mul(b.row_stride)), b.cols);
+        done = b.rows / U::DEEP;
+        for k in 0..done {
+            let row = from.wrapping_add(k.wrapping_mul(along));
+            for i in 0..U::DEEP {
+                let ahead = (AHEAD * U::DEEP + i).wrapping_mul(b.row_stride);
+                prefetch(row.wrapping_add(ahead), b.cols);
+            }
             for panel in 0..whole {
                 let target =
                     to.wrapping_add(panel.wrapping_mul(stride).wrapping_add(k.wrapping_mul(M::COLS)));
                 let row = row.wrapping_add(panel.wrapping_mul(M::COLS));
                 for j in (0..M::COLS).step_by(8) {
-                    // SAFETY: eight elements of b, and their place.
-                    unsafe { _mm256_storeu_ps(target.wrapping_add(j), T::eight(row.wrapping_add(j))) };
+                    // SAFETY: eight units of b, and their place.
+                    unsafe {
+                        let units = U::across(row.wrapping_add(j), b.row_stride);
+                        _mm256_storeu_ps(target.wrapping_add(j), units);
+                    }
                 }
             }
         }
-        done = depth;
     } else if b.row_stride == 1 {
-        done = depth / 8 * 8;
+        done = b.rows / (8 * U::DEEP) * 8;
         for panel in 0..whole {
             let columns = from.wrapping_add((panel * M::COLS).wrapping_mul(b.col_stride));
             let target = to.wrapping_add(panel.wrapping_mul(stride));
@@ -155,8 +244,8 @@ pub(crate) unsafe fn pack_right<M: Micro, T: Element>(b: &Matrix<T>, to: *mut f3
                     let mut r = [_mm256_setzero_ps(); 8];
                     for (i, r) in r.iter_mut().enumerate() {
                         let column = columns.wrapping_add((j + i).wrapping_mul(b.col_stride));
-                        // SAFETY: eight elements of a column of b.
-                        *r = unsafe { T::eight(column.wrapping_add(k)) };
+                        // SAFETY: eight units of a column of b.
+                        *r = unsafe { U::along(column.wrapping_add(k * U::DEEP)) };
                     }
                     for (i, row) in transposed(r).into_iter().enumerate() {
                         // SAFETY: eight floats of a row of the panel.
@@ -169,12 +258,13 @@ pub(crate) unsafe fn pack_right<M: Micro, T: Element>(b: &Matrix<T>, to: *mut f3
     for panel in 0..b.cols.div_ceil(M::COLS) {
         let width = M::COLS.min(b.cols - panel * M::COLS);
         for k in if width == M::COLS { done } else { 0 }..depth {
+            let deep = U::DEEP.min(b.rows - k * U::DEEP);
             for j in 0..M::COLS {
-                let at = k * b.row_stride + (panel * M::COLS + j) * b.col_stride;
-                // SAFETY: an element of b where there is one, and its place.
+                let from = from.wrapping_add(k * along + (panel * M::COLS + j) * b.col_stride);
+                // SAFETY: elements of b where there are some, and their place.
                 unsafe {
                     *to.wrapping_add(panel * stride + k * M::COLS + j) =
-                        if j < width { (*from.wrapping_add(at)).value() } else { 0.0 };
+                        if j < width { U::one(from, b.row_stride, deep) } else { 0.0 };
                 }
             }
         }
@@ -184,15 +274,16 @@ pub(crate) unsafe fn pack_right<M: Micro, T: Element>(b: &Matrix<T>, to: *mut f3
 /// Copies a column of a strip.
 ///
 /// # Safety
-/// AVX2; `from` has, and `to` has room for, `M::ROWS` elements.
+/// AVX2; `from` has, and `to` has room for, `M::ROWS` units of `deep`
+/// elements.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn copy<M: Micro, T: Element>(from: *const T, to: *mut f32) {
+unsafe fn copy<M: Micro, U: Unit>(from: *const U::Element, stride: usize, deep: usize, to: *mut f32) {
     // Read before anything is written, so that the copy needs no order.
     let mut column = [0f32; 16];
-    for (i, element) in column[..M::ROWS].iter_mut().enumerate() {
+    for (i, unit) in column[..M::ROWS].iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        *element = unsafe { (*from.wrapping_add(i)).value() };
+        *unit = unsafe { U::one(from.wrapping_add(i), stride, deep) };
     }
     // SAFETY: the caller's promise.
     unsafe { to.copy_from_nonoverlapping(column.as_ptr(), M::ROWS) };
@@ -230,4 +321,96 @@ pub(crate) fn transposed(mut r: [__m256; 8]) -> [__m256; 8] {
         t[i + 4] = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
     }
     t
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gemm_avx2::Avx2;
+    use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
+    use crate::cpu::simd::{Level, level};
+
+    /// Numbers as an element type, all different.
+    trait Counted: Copy {
+        fn at(index: usize) -> Self;
+    }
+
+    impl Counted for f32 {
+        fn at(index: usize) -> f32 {
+            index as f32 + 1.0
+        }
+    }
+
+    impl Counted for u16 {
+        fn at(index: usize) -> u16 {
+            // Numbers, none of which is a NaN.
+            (index % 0x7000) as u16 + 1
+        }
+    }
+
+    /// The unit of elements `0..` of `from`, two at most.
+    fn unit<U: Unit>(from: &[U::Element]) -> u32 {
+        // SAFETY: `from` has as many elements as are asked for.
+        unsafe { U::one(from.as_ptr(), 1, from.len()) }.to_bits()
+    }
+
+    /// Both operands of every layout against what a place holds by definition.
+    /// The layouts of AVX-512 are made with AVX2, so they are tested with it.
+    fn check<M: Micro, U: Unit>(rows: usize, depth: usize)
+    where
+        U::Element: Counted,
+    {
+        let units = depth.div_ceil(U::DEEP);
+        for transposed in [false, true] {
+            let data: Vec<U::Element> = (0..rows * depth).map(U::Element::at).collect();
+            let a = Matrix::new(&data, rows, depth, transposed);
+            let held = |row: usize, unit_: usize| {
+                let elements: Vec<U::Element> = (unit_ * U::DEEP..((unit_ + 1) * U::DEEP).min(depth))
+                    .map(|k| data[row * a.row_stride + k * a.col_stride])
+                    .collect();
+                unit::<U>(&elements)
+            };
+            let mut left = vec![f32::NAN; rows * units + SLACK];
+            // SAFETY: AVX2 was detected; the matrix is dense in its slice, and
+            // there is room.
+            unsafe { pack_left::<M, U>(&a, left.as_mut_ptr()) };
+            for row in 0..rows {
+                let top = row / M::ROWS * M::ROWS;
+                let height = M::ROWS.min(rows - top);
+                for k in 0..units {
+                    let got = left[top * units + k * height + row - top].to_bits();
+                    assert_eq!(got, held(row, k), "left {rows}×{depth} {transposed}: {row}, {k}");
+                }
+            }
+            let stride = units * M::COLS + 16;
+            let mut right = vec![f32::NAN; stride * rows.div_ceil(M::COLS)];
+            // SAFETY: as above.
+            unsafe { pack_right::<M, U>(&a.t(), right.as_mut_ptr(), stride) };
+            for column in 0..rows.next_multiple_of(M::COLS) {
+                for k in 0..units {
+                    let at = column / M::COLS * stride + k * M::COLS + column % M::COLS;
+                    let expected = if column < rows { held(column, k) } else { 0 };
+                    assert_eq!(
+                        right[at].to_bits(),
+                        expected,
+                        "right {rows}×{depth} {transposed}: {column}, {k}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packed_operands_lie_as_tiles_read_them() {
+        if level() == Level::Portable {
+            return;
+        }
+        for (rows, depth) in [(1, 1), (6, 8), (14, 16), (29, 17), (33, 41), (70, 100), (98, 31)] {
+            check::<Avx2, f32>(rows, depth);
+            check::<Avx2, u16>(rows, depth);
+            check::<Avx512, f32>(rows, depth);
+            check::<Avx512, u16>(rows, depth);
+            check::<Avx512Bf16, Pair>(rows, depth);
+        }
+    }
 }

@@ -2,14 +2,19 @@
 //!
 //! A bfloat16 operand is widened while it is packed, or, where it is not
 //! packed, into scratch memory first; a bfloat16 result is rounded once, at
-//! the end: the products and sums are those of `f32`.
+//! the end: the products and sums are those of `f32`. Where the machine has
+//! AVX-512 BF16, large products of two bfloat16 operands are made by it.
 
 #[cfg(target_arch = "x86_64")]
 use super::blocked::Target;
 use super::epilogue::Epilogue;
+#[cfg(target_arch = "x86_64")]
+use super::gemm_avx512::Avx512Bf16;
 use super::matmul::{self, Matrix, batched};
 use super::moves::{Moved, convert};
-use super::{Output, Split, bf16};
+#[cfg(target_arch = "x86_64")]
+use super::packing::Pair;
+use super::{Level, Output, Split, bf16, level};
 use crate::step::MatMulDims;
 
 /// Most floats of a buffer that is kept for the next product (16 MiB).
@@ -67,17 +72,21 @@ pub(crate) fn run(
             Results::Bf16(out) => Target::Bf16(Moved::new(out)),
         };
         macro_rules! go {
-            ($a:expr, $b:expr) => {{
+            ($large:ident::<$($unit:ty),*>, $a:expr, $b:expr) => {{
                 let (a, b) = (Matrix::new($a, m, k, trans_a), Matrix::new($b, k, n, trans_b));
-                // SAFETY: it is large; the results are this step's.
-                unsafe { matmul::large(split, batch, a, b, out, alpha, accumulate, epilogue) }
+                // SAFETY: it is large, and at this level; the results are this
+                // step's.
+                unsafe { matmul::$large::<$($unit),*>(split, batch, a, b, out, alpha, accumulate, epilogue) }
             }};
         }
         match (a, b) {
-            (Numbers::F32(a), Numbers::F32(b)) => go!(a, b),
-            (Numbers::F32(a), Numbers::Bf16(b)) => go!(a, b),
-            (Numbers::Bf16(a), Numbers::F32(b)) => go!(a, b),
-            (Numbers::Bf16(a), Numbers::Bf16(b)) => go!(a, b),
+            (Numbers::F32(a), Numbers::F32(b)) => go!(large::<f32, f32>, a, b),
+            (Numbers::F32(a), Numbers::Bf16(b)) => go!(large::<f32, u16>, a, b),
+            (Numbers::Bf16(a), Numbers::F32(b)) => go!(large::<u16, f32>, a, b),
+            (Numbers::Bf16(a), Numbers::Bf16(b)) if level() == Level::Avx512Bf16 => {
+                go!(large_by::<Avx512Bf16, Pair, Pair>, a, b);
+            }
+            (Numbers::Bf16(a), Numbers::Bf16(b)) => go!(large::<u16, u16>, a, b),
         }
         return;
     }

@@ -1,7 +1,7 @@
 //! One body, two machines: kernels are written as plain loops and compiled
 //! twice, for the portable instruction set and for AVX2 with fused
 //! multiply-add. Which one runs is found out once per process. (Large matrix
-//! products have a third way, for AVX-512.)
+//! products have two more ways, for AVX-512 and its bfloat16.)
 
 use std::sync::OnceLock;
 
@@ -19,10 +19,13 @@ pub(crate) enum Level {
     /// Those and AVX-512F; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Those and AVX-512 BF16; made as `Avx2` is.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 /// The environment variable that asks for a lower level than the best, for
-/// tests: `portable`, `avx2` or `avx512`.
+/// tests: `portable`, `avx2`, `avx512` or `avx512bf16`.
 const VARIABLE: &str = "TERRARIUM_SIMD";
 
 /// The level that is used: the best of this machine, unless another is asked
@@ -35,7 +38,11 @@ pub(crate) fn level() -> Level {
 fn best() -> Level {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return if is_x86_feature_detected!("avx512f") { Level::Avx512 } else { Level::Avx2 };
+        return match (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx512bf16")) {
+            (true, true) => Level::Avx512Bf16,
+            (true, false) => Level::Avx512,
+            (false, _) => Level::Avx2,
+        };
     }
     Level::Portable
 }
@@ -51,6 +58,8 @@ pub(crate) fn asked() -> Result<Option<Level>, Error> {
         Some("avx2") => Some(Level::Avx2),
         #[cfg(target_arch = "x86_64")]
         Some("avx512") => Some(Level::Avx512),
+        #[cfg(target_arch = "x86_64")]
+        Some("avx512bf16") => Some(Level::Avx512Bf16),
         _ => None,
     };
     match wanted {
@@ -85,10 +94,10 @@ macro_rules! multiversion {
             }
             match $crate::cpu::simd::level() {
                 $crate::cpu::simd::Level::Portable => $body::<false>($($arg),*),
-                // SAFETY: `level` returns these only where the CPU reported
-                // both features.
+                // SAFETY: `level` returns the others only where the CPU
+                // reported both features.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Level::Avx2 | $crate::cpu::simd::Level::Avx512 => unsafe { avx2($($arg),*) },
+                _ => unsafe { avx2($($arg),*) },
             }
         }
     };

@@ -21,6 +21,9 @@ fn levels() -> Vec<&'static str> {
         levels.push("avx2");
         if is_x86_feature_detected!("avx512f") {
             levels.push("avx512");
+            if is_x86_feature_detected!("avx512bf16") {
+                levels.push("avx512bf16");
+            }
         }
     }
     levels
@@ -29,7 +32,7 @@ fn levels() -> Vec<&'static str> {
 #[test]
 fn every_level_of_this_machine_passes_the_tests_of_products() {
     for level in levels() {
-        let output = tests_at(level, &["matrices::", "fused::"]);
+        let output = tests_at(level, &["matrices::", "fused::", "halves::", "experts::"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{level}: {text}");
         assert!(!text.contains(" 0 passed"), "{level}: no test ran: {text}");
