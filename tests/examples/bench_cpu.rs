@@ -2,15 +2,20 @@
 //! PyTorch in turn: one question a line on stdin, one JSON answer a line on
 //! stdout. Times are in seconds.
 //!
-//! - `peak`: f32 GFLOP/s of fused multiply-adds in registers, all threads
+//! - `peak`: GFLOP/s of multiply-adds in registers, all threads: f32, and
+//!   pairs of bf16 where the machine has them
 //! - `product f32|bf16 nn|nt|tn M K N`: times of one product
-//! - `step N`: times of N training steps
+//! - `step f32|bf16 N`: times of N training steps
 //! - `loss`: the loss of the last step
-//! - `profile N`: time of each kind of operation in N steps: [count, seconds]
+//! - `profile f32|bf16 N`: time of each kind of operation in N steps: [count,
+//!   seconds]
 //!
 //! The model is GPT-2's of 10.84 million parameters (6 layers of 384 channels,
 //! 6 heads, 256 positions, bytes, tied head), trained by AdamW on 8 rows. A
-//! step is a replayed graph of the SDK's, as a guest drives it.
+//! step is a replayed graph of the SDK's, as a guest drives it. In bf16 the
+//! products of the layers and the head take bfloat16 operands and add in f32;
+//! parameters, their gradients, norms and the residual stream stay f32, as in
+//! PyTorch's autocast.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -20,7 +25,7 @@ use serde_json::{Value, json};
 use terrarium_kernels as k;
 use terrarium_sdk::optim::{AdamW, AdamWConfig, Optimizer};
 use terrarium_sdk::tape::{Activation, Ends};
-use terrarium_sdk::{Graph, Tape, Tensor, Var, data, init::Seeds, layers};
+use terrarium_sdk::{Dtype, Graph, Tape, Tensor, Var, data, init::Seeds, layers};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
 const DEPTH: u32 = 6;
@@ -61,26 +66,35 @@ impl Block {
         linears.flat_map(layers::Linear::params).chain(norms).collect()
     }
 
-    fn forward(&self, t: &mut Tape, x: Var) -> terrarium_sdk::Result<Var> {
+    fn forward(&self, t: &mut Tape, x: Var, operands: Dtype) -> terrarium_sdk::Result<Var> {
         let h = self.norms[0].forward(t, x)?;
+        let h = t.cast(h, operands)?;
         let mut heads = Vec::new();
         for linear in &self.heads {
-            let y = linear.forward(t, h, Activation::Identity)?;
+            let (weight, bias) = params(linear, t, operands)?;
+            let y = t.linear_fused(h, weight, Ends { bias, ..Ends::default() })?;
             heads.push(t.reshape(y, &[ROWS, TIME, HEADS, CHANNELS / HEADS])?);
         }
         let y = t.attention(heads[0], heads[1], heads[2], 0)?;
         let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
-        let (weight, bias) = params(&self.project, t);
+        let y = t.cast(y, operands)?;
+        let (weight, bias) = params(&self.project, t, operands)?;
         let x = t.linear_fused(y, weight, Ends { bias, residual: Some(x), ..Ends::default() })?;
         let h = self.norms[1].forward(t, x)?;
-        let (up, down) = (params(&self.up, t), params(&self.down, t));
+        let h = t.cast(h, operands)?;
+        let (up, down) = (params(&self.up, t, operands)?, params(&self.down, t, operands)?);
         t.mlp_biased(h, up, down, Activation::Gelu, Some(x))
     }
 }
 
 /// Weight and bias of a layer.
-fn params(layer: &layers::Linear, t: &mut Tape) -> (Var, Option<Var>) {
-    (t.param(&layer.weight), layer.bias.as_ref().map(|bias| t.param(bias)))
+fn params(
+    layer: &layers::Linear,
+    t: &mut Tape,
+    operands: Dtype,
+) -> terrarium_sdk::Result<(Var, Option<Var>)> {
+    let weight = t.param(&layer.weight);
+    Ok((t.cast(weight, operands)?, layer.bias.as_ref().map(|bias| t.param(bias))))
 }
 
 /// A model, its graph, and the session that they live in.
@@ -92,11 +106,16 @@ struct Training {
     loss: Tensor,
     steps: u64,
     parameters: u64,
+    operands: Dtype,
     session: NativeSession,
 }
 
+fn operands(dtype: &str) -> Dtype {
+    if dtype == "bf16" { Dtype::Bfloat16 } else { Dtype::Float32 }
+}
+
 impl Training {
-    fn new(timed: bool) -> Result<Training> {
+    fn new(operands: Dtype, timed: bool) -> Result<Training> {
         let text = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let config = NativeConfig { threads: 0, text, context: TIME, timed, ..NativeConfig::default() };
         let session = NativeSession::start(config)?;
@@ -115,10 +134,12 @@ impl Training {
         let (word, place) = (words.forward(&mut t, input)?, places.forward(&mut t, position)?);
         let mut x = t.add(word, place)?;
         for block in &blocks {
-            x = block.forward(&mut t, x)?;
+            x = block.forward(&mut t, x, operands)?;
         }
         x = last.forward(&mut t, x)?;
+        x = t.cast(x, operands)?;
         let head = t.param(&words.table);
+        let head = t.cast(head, operands)?;
         let losses = t.linear_cross_entropy(x, head, target, 0.0)?;
         let mean = t.mean(losses)?;
         t.store(mean, &loss)?;
@@ -130,7 +151,7 @@ impl Training {
         let mut optimizer = AdamW::new(&params, AdamWConfig { rate: 3e-4, ..AdamWConfig::default() })?;
         optimizer.emit(&mut t)?;
         let graph = t.record()?;
-        Ok(Training { graph, optimizer, tokens, targets, loss, steps: 0, parameters, session })
+        Ok(Training { graph, optimizer, tokens, targets, loss, steps: 0, parameters, operands, session })
     }
 
     fn step(&mut self) -> Result<()> {
@@ -162,55 +183,83 @@ fn product(dtype: k::DType, way: &str, [m, k_, n]: [u32; 3]) -> Result<Vec<f64>>
     Ok(times)
 }
 
-/// GFLOP/s of independent chains of fused multiply-adds, one set a thread:
-/// the best of many short runs.
+/// GFLOP/s of independent chains of multiply-adds, one set a thread: the best
+/// of many short runs of each instruction set.
 fn peak() -> Value {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        const ROUNDS: usize = 1 << 20;
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let best = |_| {
-            // SAFETY: both features were just detected.
-            let once = |_| unsafe { chains(ROUNDS) };
-            (0..40).map(once).fold(f64::INFINITY, f64::min)
-        };
-        let times: Vec<f64> = std::thread::scope(|scope| {
-            let all: Vec<_> = (0..threads).map(|i| scope.spawn(move || best(i))).collect();
-            all.into_iter().filter_map(|one| one.join().ok()).collect()
-        });
-        // Ten chains of eight, two flops each.
-        let flops = (ROUNDS * 10 * 8 * 2) as f64;
-        return json!(times.iter().map(|time| flops / time / 1e9).sum::<f64>());
+        // SAFETY (all three): the features were just detected.
+        let mut f32s = best(|| unsafe { chains::avx2() });
+        let mut bf16 = None;
+        if is_x86_feature_detected!("avx512f") {
+            f32s = f32s.max(best(|| unsafe { chains::avx512() }));
+            if is_x86_feature_detected!("avx512bf16") {
+                bf16 = Some(best(|| unsafe { chains::avx512bf16() }));
+            }
+        }
+        return json!({ "f32": f32s, "bf16": bf16 });
     }
     Value::Null
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn chains(rounds: usize) -> f64 {
+fn best(speed: impl Fn() -> f64 + Sync) -> f64 {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        let one = || (0..40).map(|_| speed()).fold(0.0, f64::max);
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        all.into_iter().filter_map(|one| one.join().ok()).sum()
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+mod chains {
     use std::arch::x86_64::*;
-    let (factor, term) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001));
-    let mut s = [_mm256_set1_ps(0.5); 10];
-    let start = Instant::now();
-    for _ in 0..rounds {
-        // Written out: an array that is indexed would live in memory.
-        let [a, b, c, d, e, f, g, h, i, j] = s;
-        s = [
-            _mm256_fmadd_ps(a, factor, term),
-            _mm256_fmadd_ps(b, factor, term),
-            _mm256_fmadd_ps(c, factor, term),
-            _mm256_fmadd_ps(d, factor, term),
-            _mm256_fmadd_ps(e, factor, term),
-            _mm256_fmadd_ps(f, factor, term),
-            _mm256_fmadd_ps(g, factor, term),
-            _mm256_fmadd_ps(h, factor, term),
-            _mm256_fmadd_ps(i, factor, term),
-            _mm256_fmadd_ps(j, factor, term),
-        ];
+    use std::time::Instant;
+
+    const ROUNDS: usize = 1 << 20;
+
+    macro_rules! chains {
+        ($name:ident, $features:literal, $flops:literal, $of:expr, $step:expr) => {
+            /// GFLOP/s of ten chains.
+            #[target_feature(enable = $features)]
+            pub fn $name() -> f64 {
+                let (factor, term) = ($of(0.999), $of(0.001));
+                let step = |s| $step(s, factor, term);
+                let mut s = [$of(0.5); 10];
+                let start = Instant::now();
+                for _ in 0..ROUNDS {
+                    // Written out: an array that is indexed would live in memory.
+                    let [a, b, c, d, e, f, g, h, i, j] = s;
+                    s = [
+                        step(a),
+                        step(b),
+                        step(c),
+                        step(d),
+                        step(e),
+                        step(f),
+                        step(g),
+                        step(h),
+                        step(i),
+                        step(j),
+                    ];
+                }
+                let time = start.elapsed().as_secs_f64();
+                std::hint::black_box(s);
+                (ROUNDS * 10 * $flops) as f64 / time / 1e9
+            }
+        };
     }
-    let time = start.elapsed().as_secs_f64();
-    std::hint::black_box(s);
-    time
+
+    chains!(avx2, "avx2,fma", 16, _mm256_set1_ps, _mm256_fmadd_ps);
+    chains!(avx512, "avx512f", 32, _mm512_set1_ps, _mm512_fmadd_ps);
+    chains!(avx512bf16, "avx512f,avx512bf16", 64, _mm512_set1_ps, pairs);
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: vectors of 512 bits, of which any are pairs of bfloat16.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+    }
 }
 
 fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
@@ -221,9 +270,11 @@ fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
             let dtype = if dtype == "bf16" { k::DType::Bf16 } else { k::DType::F32 };
             Ok(json!(product(dtype, way, [m.parse()?, k_.parse()?, n.parse()?])?))
         }
-        ["step", count] => {
-            if training.is_none() {
-                *training = Some(Training::new(false)?);
+        ["step", dtype, count] => {
+            // Sessions take turns: one host a thread.
+            if training.as_ref().is_none_or(|training| training.operands != operands(dtype)) {
+                *training = None;
+                *training = Some(Training::new(operands(dtype), false)?);
             }
             let training = training.as_mut().ok_or("no model")?;
             let mut times = Vec::new();
@@ -238,10 +289,9 @@ fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
             let training = training.as_ref().ok_or("no step yet")?;
             Ok(json!({ "loss": training.loss.scalar()?, "parameters": training.parameters }))
         }
-        ["profile", count] => {
-            // Sessions take turns: one host a thread.
+        ["profile", dtype, count] => {
             *training = None;
-            let mut timed = Training::new(true)?;
+            let mut timed = Training::new(operands(dtype), true)?;
             timed.step()?;
             // What made the model, and touched its memory, is not of a step.
             let before = timed.session.record().times;

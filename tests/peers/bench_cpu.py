@@ -8,8 +8,8 @@ processor (`mkl_serv_intel_cpu_true` interposed), which a fair comparison on an
 AMD machine needs; the step eager and compiled, in f32 and with bf16 autocast.
 Every contestant is a process that stays; each round asks each of them once, so
 that noise meets all alike. Medians count, and the ratio is against the best
-contestant. Beside them: the share of the peak measured in the same run, and
-where the time of our step goes.
+contestant of the same type. Beside them: the share of the peak measured in the
+same run, and where the time of our step goes.
 """
 
 import json
@@ -50,9 +50,9 @@ PAUSE = 0.3
 
 
 class Contestant:
-    def __init__(self, name, command, preload=None, slow=False):
+    def __init__(self, name, command, preload=None, dtype="f32", slow=False):
         env = dict(os.environ, **({"LD_PRELOAD": preload} if preload else {}))
-        self.name, self.steps, self.slow = name, [], slow
+        self.name, self.dtype, self.steps, self.slow = name, dtype, [], slow
         self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -83,10 +83,17 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
 
 
-def products(contestants, rounds, peak):
+def share_of(peaks, dtype, gflops):
+    """Of what multiply-adds in registers reach: those that the machine has for
+    this type, else those of f32."""
+    peak = peaks.get(dtype) or peaks.get("f32")
+    return gflops / peak if peak else None
+
+
+def products(contestants, rounds, peaks, bf16_shapes):
     figures = []
     print(f"\n{'product, GFLOP/s':<26}" + "".join(f"{c.name:>18}" for c in contestants) + "  ratio of peak")
-    for dtype, shapes in (("f32", PRODUCTS), ("bf16", BF16_PRODUCTS)):
+    for dtype, shapes in (("f32", PRODUCTS), ("bf16", bf16_shapes)):
         for way, m, k, n in shapes:
             question, times = f"product {dtype} {way} {m} {k} {n}", {c.name: [] for c in contestants}
             for _ in range(rounds):
@@ -94,7 +101,7 @@ def products(contestants, rounds, peak):
                     times[c.name].append(statistics.median(c.ask(question)))
             speed = {name: spread([2e-9 * m * k * n / t for t in ts]) for name, ts in times.items()}
             ours, *theirs = [speed[c.name]["median"] for c in contestants]
-            ratio, share = ours / max(theirs), ours / peak if peak else None
+            ratio, share = ours / max(theirs), share_of(peaks, dtype, ours)
             figures.append({"product": question, "gflops": speed, "ratio": ratio, "share_of_peak": share})
             print(
                 f"{f'{dtype} {way} {m}x{k}x{n}':<26}"
@@ -105,36 +112,36 @@ def products(contestants, rounds, peak):
     return figures
 
 
-def steps(contestants, rounds, peak):
+def steps(contestants, rounds, peaks):
     print(f"\n{'training step':<30}{'median s':>10}{'min':>8}{'max':>8}{'tok/s':>8}{'of peak':>9}")
     alive = []
     for c in contestants:
         try:
             if not c.slow:
-                c.ask(f"step {WARM_UP}")
+                c.ask(f"step {c.dtype} {WARM_UP}")
             alive.append(c)
         except RuntimeError as error:
             print(f"left out: {error}", file=sys.stderr)
     for _ in range(rounds):
         for c in alive:
-            c.steps += c.ask(f"step {1 if c.slow else STEPS}")
+            c.steps += c.ask(f"step {c.dtype} {1 if c.slow else STEPS}")
     figures = {}
     for c in alive:
         found = spread(c.steps)
         rate = STEP_TOKENS / found["median"]
-        share = rate * STEP_FLOPS_PER_TOKEN / 1e9 / peak if peak else None
+        share = share_of(peaks, c.dtype, rate * STEP_FLOPS_PER_TOKEN / 1e9)
         figures[c.name] = {"seconds": found, "tokens_per_second": rate, "share_of_peak": share, **c.ask("loss")}
         print(
             f"{c.name:<30}{found['median']:>10.3f}{found['min']:>8.3f}{found['max']:>8.3f}{rate:>8.0f}{share or 0:>9.0%}"
         )
-    ours = figures["ours"]["tokens_per_second"]
     ratios = {}
-    for kind, wanted in (("f32", lambda n: "bf16" not in n), ("bf16", lambda n: "bf16" in n)):
-        peers = {n: f["tokens_per_second"] for n, f in figures.items() if n != "ours" and wanted(n)}
-        if peers:
-            best = max(peers, key=peers.get)
-            ratios[kind] = {"best_peer": best, "ratio": ours / peers[best]}
-            print(f"ours (f32) against the best peer in {kind} ({best}): {ours / peers[best]:.2f}")
+    for dtype in ("f32", "bf16"):
+        rates = {c.name: figures[c.name]["tokens_per_second"] for c in alive if c.dtype == dtype}
+        ours = rates.pop(f"ours {dtype}")
+        if rates:
+            best = max(rates, key=rates.get)
+            ratios[dtype] = {"best_peer": best, "ratio": ours / rates[best]}
+            print(f"ours against the best peer in {dtype} ({best}): {ours / rates[best]:.2f}")
     return figures, ratios
 
 
@@ -150,43 +157,47 @@ def main():
             fixes[", MKL fix"] = interposer(folder)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"without the MKL fix: no C compiler ({error})", file=sys.stderr)
-        ours = Contestant("ours", [program])
+        ours = Contestant("ours f32", [program])
         peers = [Contestant(f"torch{fix}", peer, library) for fix, library in fixes.items()]
-        peaks = [peak for peak in (ours.ask("peak") for _ in range(3)) if peak]
-        peak = max(peaks, default=None)
-        print(f"peak of f32 multiply-adds, all threads: {peak or 0:.1f} GFLOP/s", flush=True)
-        multiplied = products([ours, *peers], rounds, peak)
+        found = [peaks for peaks in (ours.ask("peak") for _ in range(3)) if peaks]
+        peaks = {dtype: max(peaks[dtype] for peaks in found) for dtype in found[0] if found[0][dtype]} if found else {}
+        for dtype, peak in peaks.items():
+            print(f"peak of {dtype} multiply-adds, all threads: {peak:.1f} GFLOP/s", flush=True)
+        multiplied = products([ours, *peers], rounds, peaks, PRODUCTS if "bf16" in peaks else BF16_PRODUCTS)
         for c in peers:
             c.close()
         speed = [f["gflops"][c.name]["median"] for f in multiplied if " bf16 " in f["product"] for c in peers]
         bf16_step = STEP_FLOPS_PER_TOKEN * STEP_TOKENS / 1e9 / max(speed)
-        trained = [ours]
+        trained = [ours, Contestant("ours bf16", [program], dtype="bf16")]
         slow = bf16_step > LONGEST_STEP
         if slow:
             print(f"\nbf16 autocast once, cold: its products alone take {bf16_step:.0f} s a step here")
-            trained.append(Contestant("torch eager bf16", [*peer, "--bf16"], slow=True))
+            trained.append(Contestant("torch eager bf16", [*peer, "--bf16"], dtype="bf16", slow=True))
         for fix, library in fixes.items():
             for kind, flags in (("eager", []), ("compiled", ["--compile"])):
                 for dtype, more in (("f32", []), ("bf16", ["--bf16"])):
                     if dtype == "f32" or not slow:
                         name = f"torch {kind} {dtype}{fix}"
-                        trained.append(Contestant(name, [*peer, *flags, *more], library))
-        stepped, ratios = steps(trained, rounds, peak)
-        profile = ours.ask(f"profile {rounds}")
-        total = sum(seconds for _, seconds in profile.values())
-        print(f"\nwhere our step goes ({total / rounds:.3f} s)")
-        for name, (count, seconds) in sorted(profile.items(), key=lambda item: -item[1][1]):
-            print(f"{name:<30}{count // rounds:>6}{seconds / rounds * 1e3:>10.1f} ms{seconds / total:>7.1%}")
+                        trained.append(Contestant(name, [*peer, *flags, *more], library, dtype))
+        stepped, ratios = steps(trained, rounds, peaks)
+        profiles = {}
+        for c in trained[:2]:
+            profile = c.ask(f"profile {c.dtype} {rounds}")
+            total = sum(seconds for _, seconds in profile.values())
+            profiles[c.dtype] = {n: {"count": k // rounds, "seconds": s / rounds} for n, (k, s) in profile.items()}
+            print(f"\nwhere a step of {c.name} goes ({total / rounds:.3f} s)")
+            for name, (count, seconds) in sorted(profile.items(), key=lambda item: -item[1][1]):
+                print(f"{name:<30}{count // rounds:>6}{seconds / rounds * 1e3:>10.1f} ms{seconds / total:>7.1%}")
         for c in trained:
             c.close()
     report = {
-        "schema": "terrarium.bench-cpu.v1",
+        "schema": "terrarium.bench-cpu.v2",
         "rounds": rounds,
         "threads": os.cpu_count(),
-        "peak_f32_gflops": peak,
+        "peak_gflops": peaks,
         "products": multiplied,
         "step": {"contestants": stepped, "ratios": ratios},
-        "profile": {name: {"count": c // rounds, "seconds": s / rounds} for name, (c, s) in profile.items()},
+        "profiles": profiles,
     }
     target.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {target}")

@@ -91,7 +91,7 @@ def main():
         elif words[0] == "step":
             training = training or Training("--compile" in sys.argv, "--bf16" in sys.argv)
             answer = []
-            for _ in range(int(words[1])):
+            for _ in range(int(words[-1])):
                 start = time.perf_counter()
                 training.step()
                 answer.append(time.perf_counter() - start)
