@@ -75,6 +75,7 @@ thread_local! {
     static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static SUMS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static AHEAD: Cell<Vec<*const u8>> = const { Cell::new(Vec::new()) };
 }
 
 fn grown(mut lines: Vec<Line>, floats: usize) -> Vec<Line> {
@@ -111,6 +112,18 @@ fn widen_body<const FMA: bool>(from: &[u16], to: &mut [f32]) {
 #[inline(always)]
 fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
     bf16::narrow(from, to);
+}
+
+/// Adds the cache lines of a matrix, in the order in which they lie.
+fn wanted<T>(lines: &mut Vec<*const u8>, of: &Matrix<T>) {
+    let (rows, cols, stride) = match of.col_stride {
+        1 => (of.rows, of.cols, of.row_stride),
+        _ => (of.cols, of.rows, of.col_stride),
+    };
+    for row in 0..rows {
+        let from = of.data.as_ptr().wrapping_add(row * stride).cast::<u8>();
+        lines.extend((0..cols * size_of::<T>()).step_by(size_of::<Line>()).map(|at| from.wrapping_add(at)));
+    }
 }
 
 /// Equal parts of `whole`, each at most `most` and a multiple of `unit`.
@@ -206,6 +219,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 }
             };
             let mut strips = grown(LEFT.take(), tall * deep + SLACK);
+            let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
                 let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
@@ -214,6 +228,28 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 // SAFETY: AVX2, by the caller; the part is inside a, and there
                 // is room for it.
                 unsafe { pack_left::<M, A>(&part, rows_of_a) };
+                ahead.clear();
+                if depth + deep < k {
+                    let d = deep.min(k - depth - deep);
+                    let skipped = skipped + deep * M::DEEP * a.col_stride;
+                    let cols = elements(depth + deep, d);
+                    wanted(&mut ahead, &Matrix { data: &a.data[skipped..], rows: height, cols, ..a });
+                } else {
+                    // Another thread takes as many tasks meanwhile.
+                    let row = (task + split.threads()) / across * tall;
+                    if row < m {
+                        let (rows, cols) = (tall.min(m - row), elements(0, deep));
+                        let data = &a.data[row * a.row_stride..];
+                        wanted(&mut ahead, &Matrix { data, rows, cols, ..a });
+                    }
+                    for operand in epilogue.iter().flat_map(|epilogue| epilogue.reads()) {
+                        if let Some(data) = operand.get(begin..) {
+                            wanted(&mut ahead, &Matrix::strided(data, height, width, n));
+                        }
+                    }
+                }
+                let tiles = height.div_ceil(M::ROWS) * width.div_ceil(M::COLS);
+                let mut lines = ahead.chunks(ahead.len().div_ceil(tiles).max(1));
                 packed.wait(packs);
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
@@ -229,6 +265,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             next: right.wrapping_add(d * M::COLS + i / M::ROWS * share),
                             out: to.wrapping_add(i * stride + j),
                             out_stride: stride,
+                            ahead: lines.next().unwrap_or_default(),
                             width: M::COLS.min(width - j),
                             alpha,
                             accumulate: accumulate || depth > 0,
@@ -241,6 +278,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 }
             }
             LEFT.set(strips);
+            AHEAD.set(ahead);
             for i in 0..height {
                 let at = begin + i * n;
                 match (out, epilogue) {

@@ -30,7 +30,16 @@ pub(crate) enum Pre<'a> {
     Read(&'a [f32]),
 }
 
-impl Epilogue<'_> {
+impl<'a> Epilogue<'a> {
+    /// What it reads, laid out as the result; empty where nothing.
+    pub fn reads(&self) -> [&'a [f32]; 2] {
+        let pre = match self.pre {
+            Pre::Read(pre) => pre,
+            Pre::Dropped | Pre::Stored(_) => &[],
+        };
+        [self.residual, pre]
+    }
+
     /// Finishes one row of a block: `row` holds the product's elements
     /// `start..` of the output, which begin at column `col`.
     pub fn finish(&self, row: &mut [f32], start: usize, col: usize) {

@@ -122,6 +122,7 @@ pub(crate) unsafe fn product(
                             left: source.data.wrapping_add(strip * source.strip),
                             right,
                             next: right,
+                            ahead: &[],
                             out: out.wrapping_add(row * out_stride + left + col),
                             out_stride,
                             width,
@@ -190,6 +191,9 @@ unsafe fn packed<const M: usize>(tile: &Tile) {
         if group.is_multiple_of(COLS / UNROLLED) {
             _mm_prefetch::<_MM_HINT_T0>(next.cast());
             next = next.wrapping_add(COLS);
+            if let Some(line) = tile.ahead.get(group / (COLS / UNROLLED)) {
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            }
         }
         for step in 0..UNROLLED {
             let (left, right) = (left.wrapping_add(step * M), right.wrapping_add(step * COLS));

@@ -55,6 +55,9 @@ impl Micro for Avx512Bf16 {
 /// Floats of a vector.
 const VECTOR: usize = 16;
 
+/// Steps of the inner dimension between two lines of [`Tile::ahead`].
+const APART: usize = 8;
+
 /// Defines a tile: sums of M × 32 outputs, each step of the inner dimension by
 /// `$step` (sum, a unit of the left operand, units of the right one).
 macro_rules! tile {
@@ -75,7 +78,12 @@ macro_rules! tile {
             }
             let mut sums = [[_mm512_setzero_ps(); 2]; M];
             let (mut left, mut right) = (tile.left, tile.right);
-            for _ in 0..tile.depth {
+            for step in 0..tile.depth {
+                if step.is_multiple_of(APART)
+                    && let Some(line) = tile.ahead.get(step / APART)
+                {
+                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                }
                 // SAFETY: `right` has depth rows of two vectors.
                 let (b0, b1) = unsafe { (_mm512_loadu_ps(right), _mm512_loadu_ps(right.add(VECTOR))) };
                 for (i, [low, high]) in sums.iter_mut().enumerate() {

@@ -174,6 +174,10 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
         let whole = a.cols / (8 * U::DEEP) * 8;
         let done = if height == M::ROWS && a.col_stride == 1 { whole } else { 0 };
         for k in (0..done).step_by(8) {
+            let ahead = rows.wrapping_add(M::ROWS.wrapping_mul(a.row_stride)).wrapping_add(k * U::DEEP);
+            for i in (0..M::ROWS).filter(|_| k.is_multiple_of(16)) {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i.wrapping_mul(a.row_stride)).cast());
+            }
             for first in (0..M::ROWS).step_by(8).rev() {
                 let mut r = [_mm256_setzero_ps(); 8];
                 for (i, r) in r[..8.min(M::ROWS - first)].iter_mut().enumerate() {
@@ -240,6 +244,11 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *
             let columns = from.wrapping_add((panel * M::COLS).wrapping_mul(b.col_stride));
             let target = to.wrapping_add(panel.wrapping_mul(stride));
             for k in (0..done).step_by(8) {
+                let ahead =
+                    columns.wrapping_add(M::COLS.wrapping_mul(b.col_stride)).wrapping_add(k * U::DEEP);
+                for j in (0..M::COLS).filter(|_| k.is_multiple_of(16)) {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(j.wrapping_mul(b.col_stride)).cast());
+                }
                 for j in (0..M::COLS).step_by(8) {
                     let mut r = [_mm256_setzero_ps(); 8];
                     for (i, r) in r.iter_mut().enumerate() {

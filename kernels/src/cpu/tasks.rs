@@ -13,6 +13,11 @@ pub(crate) struct Split<'a> {
 }
 
 impl Split<'_> {
+    /// How many run tasks.
+    pub fn threads(self) -> usize {
+        self.team.map_or(1, Team::threads)
+    }
+
     /// `task(0)`, …, `task(tasks − 1)`, each once, begun in this order.
     pub fn each(self, tasks: usize, task: impl Fn(usize) + Sync) {
         match self.team {

@@ -141,6 +141,7 @@ pub(crate) fn relax(looks: &mut usize) {
 /// Threads that work with their caller. They end soon after this is dropped.
 pub(crate) struct Team {
     shared: Arc<Shared>,
+    threads: usize,
     /// A round goes on: another one asked for meanwhile, by one of its tasks,
     /// say, is done by whoever asks.
     busy: AtomicBool,
@@ -161,7 +162,7 @@ impl Team {
             alarm: Condvar::new(),
             over: AtomicBool::new(false),
         });
-        let team = Team { shared, busy: AtomicBool::new(false) };
+        let team = Team { shared, threads, busy: AtomicBool::new(false) };
         for member in 1..threads {
             let shared = team.shared.clone();
             thread::Builder::new().name(format!("kernels-{member}")).spawn(move || {
@@ -173,6 +174,11 @@ impl Team {
             thread::yield_now();
         }
         Ok(team)
+    }
+
+    /// How many work, with the caller.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// `task(0)`, …, `task(tasks − 1)`, each once, begun in this order.

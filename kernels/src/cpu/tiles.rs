@@ -17,7 +17,7 @@ pub(crate) const COLS: usize = 16;
 pub(crate) const SLACK: usize = 16;
 
 /// A tile: its outputs, and where its operands lie.
-pub(crate) struct Tile {
+pub(crate) struct Tile<'a> {
     pub depth: usize,
     /// The rows of the tile.
     pub left: *const f32,
@@ -26,6 +26,9 @@ pub(crate) struct Tile {
     /// What is wanted next, wherever that is: AVX2's packed tile asks for a
     /// cache line of it for each sixteen of `depth`.
     pub next: *const f32,
+    /// Cache lines that are wanted later, of any memory, a few for each tile:
+    /// asked for into L2 on the way, while the products leave memory idle.
+    pub ahead: &'a [*const u8],
     pub out: *mut f32,
     pub out_stride: usize,
     /// Columns of the tile that exist.
@@ -192,6 +195,7 @@ mod tests {
                                 left: from,
                                 right: right[j * k..].as_ptr(),
                                 next: right[j * k..].as_ptr(),
+                                ahead: &[],
                                 out: out[i * n + j..].as_mut_ptr(),
                                 out_stride: n,
                                 width: COLS.min(n - j),
