@@ -2,7 +2,7 @@
 //!
 //! First the right operand is packed whole, into panels as wide as a tile.
 //! Then each task owns a block of the output. It packs its rows of the left
-//! operand for [`DEPTH`] of the inner dimension at a time, which fit in L2, and
+//! operand for [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2, and
 //! runs the tiles of the block over them; a panel stays in L1 for all strips,
 //! which ask for the next one on the way. A block stays in L2 from one depth to
 //! the next, and is finished there: bias, activation, residual, rounding. (Goto
@@ -23,10 +23,6 @@ use super::tiles::Tile;
 use super::{Output, Split};
 use crate::bf16;
 
-/// Most of the inner dimension that is packed at a time.
-const DEPTH: usize = 384;
-/// Rows of a block: with [`DEPTH`] 144 KiB of the left operand, in L2.
-const TALL: usize = 96;
 /// Most columns of a block.
 const WIDE: usize = 768;
 /// Fewest columns that a block is cut down to, for more tasks.
@@ -51,6 +47,11 @@ pub(crate) trait Micro {
     const COLS: usize;
     /// Elements of the inner dimension in a unit that it multiplies.
     const DEEP: usize = 1;
+    /// Most units of the inner dimension that are packed at a time.
+    const DEPTH: usize;
+    /// Rows of a block: with [`Micro::DEPTH`] some 150 KiB of the left
+    /// operand, in L2.
+    const TALL: usize;
     /// What computes a tile, by its rows less one. Called through this table
     /// each is compiled alone; inlined into one function they would spill
     /// accumulators.
@@ -114,15 +115,19 @@ fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
     bf16::narrow(from, to);
 }
 
-/// Adds the cache lines of a matrix, in the order in which they lie.
-fn wanted<T>(lines: &mut Vec<*const u8>, of: &Matrix<T>) {
-    let (rows, cols, stride) = match of.col_stride {
-        1 => (of.rows, of.cols, of.row_stride),
-        _ => (of.cols, of.rows, of.col_stride),
-    };
+/// Adds the cache lines of `rows` rows of `cols` elements.
+fn add_lines<T>(lines: &mut Vec<*const u8>, from: *const T, rows: usize, cols: usize, stride: usize) {
     for row in 0..rows {
-        let from = of.data.as_ptr().wrapping_add(row * stride).cast::<u8>();
+        let from = from.wrapping_add(row * stride).cast::<u8>();
         lines.extend((0..cols * size_of::<T>()).step_by(size_of::<Line>()).map(|at| from.wrapping_add(at)));
+    }
+}
+
+/// Adds the cache lines of a matrix, in the order in which they lie.
+fn add_matrix<T>(lines: &mut Vec<*const u8>, of: &Matrix<T>) {
+    match of.col_stride {
+        1 => add_lines(lines, of.data.as_ptr(), of.rows, of.cols, of.row_stride),
+        _ => add_lines(lines, of.data.as_ptr(), of.cols, of.rows, of.col_stride),
     }
 }
 
@@ -132,8 +137,9 @@ fn part(whole: usize, most: usize, unit: usize) -> usize {
 }
 
 /// Rows and columns of a block, by the shape alone.
-fn grid(m: usize, n: usize, k: usize, rows: usize, cols: usize) -> (usize, usize) {
-    let tall = part(m, TALL, rows);
+fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
+    let cols = M::COLS;
+    let tall = part(m, M::TALL, M::ROWS);
     let mut wide = part(n, WIDE, cols);
     while wide > NARROW && m.div_ceil(tall) * n.div_ceil(wide) < TASKS {
         let half = part(n, wide.div_ceil(2), cols);
@@ -166,7 +172,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     // The inner dimension is counted in units.
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
     let elements = |depth: usize, d: usize| (d * M::DEEP).min(a.cols - depth * M::DEEP);
-    let deep = part(k, DEPTH, 8);
+    let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
     let mut right = grown(RIGHT.take(), width * k);
@@ -190,7 +196,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             // panels are this task's.
             unsafe { pack_right::<M, B>(&part, to, d * M::COLS) };
         };
-        let (tall, wide) = grid(m, cols, k, M::ROWS, M::COLS);
+        let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
         split.each(packs + m.div_ceil(tall) * across, |task| {
             let Some(task) = task.checked_sub(packs) else { return pack(task) };
@@ -233,19 +239,20 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     let d = deep.min(k - depth - deep);
                     let skipped = skipped + deep * M::DEEP * a.col_stride;
                     let cols = elements(depth + deep, d);
-                    wanted(&mut ahead, &Matrix { data: &a.data[skipped..], rows: height, cols, ..a });
+                    add_matrix(&mut ahead, &Matrix { data: &a.data[skipped..], rows: height, cols, ..a });
                 } else {
                     // Another thread takes as many tasks meanwhile.
                     let row = (task + split.threads()) / across * tall;
                     if row < m {
                         let (rows, cols) = (tall.min(m - row), elements(0, deep));
                         let data = &a.data[row * a.row_stride..];
-                        wanted(&mut ahead, &Matrix { data, rows, cols, ..a });
+                        add_matrix(&mut ahead, &Matrix { data, rows, cols, ..a });
                     }
-                    for operand in epilogue.iter().flat_map(|epilogue| epilogue.reads()) {
-                        if let Some(data) = operand.get(begin..) {
-                            wanted(&mut ahead, &Matrix::strided(data, height, width, n));
-                        }
+                    for from in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
+                        add_lines(&mut ahead, from.wrapping_add(begin), height, width, n);
+                    }
+                    if let Target::Bf16(out) = out {
+                        add_lines(&mut ahead, out.at(begin).cast_const(), height, width, n);
                     }
                 }
                 let tiles = height.div_ceil(M::ROWS) * width.div_ceil(M::COLS);
@@ -397,7 +404,7 @@ mod tests {
             return;
         }
         for (m, n, k) in
-            [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17), (50, 70, 1601)]
+            [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17), (50, 70, 2501)]
         {
             for way in 0..8 {
                 check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
@@ -411,12 +418,11 @@ mod tests {
     #[test]
     fn blocks_cover_and_stay_in_range() {
         for (m, n, k) in [(1, 1, 1), (2048, 1536, 384), (64, 256, 2048), (1, 100_000, 64), (384, 384, 2048)] {
-            let (tall, wide) = grid(m, n, k, 6, 16);
-            assert!(
-                tall >= 1 && wide >= 1 && tall <= TALL && wide <= WIDE && tall % 6 == 0 && wide % 16 == 0
-            );
+            let (tall, wide) = grid::<Avx2>(m, n, k);
+            assert!(tall >= 1 && wide >= 1 && tall <= Avx2::TALL && wide <= WIDE);
+            assert!(tall % 6 == 0 && wide % 16 == 0);
         }
-        let (tall, wide) = grid(384, 384, 2048, 6, 16);
+        let (tall, wide) = grid::<Avx2>(384, 384, 2048);
         assert!(384usize.div_ceil(tall) * 384usize.div_ceil(wide) >= TASKS);
     }
 }

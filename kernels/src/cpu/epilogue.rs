@@ -30,14 +30,17 @@ pub(crate) enum Pre<'a> {
     Read(&'a [f32]),
 }
 
-impl<'a> Epilogue<'a> {
-    /// What it reads, laid out as the result; empty where nothing.
-    pub fn reads(&self) -> [&'a [f32]; 2] {
+impl Epilogue<'_> {
+    /// Where what it reads or writes beside the result begins, each laid out
+    /// as the result is.
+    pub fn beside(&self) -> impl Iterator<Item = *const f32> {
+        let residual = (!self.residual.is_empty()).then_some(self.residual.as_ptr());
         let pre = match self.pre {
-            Pre::Read(pre) => pre,
-            Pre::Dropped | Pre::Stored(_) => &[],
+            Pre::Read(pre) => Some(pre.as_ptr()),
+            Pre::Stored(pre) => Some(pre.at(0).cast_const()),
+            Pre::Dropped => None,
         };
-        [self.residual, pre]
+        residual.into_iter().chain(pre)
     }
 
     /// Finishes one row of a block: `row` holds the product's elements

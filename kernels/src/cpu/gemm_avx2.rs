@@ -163,6 +163,8 @@ pub(crate) struct Avx2;
 impl Micro for Avx2 {
     const ROWS: usize = ROWS;
     const COLS: usize = COLS;
+    const DEPTH: usize = 384;
+    const TALL: usize = 96;
     const RUN: &'static [unsafe fn(&Tile)] =
         &[packed::<1>, packed::<2>, packed::<3>, packed::<4>, packed::<5>, packed::<6>];
 }

@@ -42,6 +42,8 @@ macro_rules! by_rows {
 impl Micro for Avx512 {
     const ROWS: usize = 14;
     const COLS: usize = 32;
+    const DEPTH: usize = DEPTH;
+    const TALL: usize = TALL;
     const RUN: &'static [unsafe fn(&Tile)] = by_rows!(singles);
 }
 
@@ -49,8 +51,18 @@ impl Micro for Avx512Bf16 {
     const ROWS: usize = 14;
     const COLS: usize = 32;
     const DEEP: usize = 2;
+    const DEPTH: usize = DEPTH;
+    const TALL: usize = TALL;
     const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs);
 }
+
+/// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
+/// pace, and a block's sums make few trips. In a training step (Zen 4, 1 MiB
+/// of L2) 1024 × 42 took 0.93 of the time of 384 × 96 in bfloat16 and 0.97 in
+/// `f32`.
+const DEPTH: usize = 1024;
+/// Of [`Micro::TALL`].
+const TALL: usize = 42;
 
 /// Floats of a vector.
 const VECTOR: usize = 16;

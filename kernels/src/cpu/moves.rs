@@ -23,6 +23,16 @@ impl<T> Moved<T> {
         Moved { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
+    /// Address of element `start`.
+    ///
+    /// # Panics
+    /// If `start` leaves it.
+    pub fn at(&self, start: usize) -> *mut T {
+        assert!(start < self.len);
+        // SAFETY: in bounds (checked).
+        unsafe { self.base.add(start) }
+    }
+
     /// # Safety
     /// Tasks take disjoint ranges.
     #[allow(clippy::mut_from_ref)]
