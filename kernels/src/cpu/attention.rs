@@ -30,13 +30,13 @@ pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, 
 }
 
 /// All rows of a key head, whose first is at the beginning of `of`.
-pub(crate) fn key_head<'a>(of: &'a [f32], dims: &AttentionDims) -> Matrix<'a> {
+pub(crate) fn key_head<'a, T>(of: &'a [T], dims: &AttentionDims) -> Matrix<'a, T> {
     Matrix::strided(of, dims.time, dims.dim, dims.kv_heads * dims.dim)
 }
 
 /// The keys that a query sees of the block at `key`, as a range within it.
 #[inline(always)]
-fn visible(dims: &AttentionDims, t: usize, key: usize, keys: usize) -> (usize, usize) {
+pub(crate) fn visible(dims: &AttentionDims, t: usize, key: usize, keys: usize) -> (usize, usize) {
     let high = (t + 1).saturating_sub(key).min(keys);
     (dims.first(t).saturating_sub(key).min(high), high)
 }
@@ -161,11 +161,15 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Its strips of rows: the first row, how many, and the keys of the block
-    /// that any of them sees.
-    fn strips(self, dims: &AttentionDims) -> impl Iterator<Item = (usize, usize, usize, usize)> {
-        (0..self.queries).step_by(ROWS).map(move |row| {
-            let rows = ROWS.min(self.queries - row);
+    /// Its strips of `tall` rows: the first row, how many, and the keys of the
+    /// block that any of them sees.
+    pub fn strips(
+        self,
+        dims: &AttentionDims,
+        tall: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        (0..self.queries).step_by(tall).map(move |row| {
+            let rows = tall.min(self.queries - row);
             let (low, _) = visible(dims, self.query + row, self.key, self.keys);
             let (_, high) = visible(dims, self.query + row + rows - 1, self.key, self.keys);
             (row, rows, low.min(high), high)
@@ -184,7 +188,7 @@ impl Block {
         scores: &mut [f32],
     ) {
         let dim = dims.dim;
-        for (row, rows, low, high) in self.strips(dims) {
+        for (row, rows, low, high) in self.strips(dims, ROWS) {
             let strip = left[row * dim..][..rows * dim].as_ptr();
             for col in (low / COLS * COLS..high).step_by(COLS) {
                 let out = &mut scores[row * STRIDE + col..][..(rows - 1) * STRIDE + COLS];
@@ -224,7 +228,7 @@ impl Block {
     ) {
         let AttentionDims { time, heads, dim, .. } = *dims;
         let out_stride = heads * dim;
-        for (row, rows, low, high) in self.strips(dims) {
+        for (row, rows, low, high) in self.strips(dims, ROWS) {
             let depth = high - low;
             if depth == 0 {
                 for i in (row..row + rows).filter(|_| fresh) {
@@ -257,6 +261,13 @@ impl Block {
         }
     }
 
+    /// The queries that see any of the block's `rows` keys from `row` on.
+    pub fn seeing(self, dims: &AttentionDims, row: usize, rows: usize) -> std::ops::Range<usize> {
+        let (first, last) = (self.key + row, self.key + row + rows - 1);
+        let begin = first.saturating_sub(self.query).min(self.queries);
+        begin..last.saturating_add(dims.window).saturating_sub(self.query).min(self.queries)
+    }
+
     /// out += transposed weights · packed, for the block's keys among the rows
     /// of all keys of one head, which are `out`; `packed` holds panels of the
     /// head's dimensions for the block's queries.
@@ -275,14 +286,11 @@ impl Block {
         let out = &mut out[self.key * dim..][..self.keys * dim];
         for row in (0..self.keys).step_by(ROWS) {
             let rows = ROWS.min(self.keys - row);
-            let (first, last) = (self.key + row, self.key + row + rows - 1);
-            // The queries that see any of these keys.
-            let begin = first.saturating_sub(self.query).min(self.queries);
-            let end = last.saturating_add(dims.window).saturating_sub(self.query).min(self.queries);
-            if begin >= end {
+            let seeing = self.seeing(dims, row, rows);
+            if seeing.is_empty() {
                 continue;
             }
-            let depth = end - begin;
+            let (begin, depth) = (seeing.start, seeing.len());
             let left = weights[begin * STRIDE + row..][..(depth - 1) * STRIDE + rows].as_ptr();
             for col in (0..dim).step_by(COLS) {
                 let width = COLS.min(dim - col);
@@ -310,7 +318,7 @@ impl Block {
 multiversion! {
     /// Turns scores into exp(score − running maximum), 0 outside the window;
     /// `factor` is what earlier blocks must be multiplied by.
-    fn online_softmax(
+    pub(crate) fn online_softmax(
         scores: &mut [f32],
         highest: &mut [f32],
         total: &mut [f32],

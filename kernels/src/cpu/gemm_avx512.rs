@@ -9,6 +9,8 @@
 
 use std::arch::x86_64::*;
 
+use super::attention::STRIDE;
+use super::attention_bf16::WEIGHTS;
 use super::blocked::Micro;
 use super::tiles::Tile;
 
@@ -18,23 +20,31 @@ pub(crate) struct Avx512;
 /// AVX-512's tile of packed pairs of bfloat16.
 pub(crate) struct Avx512Bf16;
 
+/// A tile's functions by rows less one, for left operands with these strides
+/// from row to row and along the inner dimension; without any, for packed ones.
 macro_rules! by_rows {
     ($tile:ident) => {
+        by_rows!($tile, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    ($tile:ident, $($rows:literal)*) => {
+        &[$($tile::<$rows, 1, $rows>),*]
+    };
+    ($tile:ident, $row:expr, $along:expr) => {
         &[
-            $tile::<1>,
-            $tile::<2>,
-            $tile::<3>,
-            $tile::<4>,
-            $tile::<5>,
-            $tile::<6>,
-            $tile::<7>,
-            $tile::<8>,
-            $tile::<9>,
-            $tile::<10>,
-            $tile::<11>,
-            $tile::<12>,
-            $tile::<13>,
-            $tile::<14>,
+            $tile::<1, { $row }, { $along }>,
+            $tile::<2, { $row }, { $along }>,
+            $tile::<3, { $row }, { $along }>,
+            $tile::<4, { $row }, { $along }>,
+            $tile::<5, { $row }, { $along }>,
+            $tile::<6, { $row }, { $along }>,
+            $tile::<7, { $row }, { $along }>,
+            $tile::<8, { $row }, { $along }>,
+            $tile::<9, { $row }, { $along }>,
+            $tile::<10, { $row }, { $along }>,
+            $tile::<11, { $row }, { $along }>,
+            $tile::<12, { $row }, { $along }>,
+            $tile::<13, { $row }, { $along }>,
+            $tile::<14, { $row }, { $along }>,
         ]
     };
 }
@@ -54,6 +64,15 @@ impl Micro for Avx512Bf16 {
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
     const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs);
+}
+
+impl Avx512Bf16 {
+    /// As [`Micro::RUN`], for rows of attention's weights: units that follow
+    /// each other, rows [`WEIGHTS`] apart.
+    pub const ROWS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, WEIGHTS, 1);
+    /// As [`Micro::RUN`], for columns of attention's weights: rows of units
+    /// [`STRIDE`] apart.
+    pub const COLUMNS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
 }
 
 /// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
@@ -77,10 +96,11 @@ macro_rules! tile {
         $(#[$doc])*
         ///
         /// # Safety
-        /// `left` has depth × M units, `right` depth × COLS, `out` M rows of
+        /// `left` has depth × M units, rows `ROW` and the inner dimension's
+        /// steps `ALONG` apart, `right` depth × COLS; `out` has M rows of
         /// `width`.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize>(tile: &Tile) {
+        unsafe fn $name<const M: usize, const ROW: usize, const ALONG: usize>(tile: &Tile) {
             for i in 0..M {
                 // The outputs are wanted when the loop is over.
                 let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
@@ -100,11 +120,11 @@ macro_rules! tile {
                 let (b0, b1) = unsafe { (_mm512_loadu_ps(right), _mm512_loadu_ps(right.add(VECTOR))) };
                 for (i, [low, high]) in sums.iter_mut().enumerate() {
                     // SAFETY: `left` has depth columns of M units.
-                    let a = _mm512_set1_ps(unsafe { *left.add(i) });
+                    let a = _mm512_set1_ps(unsafe { *left.add(i * ROW) });
                     *low = $step(*low, a, b0);
                     *high = $step(*high, a, b1);
                 }
-                left = left.wrapping_add(M);
+                left = left.wrapping_add(ALONG);
                 right = right.wrapping_add(Avx512::COLS);
             }
             // SAFETY: the caller's promise.

@@ -1,6 +1,9 @@
 //! Attention and cross-entropy over bfloat16 operands: widened into scratch
 //! memory, computed by the `f32` kernels, and rounded once, at the end.
+//! (Attention has kernels of its own where the machine multiplies bfloat16.)
 
+#[cfg(target_arch = "x86_64")]
+use super::attention_bf16;
 use super::moves::convert;
 use super::product::Results;
 use super::{Split, StepFaults, attention, attention_backward, bf16, cross_entropy, scratch};
@@ -31,6 +34,10 @@ pub(crate) fn attention(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_bf16::can() {
+        return attention_bf16::forward(split, [q, k, v], out, lse, dims);
+    }
     scratch::with(2 * (q.len() + k.len()), |mut rest| {
         let [q, k, v] = [q, k, v].map(|bits| widened(split, &mut rest, bits));
         let sums = cut(&mut rest, out.len());
@@ -47,6 +54,12 @@ pub(crate) fn attention_backward(
     gradients: [&mut [u16]; 3],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_bf16::can() {
+        let [q, k, v, out, dout] = inputs;
+        let inputs = attention_bf16::Inputs { q, k, v, out, lse, dout };
+        return attention_bf16::backward(split, inputs, gradients, dims);
+    }
     let len = |slice: &[u16]| slice.len();
     let total = inputs.map(len).iter().sum::<usize>() + gradients.iter().map(|g| g.len()).sum::<usize>();
     scratch::with(total, |mut rest| {

@@ -8,6 +8,8 @@ mod adamw;
 mod attention;
 mod attention_backward;
 #[cfg(target_arch = "x86_64")]
+mod attention_bf16;
+#[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cross_entropy;
 mod dispatch;
