@@ -13,9 +13,9 @@
 //! The model is GPT-2's of 10.84 million parameters (6 layers of 384 channels,
 //! 6 heads, 256 positions, bytes, tied head), trained by AdamW on 8 rows. A
 //! step is a replayed graph of the SDK's, as a guest drives it. In bf16 the
-//! products of the layers and the head take bfloat16 operands and add in f32;
-//! parameters, their gradients, norms and the residual stream stay f32, as in
-//! PyTorch's autocast.
+//! products of the layers, attention and the head take bfloat16 operands and
+//! add in f32; parameters, their gradients, norms and the residual stream stay
+//! f32, as in PyTorch's autocast.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -72,12 +72,11 @@ impl Block {
         let mut heads = Vec::new();
         for linear in &self.heads {
             let (weight, bias) = params(linear, t, operands)?;
-            let y = t.linear_fused(h, weight, Ends { bias, ..Ends::default() })?;
+            let y = t.linear_fused(h, weight, Ends { bias, result: operands, ..Ends::default() })?;
             heads.push(t.reshape(y, &[ROWS, TIME, HEADS, CHANNELS / HEADS])?);
         }
         let y = t.attention(heads[0], heads[1], heads[2], 0)?;
         let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
-        let y = t.cast(y, operands)?;
         let (weight, bias) = params(&self.project, t, operands)?;
         let x = t.linear_fused(y, weight, Ends { bias, residual: Some(x), ..Ends::default() })?;
         let h = self.norms[1].forward(t, x)?;

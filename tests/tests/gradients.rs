@@ -161,7 +161,7 @@ const ACTIVATIONS: [Activation; 5] =
 fn fused_linear_layers() {
     for activation in ACTIVATIONS {
         check(&[&[2, 3, 4], &[5, 4], &[5], &[6, 5]], 0.0, &move |t, p| {
-            let ends = Ends { bias: Some(p[2]), activation, residual: Some(p[3]) };
+            let ends = Ends { bias: Some(p[2]), activation, residual: Some(p[3]), ..Ends::default() };
             let y = t.linear_fused(p[0], p[1], ends)?;
             weigh(t, y)
         });

@@ -44,7 +44,7 @@ impl Linear {
     pub fn forward(&self, t: &mut Tape, x: Var, activation: Activation) -> Result<Var> {
         let weight = t.param(&self.weight);
         let bias = self.bias.as_ref().map(|bias| t.param(bias));
-        t.linear_fused(x, weight, Ends { bias, activation, residual: None })
+        t.linear_fused(x, weight, Ends { bias, activation, ..Ends::default() })
     }
 
     /// What to train.

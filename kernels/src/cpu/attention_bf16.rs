@@ -202,14 +202,7 @@ fn scores_of(
 
 /// out (=|+=) weights · packed, dense rows of the block's queries; `packed`
 /// holds panels of the head's dimensions for all keys.
-fn weigh(
-    block: Block,
-    dims: &AttentionDims,
-    weights: &[f32],
-    packed: &[f32],
-    out: &mut [f32],
-    fresh: bool,
-) {
+fn weigh(block: Block, dims: &AttentionDims, weights: &[f32], packed: &[f32], out: &mut [f32], fresh: bool) {
     let AttentionDims { time, dim, .. } = *dims;
     let units = time.div_ceil(2);
     for (row, rows, low, high) in block.strips(dims, ROWS) {

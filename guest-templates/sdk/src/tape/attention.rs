@@ -36,7 +36,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dout = t.buffer(adjoint, y);
+                let dout = t.buffer(adjoint, y)?;
                 let (dx, accumulate) = t.accumulator(x)?;
                 t.emit(Op::RmsNormBackward(compute::RmsNormBackward {
                     x: src.raw(),
@@ -68,7 +68,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dout = t.buffer(adjoint, y);
+                let dout = t.buffer(adjoint, y)?;
                 let to = t.destination(x)?;
                 t.emit(Op::Rope(compute::Rope { x: dout.raw(), out: to.slot.raw(), base, inverse: true }));
                 t.deliver(to)
@@ -80,8 +80,8 @@ impl Tape {
     /// Causal attention: q `[B,T,H,D]`; k, v `[B,T,K,D]` with K dividing H
     /// (grouped queries) → `[B,T,H,D]`. Position t sees the last `window`
     /// positions, itself among them (0: all). Scores are scaled by 1/√D.
-    /// All three are float32 or all are bfloat16, and so is the result;
-    /// gradients that are handed on are float32.
+    /// All three are float32 or all are bfloat16, and so are the result and
+    /// its gradients.
     /// Costs 4·B·H·D flops for each pair of positions that see one another (T²/2,
     /// or T·window), the gradient two and a half times that; no scores are stored.
     ///
@@ -119,7 +119,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dout = t.buffer(adjoint, y);
+                let dout = t.buffer_as_it_is(adjoint, y);
                 let dout = t.converted(dout, dtype)?;
                 // One variable in two places needs two buffers: `destination`
                 // gives its own to the first and a temporary to the next.

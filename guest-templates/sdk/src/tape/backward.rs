@@ -116,7 +116,7 @@ impl Tape {
         match self.vars[var.0 as usize].gradient {
             None => Ok(None),
             Some(gradient) => {
-                let slot = self.buffer(gradient.adjoint, var);
+                let slot = self.buffer(gradient.adjoint, var)?;
                 let shape = param.shape().to_vec();
                 match self.slot_shape(slot) == shape {
                     true => Ok(Some(slot)),
@@ -156,7 +156,7 @@ impl Tape {
         self.rule(
             var,
             Box::new(move |t, adjoint| {
-                let slot = t.buffer(adjoint, var);
+                let slot = t.buffer(adjoint, var)?;
                 rule(t, slot)
             }),
         );
@@ -173,6 +173,11 @@ impl Tape {
         let share = match self.slot_shape(share) == shape {
             true => share,
             false => self.view(share, 0, &shape)?,
+        };
+        let (first, dtype) = (self.vars[x.0 as usize].gradient.is_none(), self.slot_dtype(self.slot(x)));
+        let share = match first && dtype == Dtype::Bfloat16 {
+            true => share,
+            false => self.converted(share, Dtype::Float32)?,
         };
         let entry = &mut self.vars[x.0 as usize];
         match (entry.gradient, entry.home) {
@@ -198,7 +203,13 @@ impl Tape {
     }
 
     /// The adjoint as a buffer of the shape of `of`.
-    pub(super) fn buffer(&mut self, adjoint: Adjoint, of: Var) -> Slot {
+    pub(super) fn buffer(&mut self, adjoint: Adjoint, of: Var) -> Result<Slot> {
+        let slot = self.buffer_as_it_is(adjoint, of);
+        self.converted(slot, Dtype::Float32)
+    }
+
+    /// As [`Tape::buffer`], for a rule that takes bfloat16 as well.
+    pub(super) fn buffer_as_it_is(&mut self, adjoint: Adjoint, of: Var) -> Slot {
         match adjoint {
             Adjoint::Buffer(slot) => slot,
             Adjoint::Uniform(value) => {
@@ -222,7 +233,7 @@ impl Tape {
                 entry.gradient = Some(Gradient { adjoint: Adjoint::Uniform(before + value), own: false });
             }
             _ => {
-                let slot = self.buffer(Adjoint::Uniform(value), x);
+                let slot = self.buffer_as_it_is(Adjoint::Uniform(value), x);
                 self.contribute(x, slot)?;
             }
         }
@@ -291,7 +302,6 @@ impl Tape {
         if !to.add {
             return Ok(());
         }
-        let share = self.converted(to.slot, Dtype::Float32)?;
-        self.contribute(to.var, share)
+        self.contribute(to.var, to.slot)
     }
 }

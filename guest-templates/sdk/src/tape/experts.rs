@@ -45,7 +45,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dvalues = t.buffer(adjoint, y);
+                let dvalues = t.buffer(adjoint, y)?;
                 let (dx, accumulate) = t.accumulator(x)?;
                 t.emit(Op::TopKBackward(compute::TopKBackward {
                     dvalues: dvalues.raw(),
@@ -107,7 +107,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 if t.needs_gradient(x) {
                     let (dx, add) = t.accumulator(x)?;
                     t.emit_grouped(dy, (sw, false), ss, dx, add);

@@ -24,11 +24,14 @@ pub struct Ends {
     pub activation: Activation,
     /// Of the shape of the result, added after the activation.
     pub residual: Option<Var>,
+    /// What the result is stored as: float32, or bfloat16 for operations that
+    /// multiply it again, which saves a cast and half of its memory.
+    pub result: Dtype,
 }
 
 impl Default for Ends {
     fn default() -> Self {
-        Self { bias: None, activation: Activation::Identity, residual: None }
+        Self { bias: None, activation: Activation::Identity, residual: None, result: Dtype::Float32 }
     }
 }
 
@@ -89,7 +92,7 @@ impl Tape {
         }
         let x2 = self.view(self.slot(x), 0, &[rows, k])?;
         let w = self.slot(weight);
-        let out = self.temporary(&shape);
+        let out = self.temporary_of(ends.result, &shape);
         let y2 = self.view(out, 0, &[rows, n])?;
         if let Some(residual) = ends.residual
             && self.slot_len(self.slot(residual)) != self.slot_len(out)
@@ -116,12 +119,15 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer_as_it_is(adjoint, y);
                 if let Some(residual) = ends.residual {
                     t.contribute(residual, dy)?;
                 }
                 let dz = match pre {
-                    Some(pre) => t.activation_gradient(dy, pre, ends.activation)?,
+                    Some(pre) => {
+                        let dy = t.converted(dy, Dtype::Float32)?;
+                        t.activation_gradient(dy, pre, ends.activation)?
+                    }
                     None => t.view(dy, 0, &[rows, n])?,
                 };
                 t.bias_gradient(ends.bias, dz)?;
@@ -240,7 +246,7 @@ impl Tape {
                 let Some(pre) = pre else {
                     return Ok(());
                 };
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 if let Some(residual) = residual {
                     t.contribute(residual, dy)?;
                 }
@@ -349,7 +355,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dout = t.buffer(adjoint, y);
+                let dout = t.buffer(adjoint, y)?;
                 let (dx, mut accumulate) = t.accumulator(x)?;
                 let dx = t.view(dx, 0, &[rows, cols])?;
                 if !accumulate && u64::from(cols) != width {
@@ -405,7 +411,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dout = t.buffer(adjoint, y);
+                let dout = t.buffer(adjoint, y)?;
                 let (dx, accumulate) = t.accumulator(x)?;
                 t.emit(Op::LayerNormBackward(compute::LayerNormBackward {
                     x: src.raw(),

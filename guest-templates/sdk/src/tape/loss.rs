@@ -38,7 +38,7 @@ impl Tape {
                 if !t.needs_gradient(table) {
                     return Ok(());
                 }
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 let dy = t.view(dy, 0, &[count, cols])?;
                 let (dt, accumulate) = t.accumulator(table)?;
                 t.emit(Op::ScatterAdd(compute::ScatterAdd {

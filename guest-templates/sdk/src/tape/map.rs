@@ -89,7 +89,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 let mut slots = slots;
                 slots.push(dy);
                 t.map_backward(rows, cols, operands(&slots, &all_layouts), nodes, numbers, targets, dy)

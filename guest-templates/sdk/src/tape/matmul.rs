@@ -37,7 +37,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer_as_it_is(adjoint, y);
                 let dy = t.view(dy, 0, &[rows, n])?;
                 let dy = t.as_operand(dy, [x2, w])?;
                 if t.needs_gradient(x) {
@@ -93,7 +93,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 if t.needs_gradient(a) {
                     let (da, add) = t.accumulator(a)?;
                     match trans_a {

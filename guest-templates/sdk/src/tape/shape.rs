@@ -60,7 +60,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 let (dx, add) = t.accumulator(x)?;
                 if !add {
                     t.emit_fill(dx, 0.0);
@@ -111,7 +111,7 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 for (part, at, width) in spans {
                     if t.needs_gradient(part) {
                         let (dp, add) = t.accumulator(part)?;
@@ -151,7 +151,7 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dy = t.buffer(adjoint, y);
+                let dy = t.buffer(adjoint, y)?;
                 let to = t.destination(x)?;
                 t.emit(Op::Transpose(compute::Transpose { src: dy.raw(), dst: to.slot.raw() }));
                 t.deliver(to)
