@@ -270,7 +270,7 @@ ops! {
     RopeNormBackward { out: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, dx_col: u32, base: f32, accumulate: bool }
     /// A row kernel over \[rows, cols\].
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
-    /// dst (=|+=) scale · Σ src over `axis`.
+    /// dst (=|+=) scale · Σ src over `axis`; src f32 or bf16, summed in f32.
     Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }
     /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps).
     RmsNorm { x: TensorId, out: TensorId, inv_rms: TensorId, eps: f32 }

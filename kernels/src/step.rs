@@ -217,6 +217,8 @@ pub(crate) enum Step {
     Reduce {
         src: Span,
         dst: Span,
+        /// Of src.
+        dtype: DType,
         rows: usize,
         cols: usize,
         axis: ReduceAxis,

@@ -206,10 +206,10 @@ impl<'a> Check<'a> {
             Op::RopeNormBackward(o) => self.rope_norm_backward(o),
             Op::RowMap(o) => self.row_map(o),
             Op::Reduce(o) => {
-                let src = self.read("src", o.src)?;
+                let src = self.number("src", o.src, false)?;
                 let dst = self.write("dst", o.dst)?;
                 finite("scale", o.scale)?;
-                let (rows, cols) = (src.rows(), src.cols());
+                let (rows, cols, dtype) = (src.rows(), src.cols(), src.dtype);
                 let expected = match o.axis {
                     ReduceAxis::Rows => cols,
                     ReduceAxis::Cols => rows,
@@ -217,7 +217,7 @@ impl<'a> Check<'a> {
                 };
                 same("elements of dst and of the reduction", dst.span.len, expected)?;
                 let (axis, scale, accumulate) = (o.axis, o.scale, o.accumulate);
-                Ok(Step::Reduce { src: src.span, dst: dst.span, rows, cols, axis, scale, accumulate })
+                Ok(Step::Reduce { src: src.span, dst: dst.span, dtype, rows, cols, axis, scale, accumulate })
             }
             Op::RmsNorm(o) => {
                 let x = self.read("x", o.x)?;

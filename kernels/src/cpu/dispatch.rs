@@ -194,7 +194,10 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         Step::RowMap { program, inputs, stores } => {
             row_map::run(split, t, program, inputs, stores);
         }
-        Step::Reduce { src, dst, rows, cols, axis, scale, accumulate } => {
+        Step::Reduce { src, dst, dtype: DType::Bf16, rows, cols, axis, scale, accumulate } => {
+            reduce::run(split, half!(src), output!(dst), *rows, *cols, *axis, *scale, *accumulate);
+        }
+        Step::Reduce { src, dst, rows, cols, axis, scale, accumulate, .. } => {
             reduce::run(split, input!(src), output!(dst), *rows, *cols, *axis, *scale, *accumulate);
         }
         Step::RmsNorm { x, out, inv_rms, rows, cols, eps } => {

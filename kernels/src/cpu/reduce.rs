@@ -1,7 +1,8 @@
 //! Sums over rows, columns or everything, in an order that shapes fix.
 
 use super::simd::{multiversion, sum};
-use super::{Output, Split};
+use super::{Output, Split, scratch};
+use crate::bf16;
 use crate::op::ReduceAxis;
 
 /// Elements of a partial sum.
@@ -9,10 +10,43 @@ const TASK: usize = 16_384;
 /// Rows of a partial sum over rows.
 const ROWS: usize = 64;
 
+/// What is summed.
+pub(crate) trait Term: Copy + Send + Sync {
+    /// Σ x.
+    fn sum_row(x: &[Self]) -> f32;
+
+    /// total\[c\] += Σ rows\[r, c\], in the order of r.
+    fn add_rows(total: &mut [f32], rows: &[Self]);
+}
+
+impl Term for f32 {
+    fn sum_row(x: &[f32]) -> f32 {
+        sum_row(x)
+    }
+
+    fn add_rows(total: &mut [f32], rows: &[f32]) {
+        add_rows(total, rows);
+    }
+}
+
+/// A bfloat16.
+impl Term for u16 {
+    fn sum_row(x: &[u16]) -> f32 {
+        scratch::with(x.len(), |wide| {
+            bf16::widen(x, wide);
+            sum_row(wide)
+        })
+    }
+
+    fn add_rows(total: &mut [f32], rows: &[u16]) {
+        add_rows_half(total, rows);
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn run(
+pub(crate) fn run<T: Term>(
     split: Split,
-    src: &[f32],
+    src: &[T],
     dst: &mut [f32],
     rows: usize,
     cols: usize,
@@ -31,7 +65,7 @@ pub(crate) fn run(
                 // SAFETY: tasks take disjoint rows.
                 let dst = unsafe { dst.range(first, count) };
                 for (d, row) in dst.iter_mut().zip(src[first * cols..].chunks_exact(cols)) {
-                    put(d, sum_row(row));
+                    put(d, T::sum_row(row));
                 }
             });
         }
@@ -43,7 +77,7 @@ pub(crate) fn run(
                 let start = task * TASK;
                 // SAFETY: one element per task.
                 let p = unsafe { output.range(task, 1) };
-                p[0] = sum_row(&src[start..(start + TASK).min(src.len())]);
+                p[0] = T::sum_row(&src[start..(start + TASK).min(src.len())]);
             });
             let total: f64 = partial.iter().map(|&p| f64::from(p)).sum();
             put(&mut dst[0], total as f32);
@@ -57,7 +91,7 @@ pub(crate) fn run(
                 // SAFETY: blocks take disjoint ranges.
                 let p = unsafe { output.range(block * cols, cols) };
                 let end = ((block + 1) * ROWS).min(rows);
-                add_rows(p, &src[block * ROWS * cols..end * cols]);
+                T::add_rows(p, &src[block * ROWS * cols..end * cols]);
             });
             let (first, rest) = partial.split_at_mut(cols);
             add_rows(first, rest);
@@ -78,6 +112,17 @@ fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
 multiversion! {
     /// total[c] += Σ rows[r, c], in the order of r.
     fn add_rows(total: &mut [f32], rows: &[f32]) = add_rows_body
+}
+
+multiversion! { fn add_rows_half(total: &mut [f32], rows: &[u16]) = add_rows_half_body }
+
+#[inline(always)]
+fn add_rows_half_body<const FMA: bool>(total: &mut [f32], rows: &[u16]) {
+    for row in rows.chunks_exact(total.len()) {
+        for (t, v) in total.iter_mut().zip(row) {
+            *t += bf16::value(*v);
+        }
+    }
 }
 
 #[inline(always)]

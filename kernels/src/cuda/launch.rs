@@ -214,7 +214,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             unsafe { cuda.launch("rope_norm_backward", each_row(dims.positions * dims.heads), 0, a) }
         }
         Step::RowMap { program, inputs, stores } => row_map::run(cuda, t, program, inputs, stores),
-        Step::Reduce { src, dst, rows, cols, axis, scale, accumulate } => {
+        Step::Reduce { src, dst, dtype, rows, cols, axis, scale, accumulate } => {
             let a = args::Reduce {
                 src: at(src),
                 dst: at(dst),
@@ -225,7 +225,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 accumulate: u32::from(*accumulate),
             };
             // SAFETY: see above.
-            unsafe { reduce(cuda, a, *axis) }
+            unsafe { reduce(cuda, a, *axis, *dtype) }
         }
         Step::RmsNorm { x, out, inv_rms, rows, cols, eps } => {
             let a = args::RmsNorm {
@@ -433,16 +433,36 @@ pub(super) unsafe fn matmul(cuda: &mut Cuda, p: Product) -> Result<(), Error> {
 
 /// # Safety
 /// As for `launch`.
-unsafe fn reduce(cuda: &mut Cuda, a: args::Reduce, axis: ReduceAxis) -> Result<(), Error> {
+unsafe fn reduce(cuda: &mut Cuda, a: args::Reduce, axis: ReduceAxis, dtype: DType) -> Result<(), Error> {
     let (rows, cols) = (a.rows as usize, a.cols as usize);
+    let (bands, strips) = (rows.div_ceil(BAND), (rows * cols).div_ceil(STRIP));
+    let partial = match axis {
+        ReduceAxis::Cols => 0,
+        ReduceAxis::Rows => bands * cols * 4,
+        ReduceAxis::All => strips * 4,
+    };
+    // What is widened lies behind the partial sums.
+    let partial = partial.next_multiple_of(16);
+    let wide = if dtype == DType::Bf16 { rows * cols * 4 } else { 0 };
+    let a = match partial + wide {
+        0 => a,
+        bytes => args::Reduce { partial: cuda.scratch(bytes)?, ..a },
+    };
+    let a = match dtype {
+        DType::Bf16 => {
+            let wide = a.partial + partial as Address;
+            // SAFETY: the caller's promise; the scratch holds both.
+            unsafe { copy(cuda, a.src, wide, rows * cols, DType::Bf16, DType::F32)? };
+            args::Reduce { src: wide, ..a }
+        }
+        DType::F32 | DType::I32 => a,
+    };
     // SAFETY (all launches): the caller's promise; `partial` is as large as
     // the first halves write.
     match axis {
         // SAFETY: see above.
         ReduceAxis::Cols => unsafe { cuda.launch("reduce_cols", rows, shared::WARP_PARTS, a) },
         ReduceAxis::Rows => {
-            let bands = rows.div_ceil(BAND);
-            let a = args::Reduce { partial: cuda.scratch(bands * cols * 4)?, ..a };
             let total = args::Reduce { rows: bands as u64, ..a };
             // SAFETY: see above.
             unsafe {
@@ -451,8 +471,6 @@ unsafe fn reduce(cuda: &mut Cuda, a: args::Reduce, axis: ReduceAxis) -> Result<(
             }
         }
         ReduceAxis::All => {
-            let strips = (rows * cols).div_ceil(STRIP);
-            let a = args::Reduce { partial: cuda.scratch(strips * 4)?, ..a };
             let total = args::Reduce { rows: strips as u64, ..a };
             // SAFETY: see above.
             unsafe {

@@ -60,11 +60,11 @@ proptest! {
 
     #[test]
     fn reduce(
-        seed: u64, rows in 1usize..300, cols in 1usize..300, which in 0usize..3, accumulate: bool,
+        seed: u64, rows in 1usize..300, cols in 1usize..300, which in 0usize..3, accumulate: bool, half: bool,
     ) {
         let mut bench = Bench::new(seed);
         let axis = [ReduceAxis::Rows, ReduceAxis::Cols, ReduceAxis::All][which];
-        let (src, src64) = bench.random(&[rows, cols]);
+        let (src, src64) = bench.random_of(half, &[rows, cols]);
         let sums = reference::reduce(&src64, rows, cols, axis);
         let (dst, before) = bench.random(&[sums.len()]);
         bench.run(vec![Reduce { src, dst, axis, scale: 0.25, accumulate }.into()]);

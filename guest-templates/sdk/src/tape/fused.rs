@@ -288,7 +288,6 @@ impl Tape {
         if let Some(bias) = bias
             && self.needs_gradient(bias)
         {
-            let dz = self.converted(dz, Dtype::Float32)?;
             let (db, add) = self.accumulator(bias)?;
             self.emit_reduce(dz, db, compute::ReduceAxis::Rows, 1.0, add);
         }
