@@ -4,11 +4,17 @@
 //! z = cap(x · weightᵀ), loss_n = lse_n − z_n,target. Backwards the logits of
 //! a chunk are computed again; with p = softmax(z),
 //! dlogit = grad_scale · (p − onehot) · cap′, cap′ = 1 − (z / softcap)².
+//!
+//! Where x and the weight are bfloat16, so is dlogit, to be multiplied by
+//! them, as on a card.
 
-use super::matmul::{self, Matrix};
+use super::moves::convert;
+use super::product::{self, Numbers, Results, Wide};
 use super::simd::{maximum, multiversion, sum};
 use super::{Output, Split, StepFaults, math, scratch};
-use crate::step::CrossEntropyDims;
+use crate::bf16;
+use crate::op::DType;
+use crate::step::{CrossEntropyDims, MatMulDims};
 
 /// Most logits held at a time (8 MiB), except that a row is held whole.
 const CHUNK: usize = 1 << 21;
@@ -18,8 +24,8 @@ const TASK: usize = 16_384;
 /// What both directions read.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
-    pub x: &'a [f32],
-    pub weight: &'a [f32],
+    pub x: Numbers<'a>,
+    pub weight: Numbers<'a>,
     pub targets: &'a [i32],
     /// Backward only; in the forward direction empty.
     pub lse: &'a [f32],
@@ -29,25 +35,20 @@ fn chunk_rows(dims: &CrossEntropyDims) -> usize {
     (CHUNK / dims.vocabulary).clamp(1, dims.rows)
 }
 
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn forward(
     split: Split,
-    x: &[f32],
-    weight: &[f32],
-    targets: &[i32],
-    losses: &mut [f32],
-    lse: &mut [f32],
+    inputs: Inputs,
+    [losses, lse]: [&mut [f32]; 2],
     dims: &CrossEntropyDims,
     faults: &StepFaults,
 ) {
     let CrossEntropyDims { vocabulary, softcap, .. } = *dims;
     let (losses, lse) = (Output::new(losses), Output::new(lse));
-    let inputs = Inputs { x, weight, targets, lse: &[] };
-    chunks(split, inputs, dims, |first, logits| {
+    chunks(split, inputs, dims, |_, first, logits| {
         rows(split, logits, vocabulary, |row, z| {
             let n = first + row;
             let total = forward_row(z, softcap);
-            let loss = match targets[n] {
+            let loss = match inputs.targets[n] {
                 ignored if ignored < 0 => 0.0,
                 target => total - z[faults.clamp(target, vocabulary)],
             };
@@ -64,7 +65,7 @@ pub(crate) fn forward(
 pub(crate) fn backward(
     split: Split,
     inputs: Inputs,
-    dx: &mut [f32],
+    mut dx: Results,
     dweight: &mut [f32],
     dims: &CrossEntropyDims,
     grad_scale: f32,
@@ -72,7 +73,7 @@ pub(crate) fn backward(
     faults: &StepFaults,
 ) {
     let CrossEntropyDims { channels, vocabulary, softcap, .. } = *dims;
-    chunks(split, inputs, dims, |first, logits| {
+    chunks(split, inputs, dims, |wide, first, logits| {
         rows(split, logits, vocabulary, |row, z| match inputs.targets[first + row] {
             ignored if ignored < 0 => z.fill(0.0),
             target => {
@@ -82,27 +83,52 @@ pub(crate) fn backward(
         });
         let count = logits.len() / vocabulary;
         let part = first * channels..(first + count) * channels;
-        let dlogits = Matrix::new(logits, count, vocabulary, false);
-        let weight = Matrix::new(inputs.weight, vocabulary, channels, false);
-        matmul::batched(split, 1, dlogits, weight, &mut dx[part.clone()], 1.0, false, None);
-        let x = Matrix::new(&inputs.x[part], count, channels, false);
-        matmul::batched(split, 1, dlogits.t(), x, dweight, 1.0, accumulate || first > 0, None);
+        let (x, dx) = (inputs.x.part(part.clone()), dx.part(part));
+        let of_x = product_of([count, channels, vocabulary], [false, false]);
+        let of_weight = product_of([vocabulary, channels, count], [true, false]);
+        let accumulate = accumulate || first > 0;
+        let multiply = |dlogits: Numbers| {
+            product::run(split, wide, dlogits, inputs.weight, dx, &of_x, false, None);
+            product::run(split, wide, dlogits, x, Results::F32(dweight), &of_weight, accumulate, None);
+        };
+        match x {
+            Numbers::F32(_) => multiply(Numbers::F32(logits)),
+            Numbers::Bf16(_) => scratch::with(logits.len().div_ceil(2), |room| {
+                // SAFETY: a float is two of these, and any bits are one.
+                let (_, halves, _) = unsafe { room.align_to_mut::<u16>() };
+                let halves = &mut halves[..logits.len()];
+                convert(split, logits, halves, bf16::round);
+                multiply(Numbers::Bf16(halves));
+            }),
+        }
     });
 }
 
-/// Calls `task(first row, logits of the chunk, before the cap)` for each
-/// chunk, in order.
-fn chunks(split: Split, inputs: Inputs, dims: &CrossEntropyDims, mut task: impl FnMut(usize, &mut [f32])) {
+/// A product of m × n results over k, in f32 sums.
+fn product_of([m, n, k]: [usize; 3], [trans_a, trans_b]: [bool; 2]) -> MatMulDims {
+    MatMulDims { batch: 1, m, n, k, trans_a, trans_b, alpha: 1.0, dtypes: [DType::F32; 3] }
+}
+
+/// Calls `task(buffers, first row, logits of the chunk, before the cap)` for
+/// each chunk, in order.
+fn chunks(
+    split: Split,
+    inputs: Inputs,
+    dims: &CrossEntropyDims,
+    mut task: impl FnMut(&mut Wide, usize, &mut [f32]),
+) {
     let CrossEntropyDims { rows, channels, vocabulary, .. } = *dims;
     let height = chunk_rows(dims);
+    let mut wide = Wide::default();
     scratch::with(height * vocabulary, |logits| {
         for first in (0..rows).step_by(height) {
             let count = height.min(rows - first);
             let logits = &mut logits[..count * vocabulary];
-            let x = Matrix::new(&inputs.x[first * channels..], count, channels, false);
-            let weight = Matrix::new(inputs.weight, channels, vocabulary, true);
-            matmul::batched(split, 1, x, weight, logits, 1.0, false, None);
-            task(first, logits);
+            let x = inputs.x.part(first * channels..(first + count) * channels);
+            let dims = product_of([count, vocabulary, channels], [false, true]);
+            let out = Results::F32(logits);
+            product::run(split, &mut wide, x, inputs.weight, out, &dims, false, None);
+            task(&mut wide, first, logits);
         }
     });
 }

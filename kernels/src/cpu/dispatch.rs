@@ -259,17 +259,11 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let (src, indices, table) = (input!(src), indices!(indices), output!(table));
             indexing::scatter_add(split, src, indices, table, *entries, *cols, *accumulate, faults);
         }
-        Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims }
-            if dims.dtypes[0] == DType::Bf16 =>
-        {
-            let inputs = [x, weight].map(|span| half!(span));
-            let outputs = [losses, lse].map(|span| output!(span));
-            halves::cross_entropy(split, inputs, indices!(targets), outputs, dims, faults);
-        }
         Step::LinearCrossEntropy { x, weight, targets, losses, lse, dims } => {
-            let (x, weight, targets) = (input!(x), input!(weight), indices!(targets));
-            let (losses, lse) = (output!(losses), output!(lse));
-            cross_entropy::forward(split, x, weight, targets, losses, lse, dims, faults);
+            let (x, weight) = (numbers!(x, dims.dtypes[0]), numbers!(weight, dims.dtypes[0]));
+            let inputs = cross_entropy::Inputs { x, weight, targets: indices!(targets), lse: &[] };
+            let outputs = [losses, lse].map(|span| output!(span));
+            cross_entropy::forward(split, inputs, outputs, dims, faults);
         }
         Step::LinearCrossEntropyBackward {
             x,
@@ -282,31 +276,16 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             grad_scale,
             accumulate,
         } => {
+            let (x, weight) = (numbers!(x, dims.dtypes[0]), numbers!(weight, dims.dtypes[0]));
+            let inputs = cross_entropy::Inputs { x, weight, targets: indices!(targets), lse: input!(lse) };
+            let (scale, accumulate) = (*grad_scale, *accumulate);
             if dims.dtypes[0] == DType::Bf16 {
-                let inputs = [x, weight].map(|span| half!(span));
-                let (targets, lse, dx) = (indices!(targets), input!(lse), output_half!(dx));
-                let dweight = results!(dweight, dims.dtypes[1]);
-                return halves::cross_entropy_backward(
-                    split,
-                    inputs,
-                    targets,
-                    lse,
-                    dx,
-                    dweight,
-                    dims,
-                    *grad_scale,
-                    *accumulate,
-                    faults,
-                );
+                let (dx, dweight) = (output_half!(dx), results!(dweight, dims.dtypes[1]));
+                halves::cross_entropy_backward(split, inputs, dx, dweight, dims, scale, accumulate, faults);
+            } else {
+                let (dx, dweight) = (Results::F32(output!(dx)), output!(dweight));
+                cross_entropy::backward(split, inputs, dx, dweight, dims, scale, accumulate, faults);
             }
-            let inputs = cross_entropy::Inputs {
-                x: input!(x),
-                weight: input!(weight),
-                targets: indices!(targets),
-                lse: input!(lse),
-            };
-            let (dx, dweight) = (output!(dx), output!(dweight));
-            cross_entropy::backward(split, inputs, dx, dweight, dims, *grad_scale, *accumulate, faults);
         }
         Step::AdamW { param, grad, m, v, hyper } => {
             let (grad, hyper) = (input!(grad), input!(hyper));

@@ -1,6 +1,6 @@
-//! Attention and cross-entropy over bfloat16 operands: widened into scratch
-//! memory, computed by the `f32` kernels, and rounded once, at the end.
-//! (Attention has kernels of its own where the machine multiplies bfloat16.)
+//! What bfloat16 has no kernels for: attention, where the machine does not
+//! multiply bfloat16, and sums that become bfloat16. Operands are widened into
+//! scratch memory, and results rounded once, at the end.
 
 #[cfg(target_arch = "x86_64")]
 use super::attention_bf16;
@@ -73,28 +73,11 @@ pub(crate) fn attention_backward(
     });
 }
 
-/// x and the weight; losses and lse.
-pub(crate) fn cross_entropy(
-    split: Split,
-    [x, weight]: [&[u16]; 2],
-    targets: &[i32],
-    [losses, lse]: [&mut [f32]; 2],
-    dims: &CrossEntropyDims,
-    faults: &StepFaults,
-) {
-    scratch::with(x.len() + weight.len(), |mut rest| {
-        let [x, weight] = [x, weight].map(|bits| widened(split, &mut rest, bits));
-        cross_entropy::forward(split, x, weight, targets, losses, lse, dims, faults);
-    });
-}
-
-/// x and the weight; targets and lse; dx and dweight.
+/// x and the weight, both bfloat16; dx and dweight.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn cross_entropy_backward(
     split: Split,
-    [x, weight]: [&[u16]; 2],
-    targets: &[i32],
-    lse: &[f32],
+    inputs: cross_entropy::Inputs,
     dx: &mut [u16],
     dweight: Results,
     dims: &CrossEntropyDims,
@@ -102,23 +85,17 @@ pub(crate) fn cross_entropy_backward(
     accumulate: bool,
     faults: &StepFaults,
 ) {
-    scratch::with(2 * (x.len() + weight.len()), |mut rest| {
-        let [x, weight] = [x, weight].map(|bits| widened(split, &mut rest, bits));
-        let sums = cut(&mut rest, dx.len());
-        let inputs = cross_entropy::Inputs { x, weight, targets, lse };
-        match dweight {
-            Results::F32(dweight) => {
-                cross_entropy::backward(split, inputs, sums, dweight, dims, grad_scale, accumulate, faults);
-            }
-            Results::Bf16(dweight) => {
-                let wide = cut(&mut rest, dweight.len());
-                if accumulate {
-                    convert(split, dweight, wide, bf16::value);
-                }
-                cross_entropy::backward(split, inputs, sums, wide, dims, grad_scale, accumulate, faults);
-                rounded(split, wide, dweight);
-            }
+    let dx = Results::Bf16(dx);
+    match dweight {
+        Results::F32(dweight) => {
+            cross_entropy::backward(split, inputs, dx, dweight, dims, grad_scale, accumulate, faults);
         }
-        rounded(split, sums, dx);
-    });
+        Results::Bf16(dweight) => scratch::with(dweight.len(), |wide| {
+            if accumulate {
+                convert(split, dweight, wide, bf16::value);
+            }
+            cross_entropy::backward(split, inputs, dx, wide, dims, grad_scale, accumulate, faults);
+            rounded(split, wide, dweight);
+        }),
+    }
 }

@@ -5,6 +5,8 @@
 //! the end: the products and sums are those of `f32`. Where the machine has
 //! AVX-512 BF16, large products of two bfloat16 operands are made by it.
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::blocked::Target;
 use super::epilogue::Epilogue;
@@ -33,10 +35,30 @@ pub(crate) enum Numbers<'a> {
     Bf16(&'a [u16]),
 }
 
+impl<'a> Numbers<'a> {
+    /// Some of them.
+    pub fn part(self, range: Range<usize>) -> Numbers<'a> {
+        match self {
+            Numbers::F32(values) => Numbers::F32(&values[range]),
+            Numbers::Bf16(bits) => Numbers::Bf16(&bits[range]),
+        }
+    }
+}
+
 /// A result.
 pub(crate) enum Results<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [u16]),
+}
+
+impl Results<'_> {
+    /// Some of them.
+    pub fn part(&mut self, range: Range<usize>) -> Results<'_> {
+        match self {
+            Results::F32(values) => Results::F32(&mut values[range]),
+            Results::Bf16(bits) => Results::Bf16(&mut bits[range]),
+        }
+    }
 }
 
 fn widened<'a>(split: Split, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
