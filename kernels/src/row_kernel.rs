@@ -6,10 +6,9 @@
 //! rate of its fastest operand, and slower operands are broadcast once. Dead
 //! nodes are dropped, and chains whose middles nobody reads are fused. There is
 //! no machine code made at run time: a worker's lock-down forbids executable
-//! memory, so a just-in-time compiler could not run where guests do. By
-//! `examples/rows.rs` (AVX2, one thread) kernels reach these shares of loops
-//! written by hand: GELU 0.73, SwiGLU 0.51, RMSNorm 0.44, Lion 0.5 to 0.7; where
-//! that counts the built-in operations are better.
+//! memory, so a just-in-time compiler could not run where guests do. How
+//! near kernels come to loops written by hand is measured by
+//! `examples/rows.rs`; where that counts the built-in operations are better.
 //! Registers are given out by a linear scan; a result
 //! never shares a register with an operand of its own instruction.
 
@@ -94,6 +93,19 @@ pub(crate) enum Code {
     Dot,
     /// As `Binary`, with an operand of row rate.
     ByRow(BinaryOp),
+    /// a·b·c, the first two first. This and what follows is made for
+    /// processors only (see [`Program::fused`]).
+    Triple,
+    /// op(a)·b, and ·c if there is one.
+    Gated(UnaryOp),
+    /// 1, 0 or −1 as a·b ± c·d is; a and c may be uniform.
+    SignOfProducts {
+        subtract: bool,
+    },
+    /// d − (a·b ± c·d); a and c may be uniform.
+    LessProducts {
+        subtract: bool,
+    },
 }
 
 /// One step of the interpreter.
@@ -112,6 +124,17 @@ pub(crate) struct Program {
     pub cols: usize,
     pub tile_rows: usize,
     pub tile_cols: usize,
+    /// For a card, which keeps values in registers.
+    pub plain: Listing,
+    /// The same bits in fewer passes over a tile.
+    pub fused: Listing,
+    /// Weighted flops of the whole launch.
+    pub flops: u64,
+}
+
+/// Instructions, and where they leave what is stored.
+#[derive(Debug)]
+pub(crate) struct Listing {
     /// Run once per task: what is the same for every tile.
     pub prologue: Vec<Instruction>,
     /// Run once per tile.
@@ -120,8 +143,14 @@ pub(crate) struct Program {
     pub stores: Vec<(Register, Layout)>,
     pub element_registers: usize,
     pub row_registers: usize,
-    /// Weighted flops of the whole launch.
-    pub flops: u64,
+}
+
+impl Listing {
+    /// Gives out registers.
+    fn new((mut prologue, mut body, mut stores): Emitted) -> Listing {
+        let (element_registers, row_registers) = allocate(&mut prologue, &mut body, &mut stores);
+        Listing { prologue, body, stores, element_registers, row_registers }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -222,29 +251,29 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
         }
     }
     let shape = Shape::of(op, &rates, &live);
-    let (mut prologue, mut body, mut stores) = Emitter::emit(op, &rates, &live, &shape);
+    let (mut prologue, mut body, stores) = Emitter::emit(op, &rates, &live, &shape);
     fuse::fuse(&mut prologue, &mut body, &stores, shape.tile_cols);
-    let files = allocate(&mut prologue, &mut body, &mut stores);
-    if shape.reduces && files.0.saturating_mul(shape.tile_cols) > MAX_ROW_VALUES {
+    let plain = Listing::new((prologue.clone(), body.clone(), stores.clone()));
+    fuse::fuse_further(&mut prologue, &mut body, &stores);
+    let fused = Listing::new((prologue, body, stores));
+    let registers = plain.element_registers;
+    if shape.reduces && registers.saturating_mul(shape.tile_cols) > MAX_ROW_VALUES {
         return fail!(
             InvalidArgument,
             "{} columns × {} live values exceed {MAX_ROW_VALUES}; split the kernel or the columns",
             shape.cols,
-            files.0
+            registers
         );
     }
-    let body_of: Vec<Code> = body.iter().map(|instruction| instruction.code).collect();
+    let codes: Vec<Code> = plain.body.iter().map(|instruction| instruction.code).collect();
     Ok(Program {
         rows: shape.rows,
         cols: shape.cols,
         tile_rows: shape.tile_rows,
         tile_cols: shape.tile_cols,
-        prologue,
-        body,
-        stores,
-        element_registers: files.0,
-        row_registers: files.1,
-        flops: flops(op, &rates).saturating_add(overhead(&shape, &body_of, files.0)),
+        plain,
+        fused,
+        flops: flops(op, &rates).saturating_add(overhead(&shape, &codes, registers)),
     })
 }
 

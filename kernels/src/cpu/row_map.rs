@@ -1,23 +1,25 @@
 //! The tile interpreter of row kernels.
 //!
 //! Each instruction runs over a whole tile, so its dispatch is paid once per
-//! about a thousand elements, and its loop is vector code over registers that
-//! stay in L1. All stores of a tile come after all its reads, which is what
-//! makes in-place updates sound.
+//! some hundred elements, and its loop is vector code over registers that stay
+//! in L1. A tile is much shorter than a page, so that what the next ones read
+//! is fetched by the processor while this one computes. Where each operand
+//! lies is found out once per launch, but for four sums per tile. All stores of
+//! a tile come after all its reads, which is what makes in-place updates sound.
 
 use std::cell::Cell;
 
 use super::simd::{dot, larger, maximum, multiversion, smaller, sum};
 use super::{Output, Split, math};
 use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
-use crate::row_kernel::{Code, Instruction, MAX_INPUTS, MAX_STORES, Program, Register, Source};
+use crate::row_kernel::{Code, Instruction, Program, Register, Source};
 use crate::table::{Span, Table};
 
 /// Elements of a task, at least a tile.
 const TASK: usize = 16_384;
 
-/// Most floats of a program whose registers a thread keeps for the next.
-const KEPT: usize = 1 << 20;
+/// Most lines of registers that a thread keeps for the next program (4 MiB).
+const KEPT: usize = 1 << 16;
 
 /// Floats of a cache line, which no vector of a register straddles.
 const LINE: usize = 16;
@@ -28,76 +30,9 @@ struct Line {
     _floats: [f32; LINE],
 }
 
-/// The value of an instruction, in a tile.
-#[derive(Default)]
-struct Values(Vec<Line>);
-
-impl Values {
-    fn get(&self, len: usize) -> &[f32] {
-        assert!(len.div_ceil(LINE) <= self.0.len());
-        // SAFETY: a line is sixteen floats and nothing else, and there are
-        // enough of them (checked); the property tests read every element.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), len) }
-    }
-
-    fn get_mut(&mut self, len: usize) -> &mut [f32] {
-        assert!(len.div_ceil(LINE) <= self.0.len());
-        // SAFETY: as in `get`, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
-    }
-}
-
-/// The registers of a task, each on its own, so that the result is taken out
-/// while the operands are read.
-#[derive(Default)]
-struct Files {
-    element: Vec<Values>,
-    row: Vec<Values>,
-}
-
 thread_local! {
-    static FILES: Cell<Files> = const { Cell::new(Files { element: Vec::new(), row: Vec::new() }) };
-}
-
-impl Files {
-    fn grow(&mut self, program: &Program) {
-        let size = |file: &mut Vec<Values>, count: usize, len: usize| {
-            if file.len() < count {
-                file.resize_with(count, Values::default);
-            }
-            for Values(lines) in &mut file[..count] {
-                if lines.len() < len.div_ceil(LINE) {
-                    lines.resize(len.div_ceil(LINE), Line { _floats: [0.0; LINE] });
-                }
-            }
-        };
-        let tile = program.tile_rows * program.tile_cols;
-        size(&mut self.element, program.element_registers, tile);
-        size(&mut self.row, program.row_registers, program.tile_rows);
-    }
-}
-
-/// An input that may be the very range of a store, so never a long-lived `&`.
-#[derive(Clone, Copy)]
-struct Input {
-    base: *const f32,
-    len: usize,
-}
-
-// SAFETY: an address and a length; see `Input::range` for its use.
-unsafe impl Send for Input {}
-// SAFETY: as above.
-unsafe impl Sync for Input {}
-
-impl Input {
-    /// # Safety
-    /// No store to the range happens while the slice is alive. Tasks only
-    /// store inside their own tiles, after the tile's reads.
-    unsafe fn range<'a>(self, start: usize, len: usize) -> &'a [f32] {
-        assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: in bounds (checked), not written (the caller's promise).
-        unsafe { std::slice::from_raw_parts(self.base.add(start), len) }
-    }
+    /// The registers of a task: those of elements, then those of rows.
+    static FILES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// The part of the space that a tile covers.
@@ -111,23 +46,196 @@ struct Tile {
     start: usize,
 }
 
+/// What an address moves with, from tile to tile.
+#[derive(Clone, Copy)]
+enum Origin {
+    Fixed,
+    /// The registers of the task.
+    Files,
+    Start,
+    Row,
+    Col,
+}
+
+/// How many elements lie there.
+#[derive(Clone, Copy, PartialEq)]
+enum Length {
+    None,
+    One,
+    Tile,
+    Rows,
+    Cols,
+}
+
+/// Where an operand lies: floats from an origin on.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The tensor's first float, or null where the origin is an address.
+    base: *const f32,
+    offset: usize,
+    origin: Origin,
+    length: Length,
+}
+
+// SAFETY: an address and numbers; see `Place::at` for their use.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    const NOWHERE: Place =
+        Place { base: std::ptr::null(), offset: 0, origin: Origin::Fixed, length: Length::None };
+
+    /// The address in a tile, and how many elements.
+    #[inline(always)]
+    fn at(&self, tile: Tile, files: *mut Line) -> (*const f32, usize) {
+        let from = match self.origin {
+            Origin::Fixed => self.base,
+            Origin::Files => files.cast_const().cast(),
+            Origin::Start => self.base.wrapping_add(tile.start),
+            Origin::Row => self.base.wrapping_add(tile.row),
+            Origin::Col => self.base.wrapping_add(tile.col),
+        };
+        let len = match self.length {
+            Length::None => 0,
+            Length::One => 1,
+            Length::Tile => tile.rows * tile.cols,
+            Length::Rows => tile.rows,
+            Length::Cols => tile.cols,
+        };
+        (from.wrapping_add(self.offset), len)
+    }
+
+    /// # Safety
+    /// [`Places::of`] made it for this program and these files, and nothing
+    /// writes there while the slice is alive: an instruction's result is no
+    /// operand of its own, and tasks store inside their own tiles, after the
+    /// tile's reads.
+    #[inline(always)]
+    unsafe fn read<'a>(&self, tile: Tile, files: *mut Line) -> &'a [f32] {
+        let (from, len) = self.at(tile, files);
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(from, len) }
+    }
+}
+
+/// An instruction whose operands have places.
+struct Ready<'a> {
+    instruction: &'a Instruction,
+    dst: Place,
+    sources: [Place; 4],
+}
+
+/// Makes places; all that they can ever name is inside the operands.
+struct Places<'a> {
+    program: &'a Program,
+    inputs: Vec<(*const f32, usize)>,
+    /// Lines of a register of elements, and of one of rows.
+    lines: [usize; 2],
+}
+
+impl<'a> Places<'a> {
+    fn new(program: &'a Program, inputs: Vec<(*const f32, usize)>) -> Places<'a> {
+        let lines = [program.tile_rows * program.tile_cols, program.tile_rows].map(|len| len.div_ceil(LINE));
+        Places { program, inputs, lines }
+    }
+
+    /// Lines of all registers.
+    fn files(&self) -> usize {
+        self.program.fused.element_registers * self.lines[0]
+            + self.program.fused.row_registers * self.lines[1]
+    }
+
+    fn register(&self, register: Register) -> Place {
+        let (line, length) = match register {
+            Register::Element(slot) => {
+                assert!(slot < self.program.fused.element_registers);
+                (slot * self.lines[0], Length::Tile)
+            }
+            Register::Row(slot) => {
+                assert!(slot < self.program.fused.row_registers);
+                let first = self.program.fused.element_registers * self.lines[0];
+                (first + slot * self.lines[1], Length::Rows)
+            }
+        };
+        Place { base: std::ptr::null(), offset: line * LINE, origin: Origin::Files, length }
+    }
+
+    /// Input k, of at least `len` elements.
+    fn input(&self, k: usize, len: usize, origin: Origin, length: Length) -> Place {
+        let (base, has) = self.inputs[k];
+        assert!(len <= has);
+        Place { base, offset: 0, origin, length }
+    }
+
+    fn of(&self, source: &Option<Source>) -> Place {
+        let Program { rows, cols, .. } = *self.program;
+        match source {
+            None => Place::NOWHERE,
+            Some(Source::Register(register)) => self.register(*register),
+            // A program outlives its places.
+            Some(Source::Constant(value)) => {
+                Place { base: value, offset: 0, origin: Origin::Fixed, length: Length::One }
+            }
+            Some(Source::ScalarInput(k)) => self.input(*k, 1, Origin::Fixed, Length::One),
+            Some(Source::ElementInput(k)) => self.input(*k, rows * cols, Origin::Start, Length::Tile),
+            Some(Source::RowInput(k)) => self.input(*k, rows, Origin::Row, Length::Rows),
+            Some(Source::ColInput(k)) => self.input(*k, cols, Origin::Col, Length::Cols),
+        }
+    }
+
+    fn ready(&self, list: &'a [Instruction]) -> Vec<Ready<'a>> {
+        let ready = |instruction: &'a Instruction| {
+            let mut sources = instruction.sources.each_ref().map(|source| self.of(source));
+            match instruction.code {
+                Code::Scalar(k) => sources[0] = self.input(k, 1, Origin::Fixed, Length::One),
+                Code::Spread(k) => {
+                    sources[0] = self.input(k, self.program.cols, Origin::Fixed, Length::Cols);
+                }
+                _ => {}
+            }
+            Ready { instruction, dst: self.register(instruction.dst), sources }
+        };
+        list.iter().map(ready).collect()
+    }
+}
+
 pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], stores: &[Span]) {
-    let inputs: Vec<Input> = inputs.iter().map(|&s| Input { base: t.f32_ptr(s), len: s.len }).collect();
+    let inputs: Vec<_> = inputs.iter().map(|&s| (t.f32_ptr(s).cast_const(), s.len)).collect();
     let stores: Vec<Output> = stores
         .iter()
         // SAFETY: the validator lists them as outputs of this step.
         .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
         .collect();
     let direct = direct(program, &inputs, &stores);
+    let places = Places::new(program, inputs);
+    let prologue = places.ready(&program.fused.prologue);
+    let mut body = places.ready(&program.fused.body);
+    if let (Some(k), Some(last)) = (direct, body.last_mut()) {
+        assert!(program.rows * program.cols <= stores[k].len());
+        let base = stores[k].at(0).cast_const();
+        last.dst = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
+    }
+    let results: Vec<(Place, Layout)> =
+        program.fused.stores.iter().map(|(register, layout)| (places.register(*register), *layout)).collect();
+    let needed = places.files();
     let down = program.rows.div_ceil(program.tile_rows);
     let across = program.cols.div_ceil(program.tile_cols);
     let tiles = down * across;
     let group = (TASK / (program.tile_rows * program.tile_cols)).max(1);
     split.each(tiles.div_ceil(group), |task| {
         let mut files = FILES.take();
-        files.grow(program);
+        if files.len() < needed {
+            files.resize(needed, Line { _floats: [0.0; LINE] });
+        }
+        let lines = files.as_mut_ptr();
         let whole = Tile { row: 0, rows: program.tile_rows, col: 0, cols: program.tile_cols, start: 0 };
-        execute(&program.prologue, &mut files, &inputs, whole, None, &[]);
+        // SAFETY: made for this program; the files are as large as it needs,
+        // and this task's alone.
+        unsafe { execute(&prologue, lines, whole) };
         for index in task * group..((task + 1) * group).min(tiles) {
             let row = index / across * program.tile_rows;
             let col = index % across * program.tile_cols;
@@ -138,24 +246,13 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
                 cols: program.tile_cols.min(program.cols - col),
                 start: row * program.cols + col,
             };
-            // SAFETY: tiles do not overlap, each belongs to one task, and the
-            // output is the range of no input (see `direct`).
-            let out = direct.map(|k| unsafe { stores[k].range(tile.start, tile.rows * tile.cols) });
-            let next = tile.start + program.tile_rows * program.tile_cols;
-            let mut ahead = [std::ptr::null(); MAX_INPUTS + MAX_STORES];
-            let mut count = 0;
-            let ranges = inputs.iter().map(|i| (i.base, i.len));
-            for (base, len) in ranges.chain(stores.iter().map(|s| (s.at(0).cast_const(), s.len()))) {
-                // Those of a value per element. In place, a store is an input.
-                if len > next && !ahead[..count].contains(&base.wrapping_add(next)) {
-                    ahead[count] = base.wrapping_add(next);
-                    count += 1;
-                }
-            }
-            execute(&program.body, &mut files, &inputs, tile, out, &ahead[..count]);
-            store(program, &files, &stores, tile, direct);
+            // SAFETY: as above; what the last instruction writes directly is a
+            // store's part of this tile, which is this task's alone, and the
+            // range of no input (see `direct`).
+            unsafe { execute(&body, lines, tile) };
+            store(&results, lines, &stores, tile, direct);
         }
-        if program.tile_rows * program.tile_cols * program.element_registers <= KEPT {
+        if files.len() <= KEPT {
             FILES.set(files);
         }
     });
@@ -163,105 +260,64 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
 
 /// The store whose value the last instruction makes: that may write it where
 /// it belongs, unless an input is the same range.
-fn direct(program: &Program, inputs: &[Input], stores: &[Output]) -> Option<usize> {
-    let last = program.body.last()?.dst;
-    let mut of_last = program.stores.iter().enumerate().filter(|(_, (register, _))| *register == last);
+fn direct(program: &Program, inputs: &[(*const f32, usize)], stores: &[Output]) -> Option<usize> {
+    let last = program.fused.body.last()?.dst;
+    let mut of_last = program.fused.stores.iter().enumerate().filter(|(_, (register, _))| *register == last);
     let (k, (register, layout)) = of_last.next()?;
     let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
     let base = stores[k].at(0).cast_const();
-    let apart = inputs.iter().all(|input| input.base != base);
+    let apart = inputs.iter().all(|(input, _)| *input != base);
     (whole && apart && of_last.next().is_none()).then_some(k)
 }
 
-fn store(program: &Program, files: &Files, stores: &[Output], tile: Tile, direct: Option<usize>) {
-    for (k, ((register, layout), output)) in program.stores.iter().zip(stores).enumerate() {
-        if direct == Some(k) {
+fn store(
+    results: &[(Place, Layout)],
+    files: *mut Line,
+    stores: &[Output],
+    tile: Tile,
+    direct: Option<usize>,
+) {
+    for (k, ((place, layout), output)) in results.iter().zip(stores).enumerate() {
+        if direct == Some(k) || (*layout != Layout::Element && tile.col != 0) {
             continue;
         }
-        match (register, layout) {
-            (Register::Element(slot), Layout::Element) => {
-                let count = tile.rows * tile.cols;
-                // SAFETY: tiles do not overlap, each belongs to one task, and
-                // no slice of an input is alive here.
-                let out = unsafe { output.range(tile.start, count) };
-                out.copy_from_slice(files.element[*slot].get(count));
-            }
-            (Register::Row(slot), _) if tile.col == 0 => {
-                // SAFETY: as above; of the tiles of a row the first stores.
-                let out = unsafe { output.range(tile.row, tile.rows) };
-                out.copy_from_slice(files.row[*slot].get(tile.rows));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn read<'a>(source: &'a Option<Source>, files: &'a Files, inputs: &[Input], tile: Tile) -> &'a [f32] {
-    // SAFETY (all ranges): the slices end before the tile is stored.
-    match *source {
-        None => &[],
-        Some(Source::Constant(ref value)) => std::slice::from_ref(value),
-        // SAFETY: see above; a scalar is never the range of a store.
-        Some(Source::ScalarInput(k)) => unsafe { inputs[k].range(0, 1) },
-        Some(Source::Register(Register::Element(s))) => files.element[s].get(tile.rows * tile.cols),
-        Some(Source::Register(Register::Row(s))) => files.row[s].get(tile.rows),
-        // SAFETY: see above.
-        Some(Source::ElementInput(k)) => unsafe { inputs[k].range(tile.start, tile.rows * tile.cols) },
-        // SAFETY: see above.
-        Some(Source::RowInput(k)) => unsafe { inputs[k].range(tile.row, tile.rows) },
-        // SAFETY: see above.
-        Some(Source::ColInput(k)) => unsafe { inputs[k].range(tile.col, tile.cols) },
+        // SAFETY: a register, which nothing writes meanwhile.
+        let values = unsafe { place.read(tile, files) };
+        // Of the tiles of a row the first stores what is one per row.
+        let start = if *layout == Layout::Element { tile.start } else { tile.row };
+        // SAFETY: tiles do not overlap, each belongs to one task, and no slice
+        // of an input is alive here.
+        unsafe { output.range(start, values.len()) }.copy_from_slice(values);
     }
 }
 
 multiversion! {
-    /// Runs the instructions; the last one's result goes to `out`, if given.
-    /// Meanwhile as many elements from each address in `ahead` are asked for.
-    fn execute(
-        list: &[Instruction],
-        files: &mut Files,
-        inputs: &[Input],
-        tile: Tile,
-        out: Option<&mut [f32]>,
-        ahead: &[*const f32],
-    ) = execute_body
+    /// Runs the instructions.
+    ///
+    /// # Safety
+    /// Places are those of one program and of these files, which no one else
+    /// uses; nor does anyone write what they read, or use what they write.
+    unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) = execute_body
 }
 
 #[inline(always)]
-fn execute_body<const FMA: bool>(
-    list: &[Instruction],
-    files: &mut Files,
-    inputs: &[Input],
-    tile: Tile,
-    mut out: Option<&mut [f32]>,
-    ahead: &[*const f32],
-) {
-    let share = (tile.rows * tile.cols).div_ceil(list.len().max(1));
-    for (at, instruction) in list.iter().enumerate() {
-        for &from in ahead {
-            prefetch(from.wrapping_add(at * share), share);
-        }
-        // The result leaves its file while the operands are read: the
-        // allocator never gives it an operand's register.
-        let (mut result, len) = match instruction.dst {
-            Register::Element(s) => (std::mem::take(&mut files.element[s]), tile.rows * tile.cols),
-            Register::Row(s) => (std::mem::take(&mut files.row[s]), tile.rows),
-        };
-        let dst = match &mut out {
-            Some(out) if at + 1 == list.len() => &mut out[..len],
-            _ => result.get_mut(len),
-        };
-        let [a, b, c, d] = instruction.sources.each_ref().map(|source| read(source, files, inputs, tile));
-        match instruction.code {
+unsafe fn execute_body<const FMA: bool>(list: &[Ready], files: *mut Line, tile: Tile) {
+    for ready in list {
+        let (to, len) = ready.dst.at(tile, files);
+        // SAFETY: the caller's promise; no operand is the result: the allocator
+        // never gives it an operand's register.
+        let dst = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
+        let [a, b, c, d] = &ready.sources;
+        // SAFETY: the caller's promise.
+        let [a, b, c, d] =
+            unsafe { [a.read(tile, files), b.read(tile, files), c.read(tile, files), d.read(tile, files)] };
+        match ready.instruction.code {
             Code::Load => dst.copy_from_slice(a),
             Code::Constant(value) => dst.fill(value),
-            // SAFETY: a scalar is never the range of a store.
-            Code::Scalar(k) => dst.fill(unsafe { inputs[k].range(0, 1) }[0]),
-            Code::Spread(k) => {
-                // SAFETY: a per-column input is never the range of a store.
-                let row = unsafe { inputs[k].range(0, tile.cols) };
+            Code::Scalar(_) => dst.fill(a[0]),
+            Code::Spread(_) => {
                 for line in dst.chunks_exact_mut(tile.cols) {
-                    line.copy_from_slice(row);
+                    line.copy_from_slice(a);
                 }
             }
             Code::ColIndex => {
@@ -289,63 +345,73 @@ fn execute_body<const FMA: bool>(
             Code::ProductThen { subtract: true } => product(dst, [a, b, c], |ab, c| ab - c),
             Code::ThenProduct { subtract: false } => product(dst, [a, b, c], |ab, c| c + ab),
             Code::ThenProduct { subtract: true } => product(dst, [a, b, c], |ab, c| c - ab),
-            Code::Sign => map(dst, a, |x| {
-                let (up, down) = (if x > 0.0 { 1.0 } else { 0.0 }, if -x > 0.0 { 1.0 } else { 0.0 });
-                up - down
-            }),
+            Code::Sign => map(dst, a, sign),
+            Code::Triple => triple(dst, a, b, c),
+            Code::Gated(UnaryOp::Sigmoid) => gated(dst, [a, b, c], math::sigmoid::<FMA>),
+            Code::Gated(UnaryOp::Tanh) => gated(dst, [a, b, c], math::tanh::<FMA>),
+            Code::Gated(UnaryOp::Exponential) => gated(dst, [a, b, c], math::exp::<FMA>),
+            Code::Gated(op) => {
+                unary::<FMA>(op, dst, a);
+                for (o, b) in dst.iter_mut().zip(b) {
+                    *o *= b;
+                }
+                for (o, c) in dst.iter_mut().zip(c) {
+                    *o *= c;
+                }
+            }
+            Code::SignOfProducts { subtract: false } => products(dst, [a, b, c, d], |x, y| sign(x + y)),
+            Code::SignOfProducts { subtract: true } => products(dst, [a, b, c, d], |x, y| sign(x - y)),
+            Code::LessProducts { subtract: false } => less_products(dst, [a, b, c, d], |x, y| x + y),
+            Code::LessProducts { subtract: true } => less_products(dst, [a, b, c, d], |x, y| x - y),
             Code::ByRow(op) => {
-                let [left, right, ..] = instruction.sources;
+                let [left, right, ..] = &ready.sources;
                 for (row, line) in dst.chunks_exact_mut(tile.cols).enumerate() {
-                    let (a, b) = (of_row(&left, a, row, tile), of_row(&right, b, row, tile));
+                    let (a, b) = (of_row(left, a, row, tile), of_row(right, b, row, tile));
                     binary(op, line, a, b);
                 }
             }
-            Code::Dot => {
-                let lines = a.chunks_exact(tile.cols).zip(b.chunks_exact(tile.cols));
-                for (d, (a, b)) in dst.iter_mut().zip(lines) {
-                    *d = dot::<FMA>(a, b);
-                }
-            }
-            Code::Reduce(Reduction::Sum) => {
-                for (d, line) in dst.iter_mut().zip(a.chunks_exact(tile.cols)) {
-                    *d = sum(line);
-                }
-            }
-            Code::Reduce(Reduction::Maximum) => {
-                for (d, line) in dst.iter_mut().zip(a.chunks_exact(tile.cols)) {
-                    *d = maximum(line);
-                }
-            }
-        }
-        match instruction.dst {
-            Register::Element(s) => files.element[s] = result,
-            Register::Row(s) => files.row[s] = result,
+            Code::Dot => dots(dst, a, b, tile.cols),
+            Code::Reduce(Reduction::Sum) => sums(dst, a, tile.cols),
+            Code::Reduce(Reduction::Maximum) => maxima(dst, a, tile.cols),
         }
     }
 }
 
-/// Asks for `len` elements that are read soon, to be brought into L2: a tile is
-/// too short for the processor to foresee the next.
+// Functions of their own: inside the large one above their sums would not be
+// kept in vectors.
+
+multiversion! { fn dots(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize) = dots_body }
+multiversion! { fn sums(dst: &mut [f32], a: &[f32], cols: usize) = sums_body }
+multiversion! { fn maxima(dst: &mut [f32], a: &[f32], cols: usize) = maxima_body }
+
 #[inline(always)]
-fn prefetch(from: *const f32, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..len).step_by(LINE) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every x86-64 has the instruction, and it may be given any
-        // address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(at).cast()) };
+fn dots_body<const FMA: bool>(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize) {
+    for (d, (a, b)) in dst.iter_mut().zip(a.chunks_exact(cols).zip(b.chunks_exact(cols))) {
+        *d = dot::<FMA>(a, b);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, len);
+}
+
+#[inline(always)]
+fn sums_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
+    for (d, line) in dst.iter_mut().zip(a.chunks_exact(cols)) {
+        *d = sum(line);
+    }
+}
+
+#[inline(always)]
+fn maxima_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
+    for (d, line) in dst.iter_mut().zip(a.chunks_exact(cols)) {
+        *d = maximum(line);
+    }
 }
 
 /// What one row of a tile reads: its elements, its value, or the uniform one.
 #[inline(always)]
-fn of_row<'a>(source: &Option<Source>, values: &'a [f32], row: usize, tile: Tile) -> &'a [f32] {
-    match source {
-        Some(Source::Register(Register::Row(_)) | Source::RowInput(_)) => &values[row..row + 1],
-        Some(Source::Constant(_) | Source::ScalarInput(_)) => values,
-        _ => &values[row * tile.cols..][..tile.cols],
+fn of_row<'a>(place: &Place, values: &'a [f32], row: usize, tile: Tile) -> &'a [f32] {
+    match place.length {
+        Length::Rows => &values[row..row + 1],
+        Length::One => values,
+        Length::None | Length::Tile | Length::Cols => &values[row * tile.cols..][..tile.cols],
     }
 }
 
@@ -379,6 +445,43 @@ fn products(dst: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn(f32, f32) -> 
         ([a], c) => outputs.zip(c).for_each(|(((o, b), d), c)| *o = f(a * b, c * d)),
         (a, [c]) => outputs.zip(a).for_each(|(((o, b), d), a)| *o = f(a * b, c * d)),
         (a, c) => outputs.zip(a).zip(c).for_each(|((((o, b), d), a), c)| *o = f(a * b, c * d)),
+    }
+}
+
+#[inline(always)]
+fn sign(x: f32) -> f32 {
+    let (up, down) = (if x > 0.0 { 1.0 } else { 0.0 }, if -x > 0.0 { 1.0 } else { 0.0 });
+    up - down
+}
+
+/// a·b·c.
+#[inline(always)]
+fn triple(dst: &mut [f32], a: &[f32], b: &[f32], c: &[f32]) {
+    for (((o, a), b), c) in dst.iter_mut().zip(a).zip(b).zip(c) {
+        *o = a * b * c;
+    }
+}
+
+/// f(a)·b, and ·c if there is one.
+#[inline(always)]
+fn gated(dst: &mut [f32], [a, b, c]: [&[f32]; 3], f: impl Fn(f32) -> f32) {
+    let outputs = dst.iter_mut().zip(a).zip(b);
+    if c.is_empty() {
+        outputs.for_each(|((o, a), b)| *o = f(*a) * b);
+    } else {
+        outputs.zip(c).for_each(|(((o, a), b), c)| *o = f(*a) * b * c);
+    }
+}
+
+/// d − f(a·b, c·d), where a and c may be uniform.
+#[inline(always)]
+fn less_products(dst: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn(f32, f32) -> f32) {
+    let outputs = dst.iter_mut().zip(b).zip(d);
+    match (a, c) {
+        ([a], [c]) => outputs.for_each(|((o, b), d)| *o = d - f(a * b, c * d)),
+        ([a], c) => outputs.zip(c).for_each(|(((o, b), d), c)| *o = d - f(a * b, c * d)),
+        (a, [c]) => outputs.zip(a).for_each(|(((o, b), d), a)| *o = d - f(a * b, c * d)),
+        (a, c) => outputs.zip(a).zip(c).for_each(|((((o, b), d), a), c)| *o = d - f(a * b, c * d)),
     }
 }
 

@@ -82,6 +82,25 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Defines `fn name(args)` that runs `fn body<const FMA: bool>(args)` at the
 /// machine's level.
 macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $(#[$doc])*
+        $vis unsafe fn $name($($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2($($arg: $ty),*) {
+                // SAFETY: the caller's promise.
+                unsafe { $body::<true>($($arg),*) }
+            }
+            match $crate::cpu::simd::level() {
+                // SAFETY: the caller's promise.
+                $crate::cpu::simd::Level::Portable => unsafe { $body::<false>($($arg),*) },
+                // SAFETY: the caller's promise; `level` returns the others only
+                // where the CPU reported both features.
+                #[cfg(target_arch = "x86_64")]
+                _ => unsafe { avx2($($arg),*) },
+            }
+        }
+    };
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]

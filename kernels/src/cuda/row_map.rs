@@ -56,12 +56,12 @@ fn compiled(cuda: &mut Cuda, program: &Program) -> Result<Option<(Kernel, bool)>
 /// All that a program's text depends on.
 fn key(program: &Program) -> Vec<u32> {
     let mut key = vec![u32::from(program.cols >= ptx::LEAST_COLS), u32::from(program.cols <= ptx::PIECE)];
-    for instruction in program.prologue.iter().chain(&program.body).map(encode) {
+    for instruction in program.plain.prologue.iter().chain(&program.plain.body).map(encode) {
         key.extend([instruction.code, instruction.dst_is_row, instruction.dst, instruction.operand]);
         key.extend(instruction.source_kind);
         key.extend(instruction.source);
     }
-    for (register, layout) in &program.stores {
+    for (register, layout) in &program.plain.stores {
         let (is_row, slot) = place(*register);
         key.extend([is_row, slot, u32::from(*layout == Layout::Element)]);
     }
@@ -102,9 +102,10 @@ fn interpret(
     inputs: &[Span],
     stores: &[Span],
 ) -> Result<(), Error> {
-    let list: Vec<Encoded> = program.prologue.iter().chain(&program.body).map(encode).collect();
+    let list: Vec<Encoded> = program.plain.prologue.iter().chain(&program.plain.body).map(encode).collect();
     let inputs: Vec<Address> = inputs.iter().map(|&span| address(t, span)).collect();
     let stores: Vec<RowStore> = program
+        .plain
         .stores
         .iter()
         .zip(stores)
@@ -116,8 +117,8 @@ fn interpret(
 
     let tiles = program.rows.div_ceil(program.tile_rows) * program.cols.div_ceil(program.tile_cols);
     let blocks = tiles.min(cuda.driver.card.multiprocessors as usize * BLOCKS_EACH);
-    let element_words = program.element_registers * program.tile_rows * program.tile_cols;
-    let row_words = program.row_registers * program.tile_rows;
+    let element_words = program.plain.element_registers * program.tile_rows * program.tile_cols;
+    let row_words = program.plain.row_registers * program.tile_rows;
     let fits = (element_words + row_words) * 4 <= cuda.driver.card.shared_bytes;
     let scratch_words = if fits { 0 } else { blocks * element_words };
 
@@ -142,11 +143,11 @@ fn interpret(
         cols: program.cols as u64,
         tile_rows: program.tile_rows as u64,
         tile_cols: program.tile_cols as u64,
-        prologue: program.prologue.len() as u32,
-        body: program.body.len() as u32,
+        prologue: program.plain.prologue.len() as u32,
+        body: program.plain.body.len() as u32,
         store_count: stores.len() as u32,
-        element_registers: program.element_registers as u32,
-        row_registers: program.row_registers as u32,
+        element_registers: program.plain.element_registers as u32,
+        row_registers: program.plain.row_registers as u32,
     };
     let shared = if fits { element_words + row_words } else { row_words } * 4;
     // SAFETY: the program is validated: every source is an input, or a
@@ -235,5 +236,8 @@ fn code(code: Code) -> (u32, u32) {
         Code::ThenProduct { subtract } => (36 + u32::from(subtract), 0),
         Code::Sign => (38, 0),
         Code::Dot => (39, 0),
+        Code::Triple | Code::Gated(_) | Code::SignOfProducts { .. } | Code::LessProducts { .. } => {
+            unreachable!("not in a plain listing")
+        }
     }
 }

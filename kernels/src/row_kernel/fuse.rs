@@ -95,14 +95,90 @@ pub(super) fn fuse(
     if cols >= WIDE {
         read_rows(body);
     }
-    // What was swallowed is read by nobody.
-    let uses = count(body, stores);
-    let read = |i: &Instruction| match i.dst {
-        Register::Element(r) => uses.contains_key(&r),
-        Register::Row(_) => true,
-    };
-    body.retain(read);
-    prologue.retain(read);
+    sweep(prologue, body, stores);
+}
+
+/// Fuses what [`fuse`] left, for an interpreter that pays for each pass over a
+/// tile. The bits stay the same: roundings and their order do. Registers are
+/// virtual, each written once, so that an operand may be read later.
+pub(super) fn fuse_further(
+    prologue: &mut Vec<Instruction>,
+    body: &mut Vec<Instruction>,
+    stores: &[(Register, Layout)],
+) {
+    use BinaryOp::{Multiply, Subtract};
+    for at in 0..body.len() {
+        let uses = count(body, stores);
+        // What made a source, if only this instruction reads it.
+        let only = |source: Option<Source>| match source {
+            Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
+                body[..at].iter().rposition(|i| i.dst == Register::Element(r))
+            }
+            _ => None,
+        };
+        let [x, y, ..] = body[at].sources;
+        let fused = match body[at].code {
+            Code::Binary(Multiply) if whole(&x) && whole(&y) => {
+                [(x, y), (y, x)].into_iter().find_map(|(made, other)| {
+                    let from = only(made)?;
+                    let [a, b, c, _] = body[from].sources;
+                    let (code, sources) = match body[from].code {
+                        Code::Binary(Multiply) if whole(&a) && whole(&b) => {
+                            (Code::Triple, [a, b, other, None])
+                        }
+                        Code::Unary(op) if is_heavy(op) => (Code::Gated(op), [a, other, None, None]),
+                        Code::Gated(op) if c.is_none() => (Code::Gated(op), [a, b, other, None]),
+                        _ => return None,
+                    };
+                    Some((from, code, sources))
+                })
+            }
+            Code::Sign => only(x).and_then(|from| match body[from].code {
+                Code::Products { subtract } => {
+                    Some((from, Code::SignOfProducts { subtract }, body[from].sources))
+                }
+                _ => None,
+            }),
+            Code::Binary(Subtract) => only(y).and_then(|from| match body[from].code {
+                Code::Products { subtract } if x == body[from].sources[3] => {
+                    Some((from, Code::LessProducts { subtract }, body[from].sources))
+                }
+                _ => None,
+            }),
+            _ => None,
+        };
+        if let Some((from, code, sources)) = fused {
+            (body[at].code, body[at].sources) = (code, sources);
+            // Read by nobody from now on; swept below.
+            body[from].sources = [None; 4];
+            body[from].code = Code::Constant(0.0);
+        }
+    }
+    sweep(prologue, body, stores);
+}
+
+/// Whether a function takes so long that a pass of its own is no loss, and a
+/// pass for what follows is one.
+fn is_heavy(op: UnaryOp) -> bool {
+    matches!(op, UnaryOp::Sigmoid | UnaryOp::Tanh | UnaryOp::Exponential)
+}
+
+/// Drops what was swallowed and is read by nobody, and then what only that had
+/// read.
+fn sweep(prologue: &mut Vec<Instruction>, body: &mut Vec<Instruction>, stores: &[(Register, Layout)]) {
+    loop {
+        let before = body.len();
+        let uses = count(body, stores);
+        let read = |i: &Instruction| match i.dst {
+            Register::Element(r) => uses.contains_key(&r),
+            Register::Row(_) => true,
+        };
+        body.retain(read);
+        prologue.retain(read);
+        if body.len() == before {
+            break;
+        }
+    }
 }
 
 /// How often each element register is read.
@@ -200,4 +276,59 @@ fn sign_of(
     let (down, negated) = made(y, UnaryOp::Step)?;
     let (minus, b) = made(negated, UnaryOp::Negate)?;
     (a == b).then_some((a?, vec![up, down, minus]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile;
+    use super::Code;
+    use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
+    use crate::TensorId;
+
+    /// Codes of the fused listing of a kernel over element inputs and two
+    /// scalars, which stores the last node.
+    fn codes(chain: &[Node]) -> Vec<Code> {
+        let tensor = TensorId::from_bits(0);
+        let layouts = [Layout::Element, Layout::Element, Layout::Element, Layout::Scalar, Layout::Scalar];
+        let inputs = layouts.map(|layout| Operand { tensor, layout }).to_vec();
+        let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
+        nodes.extend_from_slice(chain);
+        let stores = vec![Store { node: nodes.len() as u32 - 1, tensor, layout: Layout::Element }];
+        let program = compile(&RowMap { rows: 1, cols: 4096, inputs, nodes, stores }).expect("a kernel");
+        program.fused.body.iter().map(|i| i.code).collect()
+    }
+
+    #[test]
+    fn chains_take_few_passes() {
+        use BinaryOp::{Add, Multiply, Subtract};
+        let two = |op, a, b| Node::Binary { op, a, b };
+        let one = |op, a| Node::Unary { op, a };
+        let swiglu = [one(UnaryOp::Sigmoid, 0), two(Multiply, 0, 5), two(Multiply, 6, 1)];
+        assert_eq!(codes(&swiglu), [Code::Gated(UnaryOp::Sigmoid)]);
+        assert_eq!(codes(&[two(Multiply, 0, 1), two(Multiply, 5, 2)]), [Code::Triple]);
+        let lion = [
+            two(Multiply, 3, 1),
+            two(Multiply, 4, 2),
+            two(Add, 5, 6),
+            one(UnaryOp::Negate, 7),
+            one(UnaryOp::Step, 7),
+            one(UnaryOp::Step, 8),
+            two(Subtract, 9, 10),
+            two(Multiply, 3, 11),
+            two(Multiply, 4, 0),
+            two(Add, 12, 13),
+            two(Subtract, 0, 14),
+        ];
+        let expected = [Code::SignOfProducts { subtract: false }, Code::LessProducts { subtract: false }];
+        assert_eq!(codes(&lion), expected);
+    }
+
+    /// What someone else reads too is made on its own.
+    #[test]
+    fn a_value_that_is_read_twice_stays() {
+        use BinaryOp::{Add, Multiply};
+        let two = |op, a, b| Node::Binary { op, a, b };
+        let chain = [two(Multiply, 0, 1), two(Multiply, 5, 2), two(Add, 5, 6)];
+        assert!(!codes(&chain).contains(&Code::Triple));
+    }
 }

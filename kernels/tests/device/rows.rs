@@ -290,3 +290,65 @@ fn nan_spreads() {
         assert!(bench.get(out)[0].is_nan());
     }
 }
+
+/// Chains that an interpreter makes in one pass: gates, products of three,
+/// signs and differences of sums of products, with uniform factors and without,
+/// written over what they read.
+#[test]
+fn chains() {
+    use BinaryOp::{Add, Multiply, Subtract};
+    let two = |op, a, b| Node::Binary { op, a, b };
+    let gate = |op| vec![Node::Unary { op, a: 0 }, two(Multiply, 5, 0), two(Multiply, 6, 1)];
+    let triple = vec![two(Multiply, 0, 1), two(Multiply, 2, 5)];
+    // sign(x·f + y·g) and z − (sign·f + g·z), as an optimizer takes a step.
+    let sign = |op, f, g| {
+        vec![
+            two(Multiply, f, 0),
+            two(Multiply, g, 1),
+            two(op, 5, 6),
+            Node::Unary { op: UnaryOp::Negate, a: 7 },
+            Node::Unary { op: UnaryOp::Step, a: 7 },
+            Node::Unary { op: UnaryOp::Step, a: 8 },
+            two(Subtract, 9, 10),
+            two(Multiply, f, 11),
+            two(Multiply, g, 2),
+            two(op, 12, 13),
+            two(Subtract, 2, 14),
+        ]
+    };
+    let mut cases = vec![triple];
+    cases.extend([UnaryOp::Sigmoid, UnaryOp::Tanh, UnaryOp::Exponential].map(gate));
+    for op in [Add, Subtract] {
+        // Nodes 0 to 2 have a value per element, 3 and 4 one for all.
+        cases.extend([(3, 4), (3, 2), (1, 4), (1, 2)].map(|(f, g)| sign(op, f, g)));
+    }
+    for (case, chain) in cases.into_iter().enumerate() {
+        let count = [1, 17, 5000][case % 3];
+        let mut bench = Bench::new(20 + case as u64);
+        let tensors = [count, count, count, 1, 1].map(|len| bench.random(&[len]));
+        let layouts = [Layout::Element, Layout::Element, Layout::Element, Layout::Scalar, Layout::Scalar];
+        let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
+        nodes.extend(chain);
+        let last = nodes.len() as u32 - 1;
+        let operands: Vec<Operand> = tensors
+            .iter()
+            .zip(layouts)
+            .map(|((tensor, _), layout)| Operand { tensor: *tensor, layout })
+            .collect();
+        let target = tensors[2].0;
+        bench.run(vec![
+            RowMap {
+                rows: 1,
+                cols: count as u32,
+                inputs: operands,
+                nodes: nodes.clone(),
+                stores: vec![Store { node: last, tensor: target, layout: Layout::Element }],
+            }
+            .into(),
+        ]);
+        let inputs: Vec<_> =
+            tensors.iter().zip(layouts).map(|((_, values), layout)| (&values[..], layout)).collect();
+        let want = reference::row_map(1, count, &inputs, &nodes, &[(last, Layout::Element)]);
+        close(&bench.get(target), &want[0], 1e-6);
+    }
+}

@@ -428,6 +428,9 @@ impl Emitter<'_> {
                 let positive = self.test("setp.gt.f32", &s[0], &zero);
                 self.choose(&s[1], &s[2], &positive)
             }
+            Code::Triple | Code::Gated(_) | Code::SignOfProducts { .. } | Code::LessProducts { .. } => {
+                unreachable!("not in a plain listing")
+            }
             Code::Sign => {
                 let (above, below) =
                     (self.test("setp.gt.f32", &s[0], &zero), self.test("setp.lt.f32", &s[0], &zero));

@@ -65,7 +65,7 @@ pub(super) fn number(program: &Program) -> Option<(Vec<Value>, Vec<Stored>)> {
         Register::Element(slot) => (false, slot),
         Register::Row(slot) => (true, slot),
     };
-    for instruction in program.prologue.iter().chain(&program.body) {
+    for instruction in program.plain.prologue.iter().chain(&program.plain.body) {
         let mut from = [None; 4];
         for (to, source) in from.iter_mut().zip(&instruction.sources) {
             *to = match *source {
@@ -91,7 +91,8 @@ pub(super) fn number(program: &Program) -> Option<(Vec<Value>, Vec<Stored>)> {
         now.insert(key(instruction.dst), values.len());
         values.push(Value { kind, code, from });
     }
-    let stores = program.stores.iter().map(|(register, layout)| Some((*now.get(&key(*register))?, *layout)));
+    let stores =
+        program.plain.stores.iter().map(|(register, layout)| Some((*now.get(&key(*register))?, *layout)));
     let stores = stores.collect::<Option<Vec<_>>>()?;
     Some((values, stores))
 }
