@@ -4,10 +4,10 @@
 //! The family: RMSNorm without weights (on the embedding, each branch, the
 //! queries and the keys), rotary positions, sliding windows, squared ReLU,
 //! value embeddings behind gates, learned residual scalars, an untied head
-//! with capped logits; Muon on the matrices and AdamW on the rest. Products
-//! take bfloat16 operands (parameters, their gradients, the residual stream and
-//! all sums stay float32), and a step is made in parts whose activations never
-//! live at the same time.
+//! with capped logits; Muon on the matrices and AdamW on the rest. Products,
+//! attention and the head take bfloat16 operands (parameters, their gradients,
+//! the residual stream and all sums stay float32), and a step is made in parts
+//! whose activations never live at the same time.
 //!
 //! What lies inside the evolve blocks may be changed; the rest is the frame
 //! that the evaluation relies on.
@@ -235,20 +235,23 @@ impl Model {
         t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
     }
 
-    /// Attention takes float32; what it computes in is its own affair.
+    /// Attention of operands: bfloat16 takes the tensor cores of a card.
     fn attend(&self, t: &mut Tape, [q, k, v]: [Var; 3], window: u32) -> Result<Var> {
+        let (q, k, v) = (self.operand(t, q)?, self.operand(t, k)?, self.operand(t, v)?);
         t.attention(q, k, v, window)
     }
 
-    /// The losses of next-token prediction, one per position; float32, too.
+    /// The losses of next-token prediction, one per position.
     fn losses(&self, t: &mut Tape, x: Var, targets: Var) -> Result<Var> {
         let head = t.param(&self.head);
+        let (x, head) = (self.operand(t, x)?, self.operand(t, head)?);
         t.linear_cross_entropy(x, head, targets, self.config.softcap)
     }
 
     /// Capped logits [..., V].
     fn logits(&self, t: &mut Tape, x: Var) -> Result<Var> {
         let head = t.param(&self.head);
+        let (x, head) = (self.operand(t, x)?, self.operand(t, head)?);
         let z = t.linear(x, head)?;
         let cap = self.config.softcap;
         t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())
