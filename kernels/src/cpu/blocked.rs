@@ -36,8 +36,10 @@ const TASK_WORK: u64 = 1 << 20;
 const PANELS: usize = 1 << 22;
 /// Most of the inner dimension: then [`NARROW`] columns still fit.
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
-/// Elements that a packing task copies at least.
+/// Elements that a packing task copies, about.
 const PACK: usize = 24_576;
+/// Columns of rows that it copies.
+const BROAD: usize = 1024;
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
@@ -180,20 +182,30 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     for left in (0..n).step_by(width) {
         let cols = width.min(n - left);
         let count = cols.div_ceil(M::COLS);
-        let group = PACK.div_ceil(M::COLS * deep).min(count);
-        let groups = count.div_ceil(group);
-        let packs = groups * k.div_ceil(deep);
+        // A task copies what lies together: some whole rows, or some columns.
+        let group = match b.col_stride {
+            1 => BROAD.div_ceil(M::COLS),
+            _ => PACK.div_ceil(M::COLS * deep),
+        };
+        let group = group.min(count);
+        let slice = (PACK / (M::COLS * group)).clamp(8, deep.max(8));
+        let (groups, slices) = (count.div_ceil(group), deep.div_ceil(slice));
+        let packs = groups * slices * k.div_ceil(deep);
         let packed = Stage::default();
         let pack = |task: usize| {
             let _task = packed.task();
-            let (depth, first) = (task / groups * deep, task % groups * group);
-            let d = deep.min(k - depth);
+            let (depth, first) = (task / groups / slices * deep, task % groups * group);
+            let (d, row) = (deep.min(k - depth), task / groups % slices * slice);
+            if row >= d {
+                return;
+            }
             let here = (group * M::COLS).min(cols - first * M::COLS);
-            let skipped = depth * M::DEEP * b.row_stride + (left + first * M::COLS) * b.col_stride;
-            let part = Matrix { data: &b.data[skipped..], rows: elements(depth, d), cols: here, ..b };
-            let to = panels.at((depth * count + first * d) * M::COLS);
-            // SAFETY: AVX2, by the caller; the part is inside b, and its
-            // panels are this task's.
+            let skipped = (depth + row) * M::DEEP * b.row_stride + (left + first * M::COLS) * b.col_stride;
+            let rows = elements(depth + row, slice.min(d - row));
+            let part = Matrix { data: &b.data[skipped..], rows, cols: here, ..b };
+            let to = panels.at((depth * count + first * d + row) * M::COLS);
+            // SAFETY: AVX2, by the caller; the part is inside b, and its places
+            // in the panels are this task's.
             unsafe { pack_right::<M, B>(&part, to, d * M::COLS) };
         };
         let (tall, wide) = grid::<M>(m, cols, k);

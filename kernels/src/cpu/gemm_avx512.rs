@@ -105,12 +105,13 @@ macro_rules! tile {
                 // The outputs are wanted when the loop is over.
                 let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
                 _mm_prefetch::<_MM_HINT_T0>(row.cast());
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(VECTOR).cast());
                 _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(Avx512::COLS - 1).cast());
             }
             let mut sums = [[_mm512_setzero_ps(); 2]; M];
-            let (mut left, mut right) = (tile.left, tile.right);
+            let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(VECTOR);
                 if step.is_multiple_of(APART)
                     && let Some(line) = tile.ahead.get(step / APART)
                 {

@@ -23,8 +23,8 @@ pub(crate) struct Tile<'a> {
     pub left: *const f32,
     /// `depth` × columns of a whole tile, packed.
     pub right: *const f32,
-    /// What is wanted next, wherever that is: AVX2's packed tile asks for a
-    /// cache line of it for each sixteen of `depth`.
+    /// What is wanted next, wherever that is: packed tiles ask for a cache
+    /// line of it for each sixteen of `depth` (AVX2) or for each (AVX-512).
     pub next: *const f32,
     /// Cache lines that are wanted later, of any memory, a few for each tile:
     /// asked for into L2 on the way, while the products leave memory idle.

@@ -282,8 +282,8 @@ fn sign_of(
 mod tests {
     use super::super::compile;
     use super::Code;
-    use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
     use crate::TensorId;
+    use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
 
     /// Codes of the fused listing of a kernel over element inputs and two
     /// scalars, which stores the last node.
