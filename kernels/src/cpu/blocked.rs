@@ -38,6 +38,9 @@ const PANELS: usize = 1 << 22;
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
 /// Elements that a packing task copies, about.
 const PACK: usize = 24_576;
+/// Floats between two panels, so that what is written side by side does not
+/// fall on few lines of a cache.
+const APART: usize = 16;
 /// Columns of rows that it copies.
 const BROAD: usize = 1024;
 
@@ -177,7 +180,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
-    let mut right = grown(RIGHT.take(), width * k);
+    let mut right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     let panels = Panels(right.as_mut_ptr().cast());
     for left in (0..n).step_by(width) {
         let cols = width.min(n - left);
@@ -191,6 +194,10 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         let slice = (PACK / (M::COLS * group)).clamp(8, deep.max(8));
         let (groups, slices) = (count.div_ceil(group), deep.div_ceil(slice));
         let packs = groups * slices * k.div_ceil(deep);
+        // Where a panel of the part from `depth` on, which is `d` deep, begins.
+        let place = |depth: usize, panel: usize, d: usize| {
+            (depth * M::COLS + depth / deep * APART) * count + panel * (d * M::COLS + APART)
+        };
         let packed = Stage::default();
         let pack = |task: usize| {
             let _task = packed.task();
@@ -203,10 +210,10 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             let skipped = (depth + row) * M::DEEP * b.row_stride + (left + first * M::COLS) * b.col_stride;
             let rows = elements(depth + row, slice.min(d - row));
             let part = Matrix { data: &b.data[skipped..], rows, cols: here, ..b };
-            let to = panels.at((depth * count + first * d + row) * M::COLS);
+            let to = panels.at(place(depth, first, d) + row * M::COLS);
             // SAFETY: AVX2, by the caller; the part is inside b, and its places
             // in the panels are this task's.
-            unsafe { pack_right::<M, B>(&part, to, d * M::COLS) };
+            unsafe { pack_right::<M, B>(&part, to, d * M::COLS + APART) };
         };
         let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
@@ -272,7 +279,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 packed.wait(packs);
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
-                    let right = panels.at((depth * count + panel * d) * M::COLS);
+                    let right = panels.at(place(depth, panel, d));
                     // Each strip asks for its share of the panel after this.
                     let share = (d * M::COLS).div_ceil(height.div_ceil(M::ROWS));
                     for i in (0..height).step_by(M::ROWS) {
