@@ -21,17 +21,38 @@ const DEPTH: u32 = 4;
 const CONTEXT: u32 = 64;
 const ROWS: u32 = 8;
 
-/// Knobs that differ from the template's defaults: grouped queries, windows,
-/// weight decay, second moments, warm-up and warm-down.
-const KNOBS: [(&str, f64); 7] = [
+/// All knobs that the peer has to know, so that the template's defaults may
+/// change: grouped queries, windows, weight decay, second moments, warm-up and
+/// warm-down are on.
+const KNOBS: [(&str, f64); 23] = [
     ("depth", DEPTH as f64),
+    ("head_dim_by_8", 4.0),
+    ("heads", 2.0),
     ("queries_per_key", 2.0),
+    ("mlp_expansion", 4.0),
     ("windows", 3.0),
+    ("value_embeddings", 1.0),
+    ("softcap", 15.0),
+    ("rope_base", 10_000.0),
+    ("batch_rows", ROWS as f64),
+    ("train_context", 1.0),
     ("weight_decay", 0.1),
     ("second_moment", 1.0),
+    ("matrix_rate", 0.01),
+    ("momentum", 0.9),
+    ("beta1", 0.9),
+    ("beta2", 0.95),
+    ("embedding_rate", 0.03),
+    ("head_rate", 0.002),
+    ("scalar_rate", 0.01),
     ("warmup", 0.1),
     ("warmdown", 0.4),
+    ("final_rate", 0.1),
 ];
+
+fn knob(name: &str) -> f64 {
+    KNOBS.into_iter().find(|(of, _)| *of == name).unwrap_or_else(|| panic!("no knob {name}")).1
+}
 
 /// The handle of the device's n-th tensor: generation 1, slot n.
 const fn handle(n: u64) -> u64 {
@@ -90,11 +111,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     if record.watched.len() != STEPS {
         return Err(format!("{} steps instead of {STEPS}", record.watched.len()).into());
     }
-    // As `Schedule::at`, with the default final rate and the knobs above.
+    // As `Schedule::at`, with the knobs above.
+    let (warmup, warmdown, floor) = (knob("warmup"), knob("warmdown"), knob("final_rate"));
     let factor = |progress: f64| {
         let left = 1.0 - progress;
-        let down = if left < 0.4 { 0.1 + 0.9 * left / 0.4 } else { 1.0 };
-        if progress < 0.1 { (progress / 0.1).max(0.01) } else { down }
+        let down = if left < warmdown { floor + (1.0 - floor) * left / warmdown } else { 1.0 };
+        if progress < warmup { (progress / warmup).max(0.01) } else { down }
     };
     let factors: Vec<f64> = record.progress[..STEPS].iter().map(|&p| factor(p)).collect();
     let last = DEPTH - 1;
@@ -108,11 +130,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         "factors": factors,
         "model": {
             "depth": DEPTH, "heads": 2, "kv_heads": 1, "head_dim": 32, "time": CONTEXT,
-            "windows": windows, "value_layers": value_layers, "softcap": 15.0, "rope_base": 10_000.0,
+            "windows": windows, "value_layers": value_layers,
+            "softcap": knob("softcap"), "rope_base": knob("rope_base"),
         },
         "optimizers": {
-            "matrix_rate": 0.01, "momentum": 0.9, "weight_decay": 0.1, "second_moment": 0.95,
-            "beta1": 0.9, "beta2": 0.95, "embedding_rate": 0.03, "head_rate": 0.002, "scalar_rate": 0.01,
+            "matrix_rate": knob("matrix_rate"), "momentum": knob("momentum"),
+            "weight_decay": knob("weight_decay"), "second_moment": 0.95,
+            "beta1": knob("beta1"), "beta2": knob("beta2"), "embedding_rate": knob("embedding_rate"),
+            "head_rate": knob("head_rate"), "scalar_rate": knob("scalar_rate"),
         },
     });
     std::fs::write(folder.join("run.json"), run.to_string())?;
