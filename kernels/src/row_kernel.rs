@@ -253,11 +253,19 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
     let shape = Shape::of(op, &rates, &live);
     let (mut prologue, mut body, stores) = Emitter::emit(op, &rates, &live, &shape);
     fuse::fuse(&mut prologue, &mut body, &stores, shape.tile_cols);
-    let plain = Listing::new((prologue.clone(), body.clone(), stores.clone()));
+    let unfused = (prologue.clone(), body.clone(), stores.clone());
+    let plain = Listing::new(unfused.clone());
     fuse::fuse_further(&mut prologue, &mut body, &stores);
-    let fused = Listing::new((prologue, body, stores));
+    let mut fused = Listing::new((prologue, body, stores));
+    // Operands that are read later may live longer.
+    let too_many = |listing: &Listing| {
+        shape.reduces && listing.element_registers.saturating_mul(shape.tile_cols) > MAX_ROW_VALUES
+    };
+    if too_many(&fused) {
+        fused = Listing::new(unfused);
+    }
     let registers = plain.element_registers;
-    if shape.reduces && registers.saturating_mul(shape.tile_cols) > MAX_ROW_VALUES {
+    if too_many(&plain) {
         return fail!(
             InvalidArgument,
             "{} columns × {} live values exceed {MAX_ROW_VALUES}; split the kernel or the columns",

@@ -187,12 +187,14 @@ fn product(dtype: k::DType, way: &str, [m, k_, n]: [u32; 3]) -> Result<Vec<f64>>
 fn peak() -> Value {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY (all three): the features were just detected.
+        // SAFETY: both features were just detected.
         let mut f32s = best(|| unsafe { chains::avx2() });
         let mut bf16 = None;
         if is_x86_feature_detected!("avx512f") {
+            // SAFETY: as above.
             f32s = f32s.max(best(|| unsafe { chains::avx512() }));
             if is_x86_feature_detected!("avx512bf16") {
+                // SAFETY: as above.
                 bf16 = Some(best(|| unsafe { chains::avx512bf16() }));
             }
         }
@@ -257,7 +259,10 @@ mod chains {
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
         // SAFETY: vectors of 512 bits, of which any are pairs of bfloat16.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+        let (a, b) = unsafe {
+            (std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
+        };
+        _mm512_dpbf16_ps(sum, a, b)
     }
 }
 

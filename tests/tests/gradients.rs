@@ -423,3 +423,43 @@ fn bfloat16_flows_through_attention_and_the_loss() {
         }
     }
 }
+
+/// A layer that stores bfloat16: its value and its gradient, which attention
+/// hands back in bfloat16, are those of float32 but for rounding, also where
+/// the value is used twice.
+#[test]
+fn linear_layers_store_bfloat16() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let shapes: [&[u32]; 5] = [&[2, 6, 8], &[8, 8], &[8, 8], &[8], &[8, 8]];
+    let params: Vec<Tensor> = (0..)
+        .zip(shapes)
+        .map(|(stream, shape)| {
+            let tensor = Tensor::zeros(shape).unwrap();
+            tensor.randomize(Distribution::Uniform, 1.0, 9, stream).unwrap();
+            tensor
+        })
+        .collect();
+    let run = |result: Dtype| {
+        gradients(&params, &|t: &mut Tape, p: &[Var]| {
+            let x = t.cast(p[0], result)?;
+            let mut heads = Vec::new();
+            for (weight, bias) in [(p[1], None), (p[2], Some(p[3]))] {
+                let weight = t.cast(weight, result)?;
+                let y = t.linear_fused(x, weight, Ends { bias, result, ..Ends::default() })?;
+                heads.push(t.reshape(y, &[2, 6, 2, 4])?);
+            }
+            let y = t.attention(heads[0], heads[1], heads[1], 0)?;
+            let y = t.reshape(y, &[2, 6, 8])?;
+            let last = t.cast(p[4], result)?;
+            let y = t.linear(y, last)?;
+            weigh(t, y)
+        })
+    };
+    for (half, whole) in run(Dtype::Bfloat16).iter().zip(run(Dtype::Float32)) {
+        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!(scale > 0.0);
+        for (half, whole) in half.iter().zip(whole) {
+            assert!((half - whole).abs() < 3e-2 * scale, "{half} but {whole} in float32");
+        }
+    }
+}

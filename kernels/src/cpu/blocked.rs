@@ -2,9 +2,10 @@
 //!
 //! First the right operand is packed whole, into panels as wide as a tile.
 //! Then each task owns a block of the output. It packs its rows of the left
-//! operand for [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2, and
-//! runs the tiles of the block over them; a panel stays in L1 for all strips,
-//! which ask for the next one on the way. A block stays in L2 from one depth to
+//! operand for [`Micro::DEPTH`] of the inner dimension at a time, which fit in
+//! L2, and runs the tiles of the block over them; a panel stays in L1 or L2 for
+//! all strips, which ask for the next one on the way, and for what the task
+//! packs and finishes later. A block stays in L2 from one depth to
 //! the next, and is finished there: bias, activation, residual, rounding. (Goto
 //! and van de Geijn 2008; Van Zee and van de Geijn 2015.)
 //!
@@ -31,18 +32,18 @@ const NARROW: usize = 192;
 const TASKS: usize = 8;
 /// Multiply-adds of a task, at least, to be worth a hand-over.
 const TASK_WORK: u64 = 1 << 20;
-/// Most floats of a packed right operand (16 MiB); a wider one is taken in
-/// parts.
+/// Most floats of a packed right operand (16 MiB, and what lies between its
+/// panels); a wider one is taken in parts.
 const PANELS: usize = 1 << 22;
 /// Most of the inner dimension: then [`NARROW`] columns still fit.
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
 /// Elements that a packing task copies, about.
 const PACK: usize = 24_576;
+/// Columns of rows that it copies.
+const BROAD: usize = 1024;
 /// Floats between two panels, so that what is written side by side does not
 /// fall on few lines of a cache.
 const APART: usize = 16;
-/// Columns of rows that it copies.
-const BROAD: usize = 1024;
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
@@ -191,7 +192,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             _ => PACK.div_ceil(M::COLS * deep),
         };
         let group = group.min(count);
-        let slice = (PACK / (M::COLS * group)).clamp(8, deep.max(8));
+        let slice = (PACK / (M::COLS * group) / 8 * 8).clamp(8, deep.max(8));
         let (groups, slices) = (count.div_ceil(group), deep.div_ceil(slice));
         let packs = groups * slices * k.div_ceil(deep);
         // Where a panel of the part from `depth` on, which is `d` deep, begins.
@@ -327,7 +328,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             SUMS.set(sums);
         });
     }
-    if right.len() * 16 <= PANELS {
+    if right.len() * 16 <= 2 * PANELS {
         RIGHT.set(right);
     }
 }

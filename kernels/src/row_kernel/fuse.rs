@@ -107,8 +107,9 @@ pub(super) fn fuse_further(
     stores: &[(Register, Layout)],
 ) {
     use BinaryOp::{Multiply, Subtract};
+    // What is fused is read as often as before, but for what it swallows.
+    let uses = count(body, stores);
     for at in 0..body.len() {
-        let uses = count(body, stores);
         // What made a source, if only this instruction reads it.
         let only = |source: Option<Source>| match source {
             Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
