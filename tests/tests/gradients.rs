@@ -443,12 +443,15 @@ fn linear_layers_store_bfloat16() {
         gradients(&params, &|t: &mut Tape, p: &[Var]| {
             let x = t.cast(p[0], result)?;
             let mut heads = Vec::new();
-            for (weight, bias) in [(p[1], None), (p[2], Some(p[3]))] {
+            // (A bias of keys would have no gradient: it moves all scores of a query.)
+            for (weight, bias) in [(p[1], Some(p[3])), (p[2], None)] {
                 let weight = t.cast(weight, result)?;
                 let y = t.linear_fused(x, weight, Ends { bias, result, ..Ends::default() })?;
                 heads.push(t.reshape(y, &[2, 6, 2, 4])?);
             }
-            let y = t.attention(heads[0], heads[1], heads[1], 0)?;
+            // Attention refuses values of two types: x is of what was asked for.
+            let values = t.reshape(x, &[2, 6, 2, 4])?;
+            let y = t.attention(heads[0], heads[1], values, 0)?;
             let y = t.reshape(y, &[2, 6, 8])?;
             let last = t.cast(p[4], result)?;
             let y = t.linear(y, last)?;

@@ -9,7 +9,7 @@
 //! pairs of a block are pairs of the panels.
 
 use super::attention::{Block, KEYS, STRIDE, key_head, online_softmax, probabilities, row_start, visible};
-use super::blocked::Micro;
+use super::blocked::{Micro, narrow};
 use super::gemm_avx512::Avx512Bf16;
 use super::matmul::Matrix;
 use super::moves::Moved;
@@ -326,13 +326,6 @@ fn round_columns_body<const FMA: bool>(weights: &[f32], to: &mut [f32], block: B
 #[inline(always)]
 fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(bf16::round(second)) << 16 | u32::from(bf16::round(first)))
-}
-
-multiversion! { fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
-
-#[inline(always)]
-fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
-    bf16::narrow(from, to);
 }
 
 /// What the forward pass read and wrote, and the gradient of its output.

@@ -109,7 +109,7 @@ impl Panels {
 }
 
 multiversion! { fn widen(from: &[u16], to: &mut [f32]) = widen_body }
-multiversion! { fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
+multiversion! { pub(crate) fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
 
 #[inline(always)]
 fn widen_body<const FMA: bool>(from: &[u16], to: &mut [f32]) {

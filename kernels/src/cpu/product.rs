@@ -16,7 +16,9 @@ use super::matmul::{self, Matrix, batched};
 use super::moves::{Moved, convert};
 #[cfg(target_arch = "x86_64")]
 use super::packing::Pair;
-use super::{Level, Output, Split, bf16, level};
+#[cfg(target_arch = "x86_64")]
+use super::{Level, level};
+use super::{Output, Split, bf16};
 use crate::step::MatMulDims;
 
 /// Most floats of a buffer that is kept for the next product (16 MiB).
