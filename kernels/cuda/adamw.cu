@@ -1,5 +1,5 @@
 // Decoupled AdamW (Loshchilov and Hutter, 2019): four elements a thread,
-// 28 bytes an element. `hyper` lies on the device, so that a captured step can
+// 28 bytes an element, 30 with its rounded copy. `hyper` lies on the device, so that a captured step can
 // change it: lr, beta1, beta2, eps, weight decay, 1 − beta1ᵗ, 1 − beta2ᵗ.
 #include "four.cuh"
 
@@ -8,6 +8,8 @@ struct AdamWArguments {
     const float* grad;
     float *m, *v;
     const float* hyper;
+    // bfloat16; null where no one asked.
+    uint16_t* rounded;
     uint64_t count;
 };
 KERNEL(adamw, AdamWArguments, THREADS) {
@@ -15,7 +17,7 @@ KERNEL(adamw, AdamWArguments, THREADS) {
     if (first >= a.count) return;
     float lr = a.hyper[0], beta1 = a.hyper[1], beta2 = a.hyper[2], eps = a.hyper[3], decay = a.hyper[4];
     // The last four may be fewer.
-    bool wide = sixteen_bytes(a.count - first < 4 ? 1 : 4, a.param, a.grad, a.m, a.v);
+    bool wide = sixteen_bytes(a.count - first < 4 ? 1 : 4, a.param, a.grad, a.m, a.v) && reinterpret_cast<uint64_t>(a.rounded) % 8 == 0;
     Four param = load_four(a.param, first, a.count, wide), grad = load_four(a.grad, first, a.count, wide);
     Four m = load_four(a.m, first, a.count, wide), v = load_four(a.v, first, a.count, wide);
 #pragma unroll
@@ -29,4 +31,5 @@ KERNEL(adamw, AdamWArguments, THREADS) {
     store_four(a.m, first, a.count, wide, m);
     store_four(a.v, first, a.count, wide, v);
     store_four(a.param, first, a.count, wide, param);
+    if (a.rounded) store_four_of(a.rounded, true, 0, first, a.count, wide, param);
 }

@@ -1,6 +1,6 @@
-// RMS and layer norm without weights: one warp a row, four elements a lane at a
-// time, the second time from cache. Bound by memory: 8 bytes an element
-// forward, 12 or 16 backward.
+// RMS and layer norm: one warp a row, four elements a lane at a time, the second
+// time from cache. Bound by memory: 8 bytes an element forward, 12 or 16
+// backward; 2 less each way where out and dout are bfloat16 (`half`).
 #include "four.cuh"
 
 // First element of a lane in a row, and from there to its next ones.
@@ -9,10 +9,11 @@ __device__ __forceinline__ uint64_t first_four() { return threadIdx.x % 32 * 4; 
 
 struct RmsNormArguments {
     const float* x;
-    float* out;
+    void* out;
     float* inv_rms;
     uint64_t rows, cols;
     float eps;
+    uint32_t half;
 };
 
 // out = x · inv, inv = 1/√(mean x² + eps).
@@ -20,7 +21,6 @@ KERNEL(rms_norm, RmsNormArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;  // Whole warps leave.
     const float* x = a.x + row * a.cols;
-    float* out = a.out + row * a.cols;
     bool wide = sixteen_bytes(a.cols, a.x, a.out);
     float squares = 0;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
@@ -33,28 +33,30 @@ KERNEL(rms_norm, RmsNormArguments, THREADS) {
         Four value = load_four(x, c, a.cols, wide);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) value.at[i] *= inv;
-        store_four(out, c, a.cols, wide, value);
+        store_four_of(a.out, a.half, row * a.cols, c, a.cols, wide, value);
     }
     if (threadIdx.x % 32 == 0) a.inv_rms[row] = inv;
 }
 
 struct RmsNormBackwardArguments {
-    const float *x, *inv_rms, *dout;
+    const float *x, *inv_rms;
+    const void* dout;
     float* dx;
     uint64_t rows, cols;
-    uint32_t accumulate;
+    uint32_t accumulate, half;
 };
 
 // dx = inv · (dout − x · inv² · mean(dout · x)).
 KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;
-    const float *x = a.x + row * a.cols, *dout = a.dout + row * a.cols;
+    const float* x = a.x + row * a.cols;
     float* dx = a.dx + row * a.cols;
     bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx);
+    auto slopes = [&](uint64_t c) { return load_four_of(a.dout, a.half, row * a.cols, c, a.cols, wide); };
     float products = 0;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide);
+        Four value = load_four(x, c, a.cols, wide), slope = slopes(c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) products = fmaf(slope.at[i], value.at[i], products);
     }
@@ -62,7 +64,7 @@ KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
     float mean = warp_sum(products) / float(a.cols);
     float factor = inv * inv * mean;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide), result{};
+        Four value = load_four(x, c, a.cols, wide), slope = slopes(c), result{};
         if (a.accumulate) result = load_four(dx, c, a.cols, wide);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) result.at[i] += inv * (slope.at[i] - value.at[i] * factor);
@@ -71,20 +73,22 @@ KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
 }
 
 struct LayerNormArguments {
-    const float* x;
-    float *out, *mean, *inv_std;
+    // gain and bias have one value a column, or are null: 1 and 0.
+    const float *x, *gain, *bias;
+    void* out;
+    float *mean, *inv_std;
     uint64_t rows, cols;
     float eps;
+    uint32_t half;
 };
 
-// out = (x − mean) · inv, inv = 1/√(variance + eps), in two passes: the
-// variance is of what is left when the mean is taken away.
+// out = (x − mean) · inv · gain + bias, inv = 1/√(variance + eps), in two
+// passes: the variance is of what is left when the mean is taken away.
 KERNEL(layer_norm, LayerNormArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;
     const float* x = a.x + row * a.cols;
-    float* out = a.out + row * a.cols;
-    bool wide = sixteen_bytes(a.cols, a.x, a.out);
+    bool wide = sixteen_bytes(a.cols, a.x, a.out, a.gain, a.bias);
     float sum = 0, squares = 0;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
         Four value = load_four(x, c, a.cols, wide);
@@ -103,7 +107,17 @@ KERNEL(layer_norm, LayerNormArguments, THREADS) {
         Four value = load_four(x, c, a.cols, wide);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) value.at[i] = (value.at[i] - mean) * inv;
-        store_four(out, c, a.cols, wide, value);
+        if (a.gain) {
+            Four gain = load_four(a.gain, c, a.cols, wide);
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) value.at[i] *= gain.at[i];
+        }
+        if (a.bias) {
+            Four bias = load_four(a.bias, c, a.cols, wide);
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) value.at[i] += bias.at[i];
+        }
+        store_four_of(a.out, a.half, row * a.cols, c, a.cols, wide, value);
     }
     if (threadIdx.x % 32 == 0) {
         a.mean[row] = mean;
@@ -112,23 +126,34 @@ KERNEL(layer_norm, LayerNormArguments, THREADS) {
 }
 
 struct LayerNormBackwardArguments {
-    const float *x, *mean, *inv_std, *dout;
+    const float *x, *gain, *mean, *inv_std;
+    const void* dout;
     float* dx;
     uint64_t rows, cols;
-    uint32_t accumulate;
+    uint32_t accumulate, half;
 };
 
-// dx = inv · (dout − mean(dout) − x̂ · mean(dout · x̂)), x̂ = (x − mean) · inv.
+// With d = dout · gain, dx = inv · (d − mean(d) − x̂ · mean(d · x̂)), where x̂ =
+// (x − mean) · inv.
 KERNEL(layer_norm_backward, LayerNormBackwardArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;
-    const float *x = a.x + row * a.cols, *dout = a.dout + row * a.cols;
+    const float* x = a.x + row * a.cols;
     float* dx = a.dx + row * a.cols;
     float mean = a.mean[row], inv = a.inv_std[row], sum = 0, products = 0;
-    bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx);
+    bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx, a.gain);
+    auto slopes = [&](uint64_t c) {
+        Four slope = load_four_of(a.dout, a.half, row * a.cols, c, a.cols, wide);
+        if (a.gain) {
+            Four gain = load_four(a.gain, c, a.cols, wide);
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) slope.at[i] *= gain.at[i];
+        }
+        return slope;
+    };
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
         // After the end of the row dout is 0, and adds nothing.
-        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide);
+        Four value = load_four(x, c, a.cols, wide), slope = slopes(c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
             sum += slope.at[i];
@@ -138,11 +163,39 @@ KERNEL(layer_norm_backward, LayerNormBackwardArguments, THREADS) {
     float level = warp_sum(sum) / float(a.cols);
     float along = inv * warp_sum(products) / float(a.cols);
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide), slope = load_four(dout, c, a.cols, wide), result{};
+        Four value = load_four(x, c, a.cols, wide), slope = slopes(c), result{};
         if (a.accumulate) result = load_four(dx, c, a.cols, wide);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++)
             result.at[i] += inv * (slope.at[i] - level - (value.at[i] - mean) * inv * along);
         store_four(dx, c, a.cols, wide, result);
     }
+}
+
+struct LayerNormWeightsArguments {
+    const float *x, *mean, *inv_std;
+    const void* dout;
+    float* partial;
+    uint64_t rows, cols, band;
+    uint32_t half;
+};
+
+// dgain = Σ dout · x̂ and dbias = Σ dout over the rows, first half: a block sums
+// `band` rows of 256 columns into `partial` [2, bands of rows, cols], whose
+// halves reduce_rows_total adds up.
+KERNEL(layer_norm_weights, LayerNormWeightsArguments, THREADS) {
+    uint64_t across = (a.cols + THREADS - 1) / THREADS, bands = (a.rows + a.band - 1) / a.band;
+    uint64_t band = blockIdx.x / across, col = blockIdx.x % across * THREADS + threadIdx.x;
+    if (col >= a.cols) return;
+    uint64_t first = band * a.band, end = first + a.band < a.rows ? first + a.band : a.rows;
+    float gain = 0, bias = 0;
+    for (uint64_t row = first; row < end; row++) {
+        uint64_t at = row * a.cols + col;
+        float slope = a.half ? of_bfloat16(static_cast<const uint16_t*>(a.dout)[at])
+                             : static_cast<const float*>(a.dout)[at];
+        gain = fmaf(slope, (a.x[at] - a.mean[row]) * a.inv_std[row], gain);
+        bias += slope;
+    }
+    a.partial[band * a.cols + col] = gain;
+    a.partial[(bands + band) * a.cols + col] = bias;
 }

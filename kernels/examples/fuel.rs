@@ -263,7 +263,7 @@ fn moves(b: &mut Bench) -> Result<(), Error> {
             b.device.alloc(DType::F32, &[large])?,
         ];
         let hyper = b.floats(&[7])?;
-        b.time(("AdamW".into(), vec![AdamW { param, grad, m, v, hyper }.into()]))?;
+        b.time(("AdamW".into(), vec![AdamW { param, grad, m, v, hyper, rounded: None }.into()]))?;
     }
     Ok(())
 }
@@ -405,9 +405,22 @@ fn norms(b: &mut Bench) -> Result<(), Error> {
         let op = RmsNormBackward { x, inv_rms, dout, dx, accumulate: true };
         b.time((format!("RmsNormBackward {name}"), vec![op.into()]))?;
         let (x, out, _, mean, inv_std) = make(b)?;
-        b.time((format!("LayerNorm {name}"), vec![LayerNorm { x, out, mean, inv_std, eps: 1e-6 }.into()]))?;
+        b.time((
+            format!("LayerNorm {name}"),
+            vec![LayerNorm { x, gain: None, bias: None, out, mean, inv_std, eps: 1e-6 }.into()],
+        ))?;
         let (x, dx, dout, mean, inv_std) = make(b)?;
-        let op = LayerNormBackward { x, mean, inv_std, dout, dx, accumulate: true };
+        let op = LayerNormBackward {
+            x,
+            gain: None,
+            mean,
+            inv_std,
+            dout,
+            dx,
+            dgain: None,
+            dbias: None,
+            accumulate: true,
+        };
         b.time((format!("LayerNormBackward {name}"), vec![op.into()]))?;
     }
     Ok(())

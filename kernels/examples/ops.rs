@@ -117,7 +117,7 @@ fn main() -> Result<(), Error> {
     b.time("scatter-add", ScatterAdd { src: y, indices: targets, table, accumulate })?;
     let (param, grad) = (b.tensor(&[200_000])?, b.tensor(&[200_000])?);
     let (m, v, hyper) = (b.tensor(&[200_000])?, b.device.alloc(DType::F32, &[200_000])?, b.tensor(&[7])?);
-    b.time("AdamW 200k", AdamW { param, grad, m, v, hyper })?;
+    b.time("AdamW 200k", AdamW { param, grad, m, v, hyper, rounded: None })?;
     let (axis, scale) = (ReduceAxis::Rows, 1.0);
     let dst = b.tensor(&[CHANNELS])?;
     b.time("reduce rows", Reduce { src: x, dst, axis, scale, accumulate })?;

@@ -226,12 +226,16 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             let begun = all(&[keys.len], PER_PLACE).saturating_add(all(&[starts.len], PER_ROW));
             total(begun, elements(&[keys, keys, sources, places, starts, starts]))
         }
-        Step::LayerNorm { x, out, mean, inv_std, rows, .. } => {
-            total(by_rows(x, 6, *rows), elements(&[x, out, mean, inv_std]))
+        Step::LayerNorm { x, gain, bias, out, mean, inv_std, rows, .. } => {
+            let each = 6 + gain.iter().len() + bias.iter().len();
+            total(by_rows(x, each, *rows), elements(&[x, out, mean, inv_std]))
         }
-        Step::LayerNormBackward { x, mean, inv_std, dout, dx, accumulate, rows, .. } => {
+        Step::LayerNormBackward {
+            x, gain, mean, inv_std, dout, dx, dgain, dbias, accumulate, rows, ..
+        } => {
+            let each = 9 + gain.iter().len() + 2 * dgain.iter().len() + dbias.iter().len();
             let again = if *accumulate { dx.len as u64 } else { 0 };
-            total(by_rows(x, 9, *rows), elements(&[x, mean, inv_std, dout, dx]).saturating_add(again))
+            total(by_rows(x, each, *rows), elements(&[x, mean, inv_std, dout, dx]).saturating_add(again))
         }
         Step::RopeNorm { out, inv_rms, dims, .. } => {
             let table = all(&[dims.time, dims.dim / 2], PER_ANGLE);
@@ -288,8 +292,10 @@ pub(crate) fn fuel(step: &Step) -> u64 {
                 .saturating_add(elements(&[targets, lse]));
             total(cross_entropy_flops(dims, 3), moved)
         }
-        Step::AdamW { param, grad, m, v, .. } => {
-            total(product(&[param.len, 20]), elements(&[param, param, grad, m, m, v, v]))
+        Step::AdamW { param, grad, m, v, rounded, .. } => {
+            let rounded = rounded.as_ref().map_or(0, |rounded| rounded.len as u64);
+            let moved = elements(&[param, param, grad, m, m, v, v]).saturating_add(rounded);
+            total(product(&[param.len, 20]), moved)
         }
     }
 }

@@ -256,12 +256,15 @@ ops! {
     /// places\[n\] = sorted place of key n, starts\[g\] = first place of key
     /// g, starts\[G\] = M. sources, places I32 \[M\], starts I32 \[G+1\].
     SortByKey { keys: TensorId, sources: TensorId, places: TensorId, starts: TensorId, per_source: u32 }
-    /// Layer normalisation (Ba et al. 2016) without gain: out = (x − mean) ·
-    /// inv_std, inv_std = 1/√(variance + eps), one of each per row.
-    LayerNorm { x: TensorId, out: TensorId, mean: TensorId, inv_std: TensorId, eps: f32 }
-    /// dx (=|+=) inv_std · (dout − mean(dout) − x̂ · mean(dout · x̂)), where
-    /// x̂ = (x − mean) · inv_std.
-    LayerNormBackward { x: TensorId, mean: TensorId, inv_std: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
+    /// Layer normalisation (Ba et al. 2016): out = x̂ · gain + bias, x̂ = (x −
+    /// mean) · inv_std, inv_std = 1/√(variance + eps). mean and inv_std have one
+    /// value per row; gain (1 if there is none) and bias (0) one per column. out
+    /// is `F32` or `Bf16`, the rest `F32`.
+    LayerNorm { x: TensorId, gain: Option<TensorId>, bias: Option<TensorId>, out: TensorId, mean: TensorId, inv_std: TensorId, eps: f32 }
+    /// Gradients of [`LayerNorm`]: with d = dout · gain, dx (=|+=) inv_std · (d −
+    /// mean(d) − x̂ · mean(d · x̂)); dgain = Σ dout · x̂ and dbias = Σ dout over the
+    /// rows, overwritten. dout is `F32` or `Bf16`, the rest `F32`.
+    LayerNormBackward { x: TensorId, gain: Option<TensorId>, mean: TensorId, inv_std: TensorId, dout: TensorId, dx: TensorId, dgain: Option<TensorId>, dbias: Option<TensorId>, accumulate: bool }
     /// Queries or keys made ready in one pass: out\[b,t,h,:\] = rms_norm(rope(
     /// columns x_col + h·D.. of row b·T+t of x)), inv_rms \[B,T,H\]. x has B·T
     /// rows of any length, so that it may be a fused projection.
@@ -272,9 +275,11 @@ ops! {
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
     /// dst (=|+=) scale · Σ src over `axis`; src f32 or bf16, summed in f32.
     Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }
-    /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps).
+    /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps); out is
+    /// `F32` or `Bf16`, the rest `F32`.
     RmsNorm { x: TensorId, out: TensorId, inv_rms: TensorId, eps: f32 }
-    /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)).
+    /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)); dout is
+    /// `F32` or `Bf16`, the rest `F32`.
     RmsNormBackward { x: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
     /// Rotary embedding (Su et al. 2021) of x \[B,T,H,D\], pairs (i, i + D/2),
     /// angle t · base^(−2i/D); `inverse` rotates back.
@@ -301,6 +306,7 @@ ops! {
     /// the type of x; dweight too, or is `F32`.
     LinearCrossEntropyBackward { x: TensorId, weight: TensorId, targets: TensorId, lse: TensorId, dx: TensorId, dweight: TensorId, softcap: f32, grad_scale: f32, accumulate: bool }
     /// Decoupled AdamW (Loshchilov & Hutter 2019). `hyper` F32 \[7\]: lr,
-    /// beta1, beta2, eps, weight decay, 1−beta1^t, 1−beta2^t.
-    AdamW { param: TensorId, grad: TensorId, m: TensorId, v: TensorId, hyper: TensorId }
+    /// beta1, beta2, eps, weight decay, 1−beta1^t, 1−beta2^t. `rounded`, `Bf16`
+    /// and as large as param, becomes the new param, rounded.
+    AdamW { param: TensorId, grad: TensorId, m: TensorId, v: TensorId, hyper: TensorId, rounded: Option<TensorId> }
 }

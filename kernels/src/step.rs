@@ -175,22 +175,31 @@ pub(crate) enum Step {
     },
     LayerNorm {
         x: Span,
+        gain: Option<Span>,
+        bias: Option<Span>,
         out: Span,
         mean: Span,
         inv_std: Span,
         rows: usize,
         cols: usize,
         eps: f32,
+        /// Of out.
+        dtype: DType,
     },
     LayerNormBackward {
         x: Span,
+        gain: Option<Span>,
         mean: Span,
         inv_std: Span,
         dout: Span,
         dx: Span,
+        dgain: Option<Span>,
+        dbias: Option<Span>,
         rows: usize,
         cols: usize,
         accumulate: bool,
+        /// Of dout.
+        dtype: DType,
     },
     RopeNorm {
         x: Span,
@@ -232,6 +241,8 @@ pub(crate) enum Step {
         rows: usize,
         cols: usize,
         eps: f32,
+        /// Of out.
+        dtype: DType,
     },
     RmsNormBackward {
         x: Span,
@@ -241,6 +252,8 @@ pub(crate) enum Step {
         rows: usize,
         cols: usize,
         accumulate: bool,
+        /// Of dout.
+        dtype: DType,
     },
     Rope {
         x: Span,
@@ -313,6 +326,7 @@ pub(crate) enum Step {
         m: Span,
         v: Span,
         hyper: Span,
+        rounded: Option<Span>,
     },
 }
 

@@ -124,6 +124,22 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// An operand that may be missing: one value for each of `len`.
+    fn each(
+        &mut self,
+        name: &'static str,
+        id: Option<TensorId>,
+        len: usize,
+        written: bool,
+    ) -> Result<Option<Span>, Error> {
+        let Some(id) = id else { return Ok(None) };
+        let tensor = self.operand(name, id, Some(DType::F32), written, false)?;
+        if tensor.span.len != len {
+            return fail!(ShapeMismatch, "{name} has {} elements, and must have {len}", tensor.span.len);
+        }
+        Ok(Some(tensor.span))
+    }
+
     /// An operand of the type of `like`.
     fn same_type(
         &mut self,
@@ -221,7 +237,7 @@ impl<'a> Check<'a> {
             }
             Op::RmsNorm(o) => {
                 let x = self.read("x", o.x)?;
-                let out = self.write("out", o.out)?;
+                let out = self.number("out", o.out, true)?;
                 let inv_rms = self.write("inv_rms", o.inv_rms)?;
                 positive("eps", o.eps)?;
                 same_shape("x", x, "out", out)?;
@@ -233,12 +249,13 @@ impl<'a> Check<'a> {
                     rows: x.rows(),
                     cols: x.cols(),
                     eps: o.eps,
+                    dtype: out.dtype,
                 })
             }
             Op::RmsNormBackward(o) => {
                 let x = self.read("x", o.x)?;
                 let inv_rms = self.read("inv_rms", o.inv_rms)?;
-                let dout = self.read("dout", o.dout)?;
+                let dout = self.number("dout", o.dout, false)?;
                 let dx = self.write("dx", o.dx)?;
                 same_shape("x", x, "dout", dout)?;
                 same_shape("x", x, "dx", dx)?;
@@ -251,11 +268,14 @@ impl<'a> Check<'a> {
                     rows: x.rows(),
                     cols: x.cols(),
                     accumulate: o.accumulate,
+                    dtype: dout.dtype,
                 })
             }
             Op::LayerNorm(o) => {
                 let x = self.read("x", o.x)?;
-                let out = self.write("out", o.out)?;
+                let gain = self.each("gain", o.gain, x.cols(), false)?;
+                let bias = self.each("bias", o.bias, x.cols(), false)?;
+                let out = self.number("out", o.out, true)?;
                 let mean = self.write("mean", o.mean)?;
                 let inv_std = self.write("inv_std", o.inv_std)?;
                 positive("eps", o.eps)?;
@@ -263,23 +283,38 @@ impl<'a> Check<'a> {
                 let (rows, cols, eps) = (x.rows(), x.cols(), o.eps);
                 same("elements of mean and rows of x", mean.span.len, rows)?;
                 same("elements of inv_std and rows of x", inv_std.span.len, rows)?;
+                let dtype = out.dtype;
                 let (x, out, mean, inv_std) = (x.span, out.span, mean.span, inv_std.span);
-                Ok(Step::LayerNorm { x, out, mean, inv_std, rows, cols, eps })
+                Ok(Step::LayerNorm { x, gain, bias, out, mean, inv_std, rows, cols, eps, dtype })
             }
             Op::LayerNormBackward(o) => {
                 let x = self.read("x", o.x)?;
+                let gain = self.each("gain", o.gain, x.cols(), false)?;
                 let mean = self.read("mean", o.mean)?;
                 let inv_std = self.read("inv_std", o.inv_std)?;
-                let dout = self.read("dout", o.dout)?;
+                let dout = self.number("dout", o.dout, false)?;
                 let dx = self.write("dx", o.dx)?;
+                let dgain = self.each("dgain", o.dgain, x.cols(), true)?;
+                let dbias = self.each("dbias", o.dbias, x.cols(), true)?;
                 same_shape("x", x, "dout", dout)?;
                 same_shape("x", x, "dx", dx)?;
                 let (rows, cols, accumulate) = (x.rows(), x.cols(), o.accumulate);
                 same("elements of mean and rows of x", mean.span.len, rows)?;
                 same("elements of inv_std and rows of x", inv_std.span.len, rows)?;
-                let (x, mean, inv_std) = (x.span, mean.span, inv_std.span);
-                let (dout, dx) = (dout.span, dx.span);
-                Ok(Step::LayerNormBackward { x, mean, inv_std, dout, dx, rows, cols, accumulate })
+                Ok(Step::LayerNormBackward {
+                    x: x.span,
+                    gain,
+                    mean: mean.span,
+                    inv_std: inv_std.span,
+                    dout: dout.span,
+                    dx: dx.span,
+                    dgain,
+                    dbias,
+                    rows,
+                    cols,
+                    accumulate,
+                    dtype: dout.dtype,
+                })
             }
             Op::Rope(o) => {
                 let x = self.read("x", o.x)?;
@@ -417,12 +452,20 @@ impl<'a> Check<'a> {
                 same("elements of param and m", param.span.len, m.span.len)?;
                 same("elements of param and v", param.span.len, v.span.len)?;
                 same("elements of hyper", hyper.span.len, 7)?;
+                let rounded = match o.rounded {
+                    None => None,
+                    Some(id) => Some(self.operand("rounded", id, Some(DType::Bf16), true, false)?.span),
+                };
+                if let Some(rounded) = rounded {
+                    same("elements of param and rounded", param.span.len, rounded.len)?;
+                }
                 Ok(Step::AdamW {
                     param: param.span,
                     grad: grad.span,
                     m: m.span,
                     v: v.span,
                     hyper: hyper.span,
+                    rounded,
                 })
             }
         }

@@ -66,46 +66,56 @@ impl Block {
         linears.flat_map(layers::Linear::params).chain(norms).collect()
     }
 
-    fn forward(&self, t: &mut Tape, x: Var, operands: Dtype) -> terrarium_sdk::Result<Var> {
-        let h = self.norms[0].forward(t, x)?;
-        let h = t.cast(h, operands)?;
+    fn forward(&self, t: &mut Tape, x: Var, weights: &mut Weights) -> terrarium_sdk::Result<Var> {
+        let operands = weights.operands;
+        let h = self.norms[0].forward_as(t, x, operands)?;
         let mut heads = Vec::new();
         for linear in &self.heads {
-            let (weight, bias) = params(linear, t, operands)?;
+            let (weight, bias) = weights.layer(linear, t)?;
             let y = t.linear_fused(h, weight, Ends { bias, result: operands, ..Ends::default() })?;
             heads.push(t.reshape(y, &[ROWS, TIME, HEADS, CHANNELS / HEADS])?);
         }
         let y = t.attention(heads[0], heads[1], heads[2], 0)?;
         let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
-        let (weight, bias) = params(&self.project, t, operands)?;
+        let (weight, bias) = weights.layer(&self.project, t)?;
         let x = t.linear_fused(y, weight, Ends { bias, residual: Some(x), ..Ends::default() })?;
-        let h = self.norms[1].forward(t, x)?;
-        let h = t.cast(h, operands)?;
-        let (up, down) = (params(&self.up, t, operands)?, params(&self.down, t, operands)?);
+        let h = self.norms[1].forward_as(t, x, operands)?;
+        let (up, down) = (weights.layer(&self.up, t)?, weights.layer(&self.down, t)?);
         t.mlp_biased(h, up, down, Activation::Gelu, Some(x))
     }
 }
 
-/// Weight and bias of a layer.
-fn params(
-    layer: &layers::Linear,
-    t: &mut Tape,
+/// Parameters, and the type that products take them in. The optimizer keeps
+/// what is rounded.
+struct Weights {
     operands: Dtype,
-) -> terrarium_sdk::Result<(Var, Option<Var>)> {
-    let weight = t.param(&layer.weight);
-    Ok((t.cast(weight, operands)?, layer.bias.as_ref().map(|bias| t.param(bias))))
+    optimizer: AdamW,
+}
+
+impl Weights {
+    fn operand(&mut self, weight: &Tensor, t: &mut Tape) -> terrarium_sdk::Result<Var> {
+        if self.operands == Dtype::Float32 {
+            return Ok(t.param(weight));
+        }
+        let rounded = self.optimizer.rounded(weight)?;
+        t.param_rounded(weight, &rounded)
+    }
+
+    /// Weight and bias.
+    fn layer(&mut self, layer: &layers::Linear, t: &mut Tape) -> terrarium_sdk::Result<(Var, Option<Var>)> {
+        Ok((self.operand(&layer.weight, t)?, layer.bias.as_ref().map(|bias| t.param(bias))))
+    }
 }
 
 /// A model, its graph, and the session that they live in.
 struct Training {
     graph: Graph,
-    optimizer: AdamW,
+    weights: Weights,
     tokens: Tensor,
     targets: Tensor,
     loss: Tensor,
     steps: u64,
     parameters: u64,
-    operands: Dtype,
     session: NativeSession,
 }
 
@@ -128,34 +138,34 @@ impl Training {
         positions.upload_ints(&(0..(ROWS * TIME) as i32).map(|i| i % TIME as i32).collect::<Vec<_>>())?;
         let loss = Tensor::zeros(&[1])?;
 
+        let mut params: Vec<Tensor> = blocks.iter().flat_map(Block::params).collect();
+        params.extend([words.params(), places.params(), last.params()].concat());
+        let parameters =
+            params.iter().map(|p| p.shape().iter().map(|&d| u64::from(d)).product::<u64>()).sum();
+        let optimizer = AdamW::new(&params, AdamWConfig { rate: 3e-4, ..AdamWConfig::default() })?;
+        let mut weights = Weights { operands, optimizer };
+
         let mut t = Tape::training();
         let (input, target, position) = (t.input(&tokens), t.input(&targets), t.input(&positions));
         let (word, place) = (words.forward(&mut t, input)?, places.forward(&mut t, position)?);
         let mut x = t.add(word, place)?;
         for block in &blocks {
-            x = block.forward(&mut t, x, operands)?;
+            x = block.forward(&mut t, x, &mut weights)?;
         }
-        x = last.forward(&mut t, x)?;
-        x = t.cast(x, operands)?;
-        let head = t.param(&words.table);
-        let head = t.cast(head, operands)?;
+        x = last.forward_as(&mut t, x, operands)?;
+        let head = weights.operand(&words.table, &mut t)?;
         let losses = t.linear_cross_entropy(x, head, target, 0.0)?;
         let mean = t.mean(losses)?;
         t.store(mean, &loss)?;
         t.backward(mean)?;
-        let mut params: Vec<Tensor> = blocks.iter().flat_map(Block::params).collect();
-        params.extend([words.params(), places.params(), last.params()].concat());
-        let parameters =
-            params.iter().map(|p| p.shape().iter().map(|&d| u64::from(d)).product::<u64>()).sum();
-        let mut optimizer = AdamW::new(&params, AdamWConfig { rate: 3e-4, ..AdamWConfig::default() })?;
-        optimizer.emit(&mut t)?;
+        weights.optimizer.emit(&mut t)?;
         let graph = t.record()?;
-        Ok(Training { graph, optimizer, tokens, targets, loss, steps: 0, parameters, operands, session })
+        Ok(Training { graph, weights, tokens, targets, loss, steps: 0, parameters, session })
     }
 
     fn step(&mut self) -> Result<()> {
         self.steps += 1;
-        self.optimizer.prepare(self.steps, 1.0)?;
+        self.weights.optimizer.prepare(self.steps, 1.0)?;
         data::next_batch(&self.tokens, &self.targets)?;
         Ok(self.graph.replay()?)
     }
@@ -276,7 +286,7 @@ fn answer(question: &str, training: &mut Option<Training>) -> Result<Value> {
         }
         ["step", dtype, count] => {
             // Sessions take turns: one host a thread.
-            if training.as_ref().is_none_or(|training| training.operands != operands(dtype)) {
+            if training.as_ref().is_none_or(|training| training.weights.operands != operands(dtype)) {
                 *training = None;
                 *training = Some(Training::new(operands(dtype), false)?);
             }

@@ -1,7 +1,7 @@
 //! Every differentiable operation of the tape against finite differences.
 
 use terrarium_sdk::rowkernel::Layout::{Element, PerCol, PerRow, Scalar};
-use terrarium_sdk::tape::{Activation, Ends};
+use terrarium_sdk::tape::{Activation, Affine, Ends};
 use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Var};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
@@ -195,11 +195,65 @@ fn prepared_heads_and_layer_norm() {
         t.add(q, k)
     });
     check(&[&[3, 6]], 0.5, &|t, p| {
-        let x = t.layer_norm(p[0], 1e-2)?;
-        let y = t.layer_norm(p[0], 1e-1)?;
+        let x = t.layer_norm(p[0], 1e-2, Affine::default())?;
+        let y = t.layer_norm(p[0], 1e-1, Affine::default())?;
         let x = t.add(x, y)?;
         weigh(t, x)
     });
+    // Gain and bias, both or one, and a gain used twice.
+    check(&[&[3, 6], &[6], &[6]], 0.5, &|t, p| {
+        let both = Affine { gain: Some(p[1]), bias: Some(p[2]), ..Affine::default() };
+        let x = t.layer_norm(p[0], 1e-2, both)?;
+        let y = t.layer_norm(x, 1e-1, Affine { bias: None, ..both })?;
+        let z = t.layer_norm(p[0], 1e-1, Affine { gain: None, ..both })?;
+        let y = t.add(y, z)?;
+        weigh(t, y)
+    });
+}
+
+#[test]
+fn gradients_that_values_share() {
+    // A residual stream, whose gradient stays in one buffer.
+    check(&[&[3, 4], &[4, 4], &[4, 4]], 0.0, &|t, p| {
+        let mut x = t.map_elements(&[p[0]], &|e| e[0].square())?;
+        for weight in &p[1..] {
+            let h = t.rms_norm(x, 1e-2)?;
+            let h = t.linear(h, *weight)?;
+            x = t.add(x, h)?;
+        }
+        weigh(t, x)
+    });
+    // Both sides of a sum read its gradient, and either gets more of its own
+    // before or after the other has read it.
+    for late in [0, 1] {
+        check(&[&[3, 4], &[3, 4]], 0.0, &move |t, p| {
+            let sides = [t.map_elements(&[p[0]], &|e| e[0].square())?, t.rms_norm(p[1], 1e-2)?];
+            let other = t.rms_norm(sides[late], 1e-1)?;
+            let sum = t.add(sides[0], sides[1])?;
+            let (sum, other) = (weigh(t, sum)?, weigh(t, other)?);
+            t.add(sum, other)
+        });
+    }
+}
+
+/// The operations of a network with and without a residual stream: it costs no
+/// copies of gradients.
+#[test]
+fn a_residual_stream_has_one_gradient() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let (input, weight) = (Tensor::zeros(&[2, 8]).unwrap(), Tensor::zeros(&[8, 8]).unwrap());
+    let operations = |stream: bool| {
+        let mut t = Tape::training();
+        let (mut x, w) = (t.param(&input), t.param(&weight));
+        for _ in 0..3 {
+            let h = t.rms_norm(x, 1e-5).unwrap();
+            x = t.linear_fused(h, w, Ends { residual: stream.then_some(x), ..Ends::default() }).unwrap();
+        }
+        let loss = t.mean(x).unwrap();
+        t.backward(loss).unwrap();
+        t.len()
+    };
+    assert_eq!(operations(true), operations(false));
 }
 
 #[test]

@@ -18,9 +18,8 @@
 
 use crate::error::{Error, Result};
 use crate::init::Seeds;
-use crate::rowkernel::Layout::{Element, PerCol};
-use crate::tape::{Activation, Ends, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Activation, Affine, Ends, Tape, Var};
+use crate::tensor::{Dtype, Tensor};
 
 /// y = x·Wᵀ + b: [..., inputs] → [..., outputs], 2·inputs·outputs flops a row.
 pub struct Linear {
@@ -95,9 +94,13 @@ impl LayerNorm {
 
     /// [..., channels] → the same shape.
     pub fn forward(&self, t: &mut Tape, x: Var) -> Result<Var> {
-        let normal = t.layer_norm(x, self.eps)?;
-        let (gain, bias) = (t.param(&self.gain), t.param(&self.bias));
-        t.map(&[(normal, Element), (gain, PerCol), (bias, PerCol)], &|e| e[0] * e[1] + e[2])
+        self.forward_as(t, x, Dtype::Float32)
+    }
+
+    /// As [`LayerNorm::forward`], stored as float32 or bfloat16.
+    pub fn forward_as(&self, t: &mut Tape, x: Var, result: Dtype) -> Result<Var> {
+        let (gain, bias) = (Some(t.param(&self.gain)), Some(t.param(&self.bias)));
+        t.layer_norm(x, self.eps, Affine { gain, bias, result })
     }
 
     /// What to train.

@@ -44,7 +44,7 @@ use crate::tensor::{Dtype, Tensor, elements};
 
 pub use backward::Adjoint;
 pub use experts::Sorted;
-pub use fused::{Activation, Ends};
+pub use fused::{Activation, Affine, Ends};
 pub use plan::Graph;
 
 /// A value of the computation; a number, so copy it freely.
@@ -81,6 +81,8 @@ struct VarEntry {
     slot: Slot,
     needs_gradient: bool,
     gradient: Option<backward::Gradient>,
+    /// Its gradient has gone on to its operands, and is not read again.
+    passed_on: bool,
     /// Where the gradient has to end up (rows of a parameter bank).
     home: Option<Slot>,
 }
@@ -145,6 +147,37 @@ impl Tape {
         let index = self.param_index(tensor);
         self.params[index].whole = true;
         self.params[index].var
+    }
+
+    /// A parameter whose value is read from `rounded`, a bfloat16 copy that
+    /// someone keeps up to date: see [`AdamW::rounded`](crate::optim::AdamW::rounded).
+    /// Its gradient is the parameter's, in float32. Costs nothing, where a
+    /// [cast](Tape::cast) of the parameter moves it once a step.
+    pub fn param_rounded(&mut self, param: &Tensor, rounded: &Tensor) -> Result<Var> {
+        if rounded.dtype() != Dtype::Bfloat16 || rounded.shape() != param.shape() {
+            return Err(Error::shape(format!(
+                "param_rounded needs bfloat16 of shape {:?}, not {:?} of shape {:?}",
+                param.shape(),
+                rounded.dtype(),
+                rounded.shape()
+            )));
+        }
+        let param = self.param(param);
+        let slot = self.bind(rounded);
+        Ok(self.stands_for(slot, param))
+    }
+
+    /// A value of `slot` whose gradient is that of `x`.
+    fn stands_for(&mut self, slot: Slot, x: Var) -> Var {
+        let y = self.add_var(slot, self.needs_gradient(x));
+        self.rule(
+            y,
+            Box::new(move |t, adjoint| match adjoint {
+                Adjoint::Uniform(value) => t.give_uniform(x, value),
+                Adjoint::Buffer(dy) => t.contribute(x, dy),
+            }),
+        );
+        y
     }
 
     /// Row `index` of a parameter bank [L, …], of shape […]. Banks hold the
@@ -246,7 +279,7 @@ impl Tape {
     }
 
     fn add_var(&mut self, slot: Slot, needs_gradient: bool) -> Var {
-        self.vars.push(VarEntry { slot, needs_gradient, gradient: None, home: None });
+        self.vars.push(VarEntry { slot, needs_gradient, gradient: None, passed_on: false, home: None });
         Var(self.vars.len() as u32 - 1)
     }
 

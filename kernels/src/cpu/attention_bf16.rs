@@ -9,11 +9,12 @@
 //! pairs of a block are pairs of the panels.
 
 use super::attention::{Block, KEYS, STRIDE, key_head, online_softmax, probabilities, row_start, visible};
-use super::blocked::{Micro, narrow};
+use super::blocked::Micro;
 use super::gemm_avx512::Avx512Bf16;
 use super::matmul::Matrix;
 use super::moves::Moved;
 use super::packing::{Pair, SLACK, pack_left, pack_right};
+use super::rounding::narrow;
 use super::simd::{LANES, fma, multiversion};
 use super::tasks::Stage;
 use super::tiles::Tile;

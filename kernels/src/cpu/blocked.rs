@@ -18,11 +18,10 @@ use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::moves::Moved;
 use super::packing::{SLACK, Unit, pack_left, pack_right};
-use super::simd::multiversion;
+use super::rounding::{narrow, widen};
 use super::tasks::Stage;
 use super::tiles::Tile;
 use super::{Output, Split};
-use crate::bf16;
 
 /// Most columns of a block.
 const WIDE: usize = 768;
@@ -106,19 +105,6 @@ impl Panels {
     fn at(&self, float: usize) -> *mut f32 {
         self.0.wrapping_add(float)
     }
-}
-
-multiversion! { fn widen(from: &[u16], to: &mut [f32]) = widen_body }
-multiversion! { pub(crate) fn narrow(from: &[f32], to: &mut [u16]) = narrow_body }
-
-#[inline(always)]
-fn widen_body<const FMA: bool>(from: &[u16], to: &mut [f32]) {
-    bf16::widen(from, to);
-}
-
-#[inline(always)]
-fn narrow_body<const FMA: bool>(from: &[f32], to: &mut [u16]) {
-    bf16::narrow(from, to);
 }
 
 /// Adds the cache lines of `rows` rows of `cols` elements.
@@ -336,6 +322,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bf16;
     use crate::cpu::gemm_avx2::Avx2;
     use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
     use crate::cpu::packing::Pair;

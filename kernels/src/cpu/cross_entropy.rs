@@ -10,9 +10,9 @@
 
 use super::moves::convert;
 use super::product::{self, Numbers, Results, Wide};
+use super::rounding::narrow;
 use super::simd::{maximum, multiversion, sum};
 use super::{Output, Split, StepFaults, math, scratch};
-use crate::bf16;
 use crate::op::DType;
 use crate::step::{CrossEntropyDims, MatMulDims};
 
@@ -97,7 +97,7 @@ pub(crate) fn backward(
                 // SAFETY: a float is two of these, and any bits are one.
                 let (_, halves, _) = unsafe { room.align_to_mut::<u16>() };
                 let halves = &mut halves[..logits.len()];
-                convert(split, logits, halves, bf16::round);
+                convert(split, logits, halves, narrow);
                 multiply(Numbers::Bf16(halves));
             }),
         }

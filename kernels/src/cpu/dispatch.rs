@@ -3,6 +3,7 @@
 use super::epilogue::{Epilogue, Pre};
 use super::faults::StepFaults;
 use super::product::{self, Numbers, Results};
+use super::rounding::{narrow, widen};
 use super::tasks::Split;
 use super::{
     Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm,
@@ -22,6 +23,12 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         ($span:expr) => {
             // SAFETY: see above.
             unsafe { t.f32(*$span) }
+        };
+    }
+    // Empty where there is none.
+    macro_rules! maybe {
+        ($span:expr) => {
+            $span.as_ref().map_or(&[][..], |span| input!(span))
         };
     }
     macro_rules! indices {
@@ -93,19 +100,26 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         }
         Step::Copy { src, dst, from, to } => match (from, to) {
             (DType::F32, DType::F32) | (DType::I32, DType::I32) => {
-                moves::convert(split, bits!(src), output_bits!(dst), |x| x);
+                moves::convert(split, bits!(src), output_bits!(dst), moves::each(|x| x));
             }
-            (DType::Bf16, DType::Bf16) => moves::convert(split, half!(src), output_half!(dst), |x| x),
+            (DType::Bf16, DType::Bf16) => {
+                moves::convert(split, half!(src), output_half!(dst), moves::each(|x| x))
+            }
             // Towards zero, saturating, NaN to 0.
-            (DType::F32, DType::I32) => moves::convert(split, input!(src), ints!(dst), |x| x as i32),
-            (DType::I32, DType::F32) => moves::convert(split, indices!(src), output!(dst), |x| x as f32),
-            (DType::F32, DType::Bf16) => moves::convert(split, input!(src), output_half!(dst), bf16::round),
-            (DType::Bf16, DType::F32) => moves::convert(split, half!(src), output!(dst), bf16::value),
+            (DType::F32, DType::I32) => {
+                moves::convert(split, input!(src), ints!(dst), moves::each(|x| x as i32));
+            }
+            (DType::I32, DType::F32) => {
+                moves::convert(split, indices!(src), output!(dst), moves::each(|x| x as f32));
+            }
+            (DType::F32, DType::Bf16) => moves::convert(split, input!(src), output_half!(dst), narrow),
+            (DType::Bf16, DType::F32) => moves::convert(split, half!(src), output!(dst), widen),
             (DType::Bf16, DType::I32) => {
-                moves::convert(split, half!(src), ints!(dst), |x| bf16::value(x) as i32);
+                moves::convert(split, half!(src), ints!(dst), moves::each(|x| bf16::value(x) as i32));
             }
             (DType::I32, DType::Bf16) => {
-                moves::convert(split, indices!(src), output_half!(dst), |x| bf16::round(x as f32));
+                let cast = moves::each(|x| bf16::round(x as f32));
+                moves::convert(split, indices!(src), output_half!(dst), cast);
             }
         },
         Step::Columns { src, dst, rows, src_cols, dst_cols, src_col, dst_col, width, accumulate, dtype } => {
@@ -142,8 +156,8 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
             let epilogue = Epilogue {
                 activation: *activation,
-                bias: bias.as_ref().map_or(&[], |bias| input!(bias)),
-                residual: residual.as_ref().map_or(&[], |residual| input!(residual)),
+                bias: maybe!(bias),
+                residual: maybe!(residual),
                 pre: match pre {
                     None => Pre::Dropped,
                     Some(pre) if *backward => Pre::Read(input!(pre)),
@@ -173,13 +187,34 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let (keys, sources) = (indices!(keys), ints!(sources));
             experts::sort_by_key(keys, sources, ints!(places), ints!(starts), *per_source, faults);
         }
-        Step::LayerNorm { x, out, mean, inv_std, rows, cols, eps } => {
-            let (x, out, mean, inv) = (input!(x), output!(out), output!(mean), output!(inv_std));
-            layer_norm::forward(split, x, out, mean, inv, *rows, *cols, *eps);
+        Step::LayerNorm { x, gain, bias, out, mean, inv_std, rows, cols, eps, dtype } => {
+            let affine = layer_norm::Affine { gain: maybe!(gain), bias: maybe!(bias) };
+            let (x, out, mean, inv) = (input!(x), results!(out, dtype), output!(mean), output!(inv_std));
+            layer_norm::forward(split, x, affine, out, mean, inv, *rows, *cols, *eps);
         }
-        Step::LayerNormBackward { x, mean, inv_std, dout, dx, rows, cols, accumulate } => {
-            let (x, mean, inv, dout) = (input!(x), input!(mean), input!(inv_std), input!(dout));
-            layer_norm::backward(split, x, mean, inv, dout, output!(dx), *rows, *cols, *accumulate);
+        Step::LayerNormBackward {
+            x,
+            gain,
+            mean,
+            inv_std,
+            dout,
+            dx,
+            dgain,
+            dbias,
+            rows,
+            cols,
+            accumulate,
+            dtype,
+        } => {
+            let of = layer_norm::Inputs {
+                x: input!(x),
+                gain: maybe!(gain),
+                mean: input!(mean),
+                inv_std: input!(inv_std),
+                dout: numbers!(dout, dtype),
+            };
+            let sums = [dgain, dbias].map(|sums| sums.as_ref().map(|span| output!(span)));
+            layer_norm::backward(split, of, output!(dx), sums, *rows, *cols, *accumulate);
         }
         Step::RopeNorm { x, out, inv_rms, dims, base, eps } => {
             let angles = kept.rope.get(dims.time, dims.dim, *base);
@@ -200,11 +235,12 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         Step::Reduce { src, dst, rows, cols, axis, scale, accumulate, .. } => {
             reduce::run(split, input!(src), output!(dst), *rows, *cols, *axis, *scale, *accumulate);
         }
-        Step::RmsNorm { x, out, inv_rms, rows, cols, eps } => {
-            norm::forward(split, input!(x), output!(out), output!(inv_rms), *rows, *cols, *eps);
+        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtype } => {
+            let out = results!(out, dtype);
+            norm::forward(split, input!(x), out, output!(inv_rms), *rows, *cols, *eps);
         }
-        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate } => {
-            let (x, inv_rms, dout) = (input!(x), input!(inv_rms), input!(dout));
+        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtype } => {
+            let (x, inv_rms, dout) = (input!(x), input!(inv_rms), numbers!(dout, dtype));
             norm::backward(split, x, inv_rms, dout, output!(dx), *rows, *cols, *accumulate);
         }
         Step::Rope { x, out, batch, time, heads, dim, base, inverse } => {
@@ -287,9 +323,10 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
                 cross_entropy::backward(split, inputs, dx, dweight, dims, scale, accumulate, faults);
             }
         }
-        Step::AdamW { param, grad, m, v, hyper } => {
+        Step::AdamW { param, grad, m, v, hyper, rounded } => {
             let (grad, hyper) = (input!(grad), input!(hyper));
-            adamw::step(split, output!(param), grad, output!(m), output!(v), hyper);
+            let rounded = rounded.as_ref().map(|span| output_half!(span));
+            adamw::step(split, output!(param), grad, output!(m), output!(v), hyper, rounded);
         }
     }
 }

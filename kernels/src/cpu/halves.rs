@@ -6,7 +6,8 @@
 use super::attention_bf16;
 use super::moves::convert;
 use super::product::Results;
-use super::{Split, StepFaults, attention, attention_backward, bf16, cross_entropy, scratch};
+use super::rounding::{narrow, widen};
+use super::{Split, StepFaults, attention, attention_backward, cross_entropy, scratch};
 use crate::step::{AttentionDims, CrossEntropyDims};
 
 /// Cuts the first `len` elements off.
@@ -19,12 +20,12 @@ fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
 /// As [`cut`], filled with the widened `bits`.
 fn widened<'a>(split: Split, rest: &mut &'a mut [f32], bits: &[u16]) -> &'a [f32] {
     let part = cut(rest, bits.len());
-    convert(split, bits, part, bf16::value);
+    convert(split, bits, part, widen);
     part
 }
 
 fn rounded(split: Split, values: &[f32], bits: &mut [u16]) {
-    convert(split, values, bits, bf16::round);
+    convert(split, values, bits, narrow);
 }
 
 pub(crate) fn attention(
@@ -92,7 +93,7 @@ pub(crate) fn cross_entropy_backward(
         }
         Results::Bf16(dweight) => scratch::with(dweight.len(), |wide| {
             if accumulate {
-                convert(split, dweight, wide, bf16::value);
+                convert(split, dweight, wide, widen);
             }
             cross_entropy::backward(split, inputs, dx, wide, dims, grad_scale, accumulate, faults);
             rounded(split, wide, dweight);

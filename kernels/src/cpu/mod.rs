@@ -35,6 +35,7 @@ mod random;
 mod reduce;
 mod rope;
 mod rope_norm;
+mod rounding;
 mod row_map;
 mod scratch;
 mod simd;
@@ -52,10 +53,10 @@ use std::ops::Range;
 use self::faults::{Faults, StepFaults};
 use self::tasks::{Output, Split};
 use self::team::Team;
+use crate::Error;
 use crate::error::fail;
 use crate::graph::Graph;
 use crate::table::Table;
-use crate::{Error, bf16};
 
 /// Fuel below which a step runs on one thread: handing it to another would
 /// take as long as doing it.

@@ -43,12 +43,12 @@ impl<T> Moved<T> {
     }
 }
 
-/// dst = src, each element by `cast`.
+/// dst = src, slices of it by `cast`.
 pub(crate) fn convert<A: Copy + Sync, B: Copy + Send>(
     split: Split,
     src: &[A],
     dst: &mut [B],
-    cast: impl Fn(A) -> B + Sync + Send,
+    cast: impl Fn(&[A], &mut [B]) + Sync + Send,
 ) {
     let len = dst.len();
     let dst = Moved::new(dst);
@@ -56,11 +56,13 @@ pub(crate) fn convert<A: Copy + Sync, B: Copy + Send>(
         let start = task * TASK;
         let count = TASK.min(len - start);
         // SAFETY: tasks take disjoint ranges.
-        let dst = unsafe { dst.range(start, count) };
-        for (d, s) in dst.iter_mut().zip(&src[start..start + count]) {
-            *d = cast(*s);
-        }
+        cast(&src[start..start + count], unsafe { dst.range(start, count) });
     });
+}
+
+/// Slices by a cast of elements.
+pub(crate) fn each<A: Copy, B>(cast: impl Fn(A) -> B) -> impl Fn(&[A], &mut [B]) {
+    move |src, dst| dst.iter_mut().zip(src).for_each(|(d, s)| *d = cast(*s))
 }
 
 /// One side of a column copy: columns in a row, and the first one used.

@@ -1,7 +1,9 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019), without gain.
 
+use super::product::{Numbers, Results};
+use super::rounding::widen;
 use super::simd::{dot, fma, multiversion};
-use super::{Output, Split};
+use super::{Output, Split, scratch};
 
 /// Elements of a task, at least a row.
 const TASK: usize = 16_384;
@@ -10,35 +12,38 @@ const TASK: usize = 16_384;
 pub(crate) fn forward(
     split: Split,
     x: &[f32],
-    out: &mut [f32],
+    out: Results,
     inv_rms: &mut [f32],
     rows: usize,
     cols: usize,
     eps: f32,
 ) {
     let group = (TASK / cols).max(1);
-    let (out, inv_rms) = (Output::new(out), Output::new(inv_rms));
+    let (out, inv_rms) = (out.shared(), Output::new(inv_rms));
     split.each(rows.div_ceil(group), |task| {
         let first = task * group;
         let count = group.min(rows - first);
         // SAFETY: tasks take disjoint rows.
         let (out, inv) = unsafe { (out.range(first * cols, count * cols), inv_rms.range(first, count)) };
-        forward_rows(&x[first * cols..(first + count) * cols], out, inv, cols, eps);
+        let x = &x[first * cols..(first + count) * cols];
+        scratch::with(cols, |line| forward_rows(x, out, inv, line, eps));
     });
 }
 
 multiversion! {
-    fn forward_rows(x: &[f32], out: &mut [f32], inv: &mut [f32], cols: usize, eps: f32) = forward_body
+    /// `line` is scratch memory, as long as a row.
+    fn forward_rows(x: &[f32], out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) = forward_body
 }
 
 #[inline(always)]
-fn forward_body<const FMA: bool>(x: &[f32], out: &mut [f32], inv: &mut [f32], cols: usize, eps: f32) {
-    let rows = x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).zip(inv);
-    for ((x, out), inv) in rows {
+fn forward_body<const FMA: bool>(x: &[f32], mut out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) {
+    let cols = line.len();
+    for ((row, x), inv) in x.chunks_exact(cols).enumerate().zip(inv) {
         *inv = 1.0 / (dot::<FMA>(x, x) / cols as f32 + eps).sqrt();
-        for (o, x) in out.iter_mut().zip(x) {
+        for (o, x) in out.row(row, line).iter_mut().zip(x) {
             *o = x * *inv;
         }
+        out.put(row, line);
     }
 }
 
@@ -48,7 +53,7 @@ pub(crate) fn backward(
     split: Split,
     x: &[f32],
     inv_rms: &[f32],
-    dout: &[f32],
+    dout: Numbers,
     dx: &mut [f32],
     rows: usize,
     cols: usize,
@@ -62,14 +67,15 @@ pub(crate) fn backward(
         let part = first * cols..(first + count) * cols;
         // SAFETY: tasks take disjoint rows.
         let dx = unsafe { dx.range(part.start, part.len()) };
-        let inv = &inv_rms[first..first + count];
-        backward_rows(&x[part.clone()], inv, &dout[part], dx, cols, accumulate);
+        let (x, inv, dout) = (&x[part.clone()], &inv_rms[first..first + count], dout.part(part));
+        scratch::with(cols, |line| backward_rows(x, inv, dout, dx, line, accumulate));
     });
 }
 
 multiversion! {
+    /// `line` is scratch memory, as long as a row.
     fn backward_rows(
-        x: &[f32], inv: &[f32], dout: &[f32], dx: &mut [f32], cols: usize, accumulate: bool,
+        x: &[f32], inv: &[f32], dout: Numbers, dx: &mut [f32], line: &mut [f32], accumulate: bool,
     ) = backward_body
 }
 
@@ -77,13 +83,21 @@ multiversion! {
 fn backward_body<const FMA: bool>(
     x: &[f32],
     inv: &[f32],
-    dout: &[f32],
+    dout: Numbers,
     dx: &mut [f32],
-    cols: usize,
+    line: &mut [f32],
     accumulate: bool,
 ) {
-    let rows = x.chunks_exact(cols).zip(dout.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
-    for (((x, dout), dx), &inv) in rows.zip(inv) {
+    let cols = line.len();
+    let rows = x.chunks_exact(cols).zip(dx.chunks_exact_mut(cols)).zip(inv);
+    for (row, ((x, dx), &inv)) in rows.enumerate() {
+        let dout = match dout {
+            Numbers::F32(dout) => &dout[row * cols..][..cols],
+            Numbers::Bf16(bits) => {
+                widen(&bits[row * cols..][..cols], line);
+                &*line
+            }
+        };
         let along = -(inv * inv * inv) * (dot::<FMA>(dout, x) / cols as f32);
         for ((dx, x), dout) in dx.iter_mut().zip(x).zip(dout) {
             let gradient = fma::<FMA>(*x, along, inv * dout);
@@ -104,12 +118,14 @@ mod tests {
         let dout: Vec<f32> = x.iter().rev().copied().collect();
         let run = |fused: bool| {
             let (mut out, mut dx, mut inv) = (vec![0.0; 210], vec![1.0; 210], vec![0.0; 6]);
+            let mut line = vec![0.0; 35];
+            let dout = Numbers::F32(&dout);
             if fused {
-                forward_rows(&x, &mut out, &mut inv, 35, 1e-5);
-                backward_rows(&x, &inv, &dout, &mut dx, 35, true);
+                forward_rows(&x, Results::F32(&mut out), &mut inv, &mut line, 1e-5);
+                backward_rows(&x, &inv, dout, &mut dx, &mut line, true);
             } else {
-                forward_body::<false>(&x, &mut out, &mut inv, 35, 1e-5);
-                backward_body::<false>(&x, &inv, &dout, &mut dx, 35, true);
+                forward_body::<false>(&x, Results::F32(&mut out), &mut inv, &mut line, 1e-5);
+                backward_body::<false>(&x, &inv, dout, &mut dx, &mut line, true);
             }
             [out, dx, inv].concat()
         };

@@ -16,9 +16,10 @@ use super::matmul::{self, Matrix, batched};
 use super::moves::{Moved, convert};
 #[cfg(target_arch = "x86_64")]
 use super::packing::Pair;
+use super::rounding::{narrow, widen};
 #[cfg(target_arch = "x86_64")]
 use super::{Level, level};
-use super::{Output, Split, bf16};
+use super::{Output, Split};
 use crate::step::MatMulDims;
 
 /// Most floats of a buffer that is kept for the next product (16 MiB).
@@ -53,7 +54,56 @@ pub(crate) enum Results<'a> {
     Bf16(&'a mut [u16]),
 }
 
-impl Results<'_> {
+/// A result that tasks write in parts.
+#[derive(Clone, Copy)]
+pub(crate) enum SharedResults {
+    F32(Output),
+    Bf16(Moved<u16>),
+}
+
+impl SharedResults {
+    /// Elements `start..start + len`.
+    ///
+    /// # Safety
+    /// As [`Output::range`].
+    pub unsafe fn range(&self, start: usize, len: usize) -> Results<'_> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                SharedResults::F32(out) => Results::F32(out.range(start, len)),
+                SharedResults::Bf16(out) => Results::Bf16(out.range(start, len)),
+            }
+        }
+    }
+}
+
+impl<'a> Results<'a> {
+    /// For tasks that share it.
+    pub fn shared(self) -> SharedResults {
+        match self {
+            Results::F32(out) => SharedResults::F32(Output::new(out)),
+            Results::Bf16(out) => SharedResults::Bf16(Moved::new(out)),
+        }
+    }
+
+    /// Where to write a row: its own place, or `line`, as long as a row, which
+    /// [`Results::put`] rounds.
+    #[inline(always)]
+    pub fn row<'b>(&'b mut self, row: usize, line: &'b mut [f32]) -> &'b mut [f32] {
+        match self {
+            Results::F32(out) => &mut out[row * line.len()..][..line.len()],
+            Results::Bf16(_) => line,
+        }
+    }
+
+    /// After a row was written where [`Results::row`] says.
+    #[inline(always)]
+    pub fn put(&mut self, row: usize, line: &[f32]) {
+        if let Results::Bf16(out) = self {
+            narrow(line, &mut out[row * line.len()..][..line.len()]);
+        }
+    }
+
     /// Some of them.
     pub fn part(&mut self, range: Range<usize>) -> Results<'_> {
         match self {
@@ -70,7 +120,7 @@ fn widened<'a>(split: Split, numbers: Numbers<'a>, buffer: &'a mut Vec<f32>) -> 
             if buffer.len() < bits.len() {
                 buffer.resize(bits.len(), 0.0);
             }
-            convert(split, bits, &mut buffer[..bits.len()], bf16::value);
+            convert(split, bits, &mut buffer[..bits.len()], widen);
             &buffer[..bits.len()]
         }
     }
@@ -125,10 +175,10 @@ pub(crate) fn run(
             }
             let sums = &mut out_buffer[..out.len()];
             if accumulate {
-                convert(split, out, sums, bf16::value);
+                convert(split, out, sums, widen);
             }
             batched(split, batch, a, b, sums, alpha, accumulate, epilogue);
-            convert(split, sums, out, bf16::round);
+            convert(split, sums, out, narrow);
         }
     }
     for buffer in &mut wide.buffers {

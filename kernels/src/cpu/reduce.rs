@@ -111,7 +111,7 @@ fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
 
 multiversion! {
     /// total[c] += Σ rows[r, c], in the order of r.
-    fn add_rows(total: &mut [f32], rows: &[f32]) = add_rows_body
+    pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) = add_rows_body
 }
 
 multiversion! { fn add_rows_half(total: &mut [f32], rows: &[u16]) = add_rows_half_body }

@@ -173,23 +173,6 @@ pub(crate) fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// Σ x · (y − shift); the slices have equal lengths.
-#[inline(always)]
-pub(crate) fn dot_shifted<const FMA: bool>(x: &[f32], y: &[f32], shift: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (xs, x_tail) = x.as_chunks::<LANES>();
-    let (ys, y_tail) = y.as_chunks::<LANES>();
-    for (x, y) in xs.iter().zip(ys) {
-        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane = fma::<FMA>(*x, *y - shift, *lane);
-        }
-    }
-    for ((lane, x), y) in lanes.iter_mut().zip(x_tail).zip(y_tail) {
-        *lane = fma::<FMA>(*x, *y - shift, *lane);
-    }
-    fold(lanes, |a, b| a + b)
-}
-
 /// The larger; NaN if either is.
 #[inline(always)]
 pub(crate) fn larger(a: f32, b: f32) -> f32 {

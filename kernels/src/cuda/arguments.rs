@@ -80,16 +80,22 @@ twins! {
         src: Address, dst: Address, partial: Address, rows: u64, cols: u64, scale: f32, accumulate: u32,
     }
     // norm.cu
-    RmsNorm { x: Address, out: Address, inv_rms: Address, rows: u64, cols: u64, eps: f32 }
+    RmsNorm { x: Address, out: Address, inv_rms: Address, rows: u64, cols: u64, eps: f32, half: u32 }
     RmsNormBackward {
         x: Address, inv_rms: Address, dout: Address, dx: Address, rows: u64, cols: u64, accumulate: u32,
+        half: u32,
     }
     LayerNorm {
-        x: Address, out: Address, mean: Address, inv_std: Address, rows: u64, cols: u64, eps: f32,
+        x: Address, gain: Address, bias: Address, out: Address, mean: Address, inv_std: Address, rows: u64,
+        cols: u64, eps: f32, half: u32,
     }
     LayerNormBackward {
-        x: Address, mean: Address, inv_std: Address, dout: Address, dx: Address, rows: u64, cols: u64,
-        accumulate: u32,
+        x: Address, gain: Address, mean: Address, inv_std: Address, dout: Address, dx: Address, rows: u64,
+        cols: u64, accumulate: u32, half: u32,
+    }
+    LayerNormWeights {
+        x: Address, mean: Address, inv_std: Address, dout: Address, partial: Address, rows: u64, cols: u64,
+        band: u64, half: u32,
     }
     // rope.cu
     Rope {
@@ -133,7 +139,9 @@ twins! {
         faults: Address, step: u32, softcap: f32, grad_scale: f32,
     }
     // adamw.cu
-    AdamW { param: Address, grad: Address, m: Address, v: Address, hyper: Address, count: u64 }
+    AdamW {
+        param: Address, grad: Address, m: Address, v: Address, hyper: Address, rounded: Address, count: u64,
+    }
     // row_map.cu
     Instruction {
         code: u32, dst_is_row: u32, dst: u32, source_kind: [u32; 4], source: [u32; 4], operand: u32,

@@ -31,6 +31,8 @@ fn each_row(rows: usize) -> usize {
 
 pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Result<(), Error> {
     let at = |span: &crate::table::Span| address(t, *span);
+    // Null where there is none.
+    let maybe = |span: &Option<crate::table::Span>| span.as_ref().map_or(0, at);
     // SAFETY (of every launch here): the arguments are the kernel's twins in
     // `arguments`; spans lie inside live storages, `Device::run` holds the
     // table, and the validator has proved that a written range overlaps no
@@ -47,7 +49,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             let (dst, count) = (at(dst), dst.len);
             let a = args::Random {
                 dst,
-                counter: counter.as_ref().map_or(0, at),
+                counter: maybe(counter),
                 count: count as u64,
                 seed: *seed,
                 stream: *stream,
@@ -99,7 +101,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             unsafe { product::run(cuda, [a, b, out].map(at), dims, *accumulate, None) }
         }
         Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
-            let [bias, residual, pre] = [bias, residual, pre].map(|end| end.as_ref().map_or(0, at));
+            let [bias, residual, pre] = [bias, residual, pre].map(maybe);
             let end = product::epilogue(dims, [bias, residual, pre], *activation, *backward);
             // SAFETY: see above.
             unsafe { product::run(cuda, [a, b, out].map(at), dims, false, Some(end)) }
@@ -151,22 +153,39 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cuda.launch("sort_places", starts.len - 1, shared::SORT, a)
             }
         }
-        Step::LayerNorm { x, out, mean, inv_std, rows, cols, eps } => {
+        Step::LayerNorm { x, gain, bias, out, mean, inv_std, rows, cols, eps, dtype } => {
             let a = args::LayerNorm {
                 x: at(x),
+                gain: maybe(gain),
+                bias: maybe(bias),
                 out: at(out),
                 mean: at(mean),
                 inv_std: at(inv_std),
                 rows: *rows as u64,
                 cols: *cols as u64,
                 eps: *eps,
+                half: half(*dtype),
             };
             // SAFETY: see above.
             unsafe { cuda.launch("layer_norm", each_row(*rows), 0, a) }
         }
-        Step::LayerNormBackward { x, mean, inv_std, dout, dx, rows, cols, accumulate } => {
+        Step::LayerNormBackward {
+            x,
+            gain,
+            mean,
+            inv_std,
+            dout,
+            dx,
+            dgain,
+            dbias,
+            rows,
+            cols,
+            accumulate,
+            dtype,
+        } => {
             let a = args::LayerNormBackward {
                 x: at(x),
+                gain: maybe(gain),
                 mean: at(mean),
                 inv_std: at(inv_std),
                 dout: at(dout),
@@ -174,9 +193,13 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 rows: *rows as u64,
                 cols: *cols as u64,
                 accumulate: u32::from(*accumulate),
+                half: half(*dtype),
             };
             // SAFETY: see above.
-            unsafe { cuda.launch("layer_norm_backward", each_row(*rows), 0, a) }
+            unsafe {
+                cuda.launch("layer_norm_backward", each_row(*rows), 0, a)?;
+                layer_norm_weights(cuda, a, [maybe(dgain), maybe(dbias)])
+            }
         }
         Step::RopeNorm { x, out, inv_rms, dims, base, eps } => {
             let a = args::RopeNorm {
@@ -227,7 +250,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             // SAFETY: see above.
             unsafe { reduce(cuda, a, *axis, *dtype) }
         }
-        Step::RmsNorm { x, out, inv_rms, rows, cols, eps } => {
+        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtype } => {
             let a = args::RmsNorm {
                 x: at(x),
                 out: at(out),
@@ -235,11 +258,12 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 rows: *rows as u64,
                 cols: *cols as u64,
                 eps: *eps,
+                half: half(*dtype),
             };
             // SAFETY: see above.
             unsafe { cuda.launch("rms_norm", each_row(*rows), 0, a) }
         }
-        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate } => {
+        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtype } => {
             let a = args::RmsNormBackward {
                 x: at(x),
                 inv_rms: at(inv_rms),
@@ -248,6 +272,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 rows: *rows as u64,
                 cols: *cols as u64,
                 accumulate: u32::from(*accumulate),
+                half: half(*dtype),
             };
             // SAFETY: see above.
             unsafe { cuda.launch("rms_norm_backward", each_row(*rows), 0, a) }
@@ -348,19 +373,24 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cross_entropy::Operands { x: at(x), weight: at(weight), targets: at(targets), lse: at(lse) };
             cross_entropy::backward(cuda, io, [at(dx), at(dweight)], dims, *grad_scale, *accumulate, index)
         }
-        Step::AdamW { param, grad, m, v, hyper } => {
+        Step::AdamW { param, grad, m, v, hyper, rounded } => {
             let a = args::AdamW {
                 param: at(param),
                 grad: at(grad),
                 m: at(m),
                 v: at(v),
                 hyper: at(hyper),
+                rounded: maybe(rounded),
                 count: param.len as u64,
             };
             // SAFETY: see above.
             unsafe { cuda.launch("adamw", each(param.len.div_ceil(4)), 0, a) }
         }
     }
+}
+
+fn half(dtype: DType) -> u32 {
+    u32::from(dtype == DType::Bf16)
 }
 
 /// The kernel for elements of 4 bytes, or of 2.
@@ -479,6 +509,47 @@ unsafe fn reduce(cuda: &mut Cuda, a: args::Reduce, axis: ReduceAxis, dtype: DTyp
             }
         }
     }
+}
+
+/// The gradients of gain and bias, each unless null.
+///
+/// # Safety
+/// As for `launch`.
+unsafe fn layer_norm_weights(
+    cuda: &mut Cuda,
+    of: args::LayerNormBackward,
+    weights: [Address; 2],
+) -> Result<(), Error> {
+    if weights == [0, 0] {
+        return Ok(());
+    }
+    let (rows, cols) = (of.rows as usize, of.cols as usize);
+    let bands = rows.div_ceil(BAND);
+    let half = bands * cols * 4;
+    let partial = cuda.scratch(2 * half)?;
+    let args::LayerNormBackward { x, mean, inv_std, dout, rows, cols: cols64, half: is_half, .. } = of;
+    let band = BAND as u64;
+    let a =
+        args::LayerNormWeights { x, mean, inv_std, dout, partial, rows, cols: cols64, band, half: is_half };
+    // SAFETY (both launches): the caller's promise; the scratch holds both
+    // halves of the sums of the bands.
+    unsafe { cuda.launch("layer_norm_weights", bands * each(cols), 0, a)? };
+    for (dst, partial) in weights.into_iter().zip([partial, partial + half as Address]) {
+        let total = args::Reduce {
+            src: 0,
+            dst,
+            partial,
+            rows: bands as u64,
+            cols: cols64,
+            scale: 1.0,
+            accumulate: 0,
+        };
+        if dst != 0 {
+            // SAFETY: see above.
+            unsafe { cuda.launch("reduce_rows_total", each(cols), 0, total)? };
+        }
+    }
+    Ok(())
 }
 
 /// The table of angles of a rotary embedding, the same bits as the CPU's.

@@ -110,6 +110,17 @@ pub fn layer_norm_backward(x: &[f64], dout: &[f64], cols: usize, eps: f64) -> Ve
     .collect()
 }
 
+/// dgain = Σ dy · x̂ and dbias = Σ dy over the rows.
+pub fn layer_norm_weights(x: &[f64], dout: &[f64], cols: usize, eps: f64) -> (Vec<f64>, Vec<f64>) {
+    let (normal, _, _) = layer_norm(x, cols, eps);
+    let (mut dgain, mut dbias) = (vec![0.0; cols], vec![0.0; cols]);
+    for (at, (n, dy)) in normal.iter().zip(dout).enumerate() {
+        dgain[at % cols] += n * dy;
+        dbias[at % cols] += dy;
+    }
+    (dgain, dbias)
+}
+
 /// Rotates the pair (x_i, x_{i+D/2}) at position t by t · base^(−2i/D); by
 /// the negative angle if `inverse`.
 pub fn rope(x: &[f64], [batch, time, heads, dim]: [usize; 4], base: f64, inverse: bool) -> Vec<f64> {

@@ -70,27 +70,46 @@ proptest! {
 
     #[test]
     fn layer_norm(
-        seed: u64, rows in 1usize..60, cols in 1usize..300, shift in -50f32..50.0, accumulate: bool,
+        seed: u64, rows in 1usize..150, cols in 1usize..300, shift in -50f32..50.0, accumulate: bool,
+        which in 0usize..32,
     ) {
         let mut bench = Bench::new(seed);
         let values: Vec<f32> = (0..rows * cols).map(|_| bench.draw() + shift).collect();
         let x64: Vec<f64> = values.iter().map(|&v| v.into()).collect();
         let x = bench.put(&[rows, cols], &values);
-        let (dout, dout64) = bench.random(&[rows, cols]);
+        let half = which & 1 > 0;
+        let (dout, dout64) = bench.random_of(half, &[rows, cols]);
         let (dx, before) = bench.random(&[rows, cols]);
-        let (out, mean, inv_std) = (bench.zeros(&[rows, cols]), bench.zeros(&[rows]), bench.zeros(&[rows]));
+        let (out, _) = bench.random_of(half, &[rows, cols]);
+        let (mean, inv_std) = (bench.zeros(&[rows]), bench.zeros(&[rows]));
+        let weights = [0; 4].map(|_| bench.random(&[cols]));
+        let [gain, bias, dgain, dbias] = std::array::from_fn(|i| {
+            (which & 2 << i > 0).then_some(weights[i].0)
+        });
+        let gain64 = |c: usize| gain.map_or(1.0, |_| weights[0].1[c]);
+        let bias64 = |c: usize| bias.map_or(0.0, |_| weights[1].1[c]);
+        let rounding = if half { 1.0 / 256.0 } else { 0.0 };
         let eps = 1e-2f32;
         bench.run(vec![
-            LayerNorm { x, out, mean, inv_std, eps }.into(),
-            LayerNormBackward { x, mean, inv_std, dout, dx, accumulate }.into(),
+            LayerNorm { x, gain, bias, out, mean, inv_std, eps }.into(),
+            LayerNormBackward { x, gain, mean, inv_std, dout, dx, dgain, dbias, accumulate }.into(),
         ]);
-        let (want, want_mean, want_inv) = reference::layer_norm(&x64, cols, eps.into());
+        let (normal, want_mean, want_inv) = reference::layer_norm(&x64, cols, eps.into());
+        let want: Vec<f64> =
+            normal.iter().enumerate().map(|(i, n)| n * gain64(i % cols) + bias64(i % cols)).collect();
         // The mean of numbers near 50 is known to 2⁻¹⁹, and what is left of
         // them is multiplied by 10 at most.
-        close(&bench.get(out), &want, 2e-4);
+        close(&bench.get(out), &want, 2e-4 + rounding);
         close(&bench.get(mean), &want_mean, 2e-6);
         close(&bench.get(inv_std), &want_inv, 1e-4);
-        let mut want = reference::layer_norm_backward(&x64, &dout64, cols, eps.into());
+        let (want_gain, want_bias) = reference::layer_norm_weights(&x64, &dout64, cols, eps.into());
+        for (sums, want) in [(dgain, want_gain), (dbias, want_bias)] {
+            if let Some(sums) = sums {
+                close(&bench.get(sums), &want, 3e-4 * (rows as f64).sqrt());
+            }
+        }
+        let scaled: Vec<f64> = dout64.iter().enumerate().map(|(i, d)| d * gain64(i % cols)).collect();
+        let mut want = reference::layer_norm_backward(&x64, &scaled, cols, eps.into());
         if accumulate {
             want.iter_mut().zip(before).for_each(|(w, b)| *w += b);
         }
@@ -168,8 +187,19 @@ fn large_shapes_do_not_depend_on_threads() {
     let (table, _) = bench.random_of(true, &[96, rows]);
     let (values, indices) = (bench.zeros(&[rows, 8]), bench.put_ints(&[rows, 8], &[]));
     bench.run(vec![
-        LayerNorm { x, out, mean, inv_std, eps: 1e-5 }.into(),
-        LayerNormBackward { x, mean, inv_std, dout, dx, accumulate: false }.into(),
+        LayerNorm { x, gain: None, bias: None, out, mean, inv_std, eps: 1e-5 }.into(),
+        LayerNormBackward {
+            x,
+            gain: None,
+            mean,
+            inv_std,
+            dout,
+            dx,
+            dgain: None,
+            dbias: None,
+            accumulate: false,
+        }
+        .into(),
         TopK { x, values, indices }.into(),
         TopKBackward { dvalues: values, indices, dx, accumulate: true }.into(),
         Transpose { src: half, dst: table }.into(),

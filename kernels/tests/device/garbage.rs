@@ -277,12 +277,23 @@ impl Monkey {
             }
             24 => {
                 let (x, out, mean, inv_std) = (self.of(0), self.of(0), self.of(1), self.of(1));
-                LayerNorm { x, out, mean, inv_std, eps: self.value() }.into()
+                LayerNorm { x, gain: None, bias: None, out, mean, inv_std, eps: self.value() }.into()
             }
             25 => {
                 let (x, mean, inv_std) = (self.of(0), self.of(1), self.of(1));
                 let (dout, dx, accumulate) = (self.of(0), self.of(0), self.flag());
-                LayerNormBackward { x, mean, inv_std, dout, dx, accumulate }.into()
+                LayerNormBackward {
+                    x,
+                    gain: None,
+                    mean,
+                    inv_std,
+                    dout,
+                    dx,
+                    dgain: None,
+                    dbias: None,
+                    accumulate,
+                }
+                .into()
             }
             26 => {
                 let (x, out, inv_rms, x_col) = (self.of(0), self.of(9), self.of(3), self.small());
@@ -297,7 +308,7 @@ impl Monkey {
             _ => {
                 let (param, grad) = (self.float(), self.float());
                 let (m, v, hyper) = (self.float(), self.float(), self.of(4));
-                AdamW { param, grad, m, v, hyper }.into()
+                AdamW { param, grad, m, v, hyper, rounded: None }.into()
             }
         }
     }

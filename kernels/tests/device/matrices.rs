@@ -86,11 +86,18 @@ proptest! {
         let mut v64 = widen(&variances);
         let values = [0.01f32, 0.9, 0.99, 1e-8, 0.1, 0.19, 0.0199];
         let hyper = bench.put(&[7], &values);
-        bench.run(vec![AdamW { param, grad, m, v, hyper }.into()]);
+        let half = bench.halves(&[len]);
+        let rounded = (seed % 2 > 0).then_some(half);
+        bench.run(vec![AdamW { param, grad, m, v, hyper, rounded }.into()]);
         reference::adamw(&mut p, &g, &mut m64, &mut v64, values.map(f64::from));
         close(&bench.get(param), &p, 2e-6);
         close(&bench.get(m), &m64, 1e-6);
         close(&bench.get(v), &v64, 1e-6);
+        // As a cast rounds it.
+        let cast = bench.halves(&[len]);
+        bench.run(vec![Copy { src: param, dst: cast }.into()]);
+        let want = if rounded.is_some() { bench.get(cast) } else { vec![0.0; len] };
+        assert!(bench.get(half) == want);
     }
 
     #[test]

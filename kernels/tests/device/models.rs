@@ -50,12 +50,13 @@ proptest! {
     }
 
     #[test]
-    fn rms_norm(seed: u64, rows in 1usize..70, cols in 1usize..300, accumulate: bool) {
+    fn rms_norm(seed: u64, rows in 1usize..70, cols in 1usize..300, half: bool, accumulate: bool) {
         let mut bench = Bench::new(seed);
         let (x, x64) = bench.random(&[rows, cols]);
-        let (dout, dout64) = bench.random(&[rows, cols]);
+        let (dout, dout64) = bench.random_of(half, &[rows, cols]);
         let (dx, before) = bench.random(&[rows, cols]);
-        let (out, inv_rms) = (bench.zeros(&[rows, cols]), bench.zeros(&[rows]));
+        let (out, _) = bench.random_of(half, &[rows, cols]);
+        let inv_rms = bench.zeros(&[rows]);
         let eps = 1e-3f32;
         bench.run(vec![
             RmsNorm { x, out, inv_rms, eps }.into(),
@@ -63,7 +64,7 @@ proptest! {
         ]);
         let eps = f64::from(eps);
         let (want, want_inv) = reference::rms_norm(&x64, cols, eps);
-        close(&bench.get(out), &want, 2e-6);
+        close(&bench.get(out), &want, if half { 1.0 / 256.0 } else { 2e-6 });
         close(&bench.get(inv_rms), &want_inv, 2e-6);
         let mut want = reference::rms_norm_backward(&x64, &dout64, cols, eps);
         if accumulate {

@@ -61,9 +61,9 @@ fn overlapping_outputs() {
     lab.refuses(matmul(a, c, c), ErrorCode::Alias);
     let hyper = lab.f(&[7]);
     let (m, v) = (lab.f(&[16]), lab.f(&[16]));
-    lab.accepts(AdamW { param: a, grad: c, m, v, hyper });
-    lab.refuses(AdamW { param: a, grad: c, m, v: m, hyper }, ErrorCode::Alias);
-    lab.refuses(AdamW { param: a, grad: b, m, v, hyper }, ErrorCode::Alias);
+    lab.accepts(AdamW { param: a, grad: c, m, v, hyper, rounded: None });
+    lab.refuses(AdamW { param: a, grad: c, m, v: m, hyper, rounded: None }, ErrorCode::Alias);
+    lab.refuses(AdamW { param: a, grad: b, m, v, hyper, rounded: None }, ErrorCode::Alias);
 }
 
 #[test]

@@ -108,6 +108,8 @@ pub(super) fn op(op: wit::Op) -> kernels::Op {
         .into(),
         G::LayerNorm(o) => kernels::LayerNorm {
             x: t(o.x),
+            gain: o.gain.map(t),
+            bias: o.bias.map(t),
             out: t(o.out),
             mean: t(o.mean),
             inv_std: t(o.inv_std),
@@ -116,10 +118,13 @@ pub(super) fn op(op: wit::Op) -> kernels::Op {
         .into(),
         G::LayerNormBackward(o) => kernels::LayerNormBackward {
             x: t(o.x),
+            gain: o.gain.map(t),
             mean: t(o.mean),
             inv_std: t(o.inv_std),
             dout: t(o.dout),
             dx: t(o.dx),
+            dgain: o.dgain.map(t),
+            dbias: o.dbias.map(t),
             accumulate: o.accumulate,
         }
         .into(),
@@ -235,10 +240,15 @@ pub(super) fn op(op: wit::Op) -> kernels::Op {
             accumulate: o.accumulate,
         }
         .into(),
-        G::Adamw(o) => {
-            kernels::AdamW { param: t(o.param), grad: t(o.grad), m: t(o.m), v: t(o.v), hyper: t(o.hyper) }
-                .into()
+        G::Adamw(o) => kernels::AdamW {
+            param: t(o.param),
+            grad: t(o.grad),
+            m: t(o.m),
+            v: t(o.v),
+            hyper: t(o.hyper),
+            rounded: o.rounded.map(t),
         }
+        .into(),
     }
 }
 

@@ -206,7 +206,11 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
         (["layer_norm", ..], &[rows, cols]) => {
             let (x, out) = (b.tensor(F, &[rows, cols])?, b.zeros(F, &[rows, cols])?);
             let (mean, inv_std) = (b.zeros(F, &[rows])?, b.zeros(F, &[rows])?);
-            Ok((k::LayerNorm { x, out, mean, inv_std, eps: 1e-5 }.into(), vec![out, mean, inv_std], 0))
+            Ok((
+                k::LayerNorm { x, gain: None, bias: None, out, mean, inv_std, eps: 1e-5 }.into(),
+                vec![out, mean, inv_std],
+                0,
+            ))
         }
         (["rope_norm", ..], &[batch, time, heads, dim]) => {
             let x = b.tensor(F, &[batch * time, heads * dim])?;
@@ -266,7 +270,7 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
             b.device.upload_f32(hyper, 0, &[1e-3, 0.9, 0.95, 1e-10, 0.01, 0.1, 0.05])?;
             // Reads four, writes three.
             b.moves(28 * count);
-            Ok((k::AdamW { param, grad, m, v, hyper }.into(), vec![param, m, v], 0))
+            Ok((k::AdamW { param, grad, m, v, hyper, rounded: None }.into(), vec![param, m, v], 0))
         }
         ([name @ ("copy" | "cast"), ..], &[count]) => {
             let src = b.tensor(F, &[count])?;

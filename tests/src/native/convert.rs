@@ -66,10 +66,16 @@ fn node(node: &g::Node) -> k::Node {
     }
 }
 
-/// `op!(o, GuestOp => KernelOp { tensors… } { values… })`
+/// `op!(o, GuestOp => KernelOp [tensors…] [values…] [tensors that may be
+/// missing…])`
 macro_rules! op {
-    ($o:ident => $name:ident [$($tensor:ident)*] [$($value:ident)*]) => {
-        k::$name { $($tensor: id($o.$tensor),)* $($value: $o.$value,)* }.into()
+    ($o:ident => $name:ident [$($tensor:ident)*] [$($value:ident)*] $([$($maybe:ident)*])?) => {
+        k::$name {
+            $($tensor: id($o.$tensor),)*
+            $($value: $o.$value,)*
+            $($($maybe: $o.$maybe.map(id),)*)?
+        }
+        .into()
     };
 }
 
@@ -117,8 +123,10 @@ pub fn op(op: &g::Op) -> k::Op {
         g::Op::TopK(o) => op!(o => TopK [x values indices] []),
         g::Op::TopKBackward(o) => op!(o => TopKBackward [dvalues indices dx] [accumulate]),
         g::Op::SortByKey(o) => op!(o => SortByKey [keys sources places starts] [per_source]),
-        g::Op::LayerNorm(o) => op!(o => LayerNorm [x out mean inv_std] [eps]),
-        g::Op::LayerNormBackward(o) => op!(o => LayerNormBackward [x mean inv_std dout dx] [accumulate]),
+        g::Op::LayerNorm(o) => op!(o => LayerNorm [x out mean inv_std] [eps] [gain bias]),
+        g::Op::LayerNormBackward(o) => {
+            op!(o => LayerNormBackward [x mean inv_std dout dx] [accumulate] [gain dgain dbias])
+        }
         g::Op::RopeNorm(o) => op!(o => RopeNorm [x out inv_rms] [x_col base eps]),
         g::Op::RopeNormBackward(o) => {
             op!(o => RopeNormBackward [out inv_rms dout dx] [dx_col base accumulate])
@@ -162,6 +170,6 @@ pub fn op(op: &g::Op) -> k::Op {
         g::Op::LinearCrossEntropyBackward(o) => {
             op!(o => LinearCrossEntropyBackward [x weight targets lse dx dweight] [softcap grad_scale accumulate])
         }
-        g::Op::Adamw(o) => op!(o => AdamW [param grad m v hyper] []),
+        g::Op::Adamw(o) => op!(o => AdamW [param grad m v hyper] [] [rounded]),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Optimizer, required_gradient};
 use crate::bindings::trainer::terrarium::guest::compute::{self, Op};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -48,6 +48,7 @@ struct Member {
     param: Tensor,
     first: Tensor,
     second: Tensor,
+    rounded: Option<Tensor>,
 }
 
 impl AdamW {
@@ -58,6 +59,7 @@ impl AdamW {
                 param: param.clone(),
                 first: Tensor::zeros(param.shape())?,
                 second: Tensor::zeros(param.shape())?,
+                rounded: None,
             })
         };
         Ok(Self {
@@ -65,6 +67,38 @@ impl AdamW {
             hyper: Tensor::zeros(&[7])?,
             members: params.iter().map(member).collect::<Result<_>>()?,
         })
+    }
+
+    /// A bfloat16 copy of a parameter, made now and written with each update:
+    /// what [`Tape::param_rounded`] reads, so that no step casts it. Whoever
+    /// changes the parameter otherwise has to write the copy too. Asking twice
+    /// gives the same copy. An update moves half a number more.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Tensor, Var, optim::*};
+    /// # fn f(t: &mut Tape, optimizer: &mut AdamW, weight: &Tensor, x: Var) -> Result<Var> {
+    /// let rounded = optimizer.rounded(weight)?; // before optimizer.emit(t)
+    /// let w = t.param_rounded(weight, &rounded)?;
+    /// t.linear(x, w) // x in bfloat16 too
+    /// # }
+    /// ```
+    pub fn rounded(&mut self, param: &Tensor) -> Result<Tensor> {
+        let Some(member) = self.members.iter_mut().find(|member| member.param.raw() == param.raw()) else {
+            return Err(Error::invalid(format!(
+                "a parameter of shape {:?} is none of this optimizer's",
+                param.shape()
+            )));
+        };
+        if let Some(rounded) = &member.rounded {
+            return Ok(rounded.clone());
+        }
+        let rounded = Tensor::zeros_half(param.shape())?;
+        let mut tape = Tape::inference();
+        let (from, to) = (tape.bind(param), tape.bind(&rounded));
+        tape.emit_copy(from, to)?;
+        tape.run()?;
+        member.rounded = Some(rounded.clone());
+        Ok(rounded)
     }
 }
 
@@ -75,12 +109,14 @@ impl Optimizer for AdamW {
             let grad = required_gradient(tape, &member.param)?;
             let (param, m, v) =
                 (tape.bind(&member.param), tape.bind(&member.first), tape.bind(&member.second));
+            let rounded = member.rounded.as_ref().map(|rounded| tape.bind(rounded));
             tape.emit(Op::Adamw(compute::Adamw {
                 param: param.raw(),
                 grad: grad.raw(),
                 m: m.raw(),
                 v: v.raw(),
                 hyper: hyper.raw(),
+                rounded: rounded.map(|slot| slot.raw()),
             }));
         }
         Ok(())

@@ -2,8 +2,10 @@
 //!
 //! A variable's gradient is written by the first operation that contributes
 //! to it and added to by the others. A contribution that is an existing
-//! buffer (the gradient of a sum, a reshape) is shared without a copy until a
-//! second one arrives.
+//! buffer (the gradient of a sum, a reshape) is shared without a copy; when a
+//! second one arrives it is added to the buffer, or to a copy if someone else
+//! has yet to read it. So the gradient of a residual stream is one buffer, from
+//! its end to its beginning.
 
 use super::{Slot, Tape, Var};
 use crate::error::{Error, Result};
@@ -58,6 +60,7 @@ impl Tape {
             if let Some(gradient) = self.vars[var.0 as usize].gradient {
                 rule(self, gradient.adjoint)?;
             }
+            self.vars[var.0 as usize].passed_on = true;
         }
         self.complete_banks()
     }
@@ -247,6 +250,9 @@ impl Tape {
         let shape = self.shape(x).to_vec();
         let (slot, add) = match (self.vars[at].gradient, self.vars[at].home) {
             (Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true }), _) => return Ok((slot, true)),
+            (Some(Gradient { adjoint: Adjoint::Buffer(slot), .. }), None) if self.is_left_to(x, slot) => {
+                (slot, true)
+            }
             (Some(gradient), home) => {
                 let slot = home.unwrap_or_else(|| self.temporary(&shape));
                 match gradient.adjoint {
@@ -260,6 +266,25 @@ impl Tape {
         };
         self.vars[at].gradient = Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true });
         Ok((slot, add))
+    }
+
+    /// Whether `shared`, which came to `x` from another's gradient, is nobody
+    /// else's any more: a buffer of the tape's whose other holders have passed
+    /// it on.
+    fn is_left_to(&self, x: Var, shared: Slot) -> bool {
+        let root = self.root(shared);
+        let mut made = false;
+        for (at, var) in self.vars.iter().enumerate().filter(|(at, _)| *at != x.0 as usize) {
+            if let Some(Gradient { adjoint: Adjoint::Buffer(slot), own }) = var.gradient
+                && self.root(slot) == root
+            {
+                if !var.passed_on {
+                    return false;
+                }
+                made |= own && self.vars[at].home.is_none();
+            }
+        }
+        made && self.slot_dtype(shared) == Dtype::Float32
     }
 
     /// Where an operation that can only overwrite puts its contribution to

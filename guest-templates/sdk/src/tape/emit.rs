@@ -55,6 +55,14 @@ impl Tape {
         Slot(self.slots.len() as u32 - 1)
     }
 
+    /// The slot whose memory this one lies in: itself, unless it is a view.
+    pub(super) fn root(&self, slot: Slot) -> Slot {
+        match self.slots[slot.0 as usize].storage {
+            Storage::View { of, .. } => of,
+            Storage::Tensor(_) | Storage::Temporary => slot,
+        }
+    }
+
     /// Shape of a slot.
     pub fn slot_shape(&self, slot: Slot) -> &[u32] {
         &self.slots[slot.0 as usize].shape

@@ -4,7 +4,12 @@ use crate::bindings::trainer::terrarium::guest::compute::Op;
 
 /// Calls `visit` with each tensor of `op`.
 pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
-    let mut all = |fields: &mut [&mut u64]| fields.iter_mut().for_each(|f| visit(f));
+    let visit = std::cell::RefCell::new(visit);
+    let all = |fields: &mut [&mut u64]| fields.iter_mut().for_each(|f| (visit.borrow_mut())(f));
+    // Those that may be missing.
+    let some = |fields: &mut [&mut Option<u64>]| {
+        fields.iter_mut().filter_map(|f| f.as_mut()).for_each(|f| all(&mut [f]));
+    };
     match op {
         Op::Fill(o) => all(&mut [&mut o.dst]),
         Op::Random(o) => all(&mut [&mut o.dst]),
@@ -15,18 +20,20 @@ pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
         Op::RandomStep(o) => all(&mut [&mut o.dst, &mut o.counter]),
         Op::MatmulFused(o) => {
             all(&mut [&mut o.a, &mut o.b, &mut o.out]);
-            for operand in [&mut o.bias, &mut o.residual, &mut o.pre] {
-                operand.iter_mut().for_each(|tensor| all(&mut [tensor]));
-            }
+            some(&mut [&mut o.bias, &mut o.residual, &mut o.pre]);
         }
         Op::GroupedMatmul(o) => all(&mut [&mut o.a, &mut o.b, &mut o.starts, &mut o.out]),
         Op::GroupedMatmulWeight(o) => all(&mut [&mut o.a, &mut o.b, &mut o.starts, &mut o.out]),
         Op::TopK(o) => all(&mut [&mut o.x, &mut o.values, &mut o.indices]),
         Op::TopKBackward(o) => all(&mut [&mut o.dvalues, &mut o.indices, &mut o.dx]),
         Op::SortByKey(o) => all(&mut [&mut o.keys, &mut o.sources, &mut o.places, &mut o.starts]),
-        Op::LayerNorm(o) => all(&mut [&mut o.x, &mut o.out, &mut o.mean, &mut o.inv_std]),
+        Op::LayerNorm(o) => {
+            all(&mut [&mut o.x, &mut o.out, &mut o.mean, &mut o.inv_std]);
+            some(&mut [&mut o.gain, &mut o.bias]);
+        }
         Op::LayerNormBackward(o) => {
             all(&mut [&mut o.x, &mut o.mean, &mut o.inv_std, &mut o.dout, &mut o.dx]);
+            some(&mut [&mut o.gain, &mut o.dgain, &mut o.dbias]);
         }
         Op::RopeNorm(o) => all(&mut [&mut o.x, &mut o.out, &mut o.inv_rms]),
         Op::RopeNormBackward(o) => all(&mut [&mut o.out, &mut o.inv_rms, &mut o.dout, &mut o.dx]),
@@ -52,6 +59,9 @@ pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
             all(&mut [&mut o.x, &mut o.weight, &mut o.targets, &mut o.lse]);
             all(&mut [&mut o.dx, &mut o.dweight]);
         }
-        Op::Adamw(o) => all(&mut [&mut o.param, &mut o.grad, &mut o.m, &mut o.v, &mut o.hyper]),
+        Op::Adamw(o) => {
+            all(&mut [&mut o.param, &mut o.grad, &mut o.m, &mut o.v, &mut o.hyper]);
+            some(&mut [&mut o.rounded]);
+        }
     }
 }
