@@ -127,6 +127,10 @@ impl Unit for Pair {
 
 /// Rows ahead of the one that is copied, when it is asked for.
 const AHEAD: usize = 8;
+/// Rows of a panel ahead of the one that is written, likewise.
+const WRITTEN: usize = 8;
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// Floats that [`pack_left`] may write past the last strip's end.
 pub(crate) const SLACK: usize = 8;
@@ -145,6 +149,8 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
     let deep = |unit: usize| U::DEEP.min(a.cols - unit * U::DEEP);
     if a.row_stride == 1 && a.col_stride != 1 {
         let (full, rest) = (a.rows / M::ROWS, a.rows % M::ROWS);
+        // Strips that have as many rows after their first as vectors take.
+        let vectors = (a.rows + M::ROWS - M::ROWS.next_multiple_of(8)) / M::ROWS;
         for k in 0..depth {
             let column = a.data.as_ptr().wrapping_add(k.wrapping_mul(along));
             for i in 0..U::DEEP {
@@ -153,9 +159,19 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
             }
             let mut target = to.wrapping_add(k.wrapping_mul(M::ROWS));
             let mut from = column;
-            for _ in 0..full {
+            for strip in 0..full {
                 // SAFETY: elements of a, and their places in the strip.
-                unsafe { copy::<M, U>(from, a.col_stride, deep(k), target) };
+                unsafe {
+                    if strip < vectors && k + 1 < depth {
+                        // What is copied too much is written after this.
+                        for i in (0..M::ROWS).step_by(8) {
+                            let units = U::across(from.wrapping_add(i), a.col_stride);
+                            _mm256_storeu_ps(target.wrapping_add(i), units);
+                        }
+                    } else {
+                        copy::<M, U>(from, a.col_stride, deep(k), target);
+                    }
+                }
                 target = target.wrapping_add(M::ROWS.wrapping_mul(depth));
                 from = from.wrapping_add(M::ROWS);
             }
@@ -229,6 +245,9 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *
                 let target =
                     to.wrapping_add(panel.wrapping_mul(stride).wrapping_add(k.wrapping_mul(M::COLS)));
                 let row = row.wrapping_add(panel.wrapping_mul(M::COLS));
+                for j in (0..M::COLS).step_by(LINE) {
+                    prefetch_to_write(target.wrapping_add(WRITTEN * M::COLS + j));
+                }
                 for j in (0..M::COLS).step_by(8) {
                     // SAFETY: eight units of b, and their place.
                     unsafe {
@@ -306,6 +325,15 @@ fn prefetch<T>(row: *const T, len: usize) {
     for at in (0..len).step_by(64 / size_of::<T>()) {
         _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at).cast());
     }
+}
+
+/// Asks for a cache line that is soon written, as its only owner: packed
+/// operands and results were last read by all threads, whose copies have to go
+/// first.
+#[inline(always)]
+pub(crate) fn prefetch_to_write<T>(at: *const T) {
+    // SAFETY: it changes nothing, and takes any address.
+    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(nomem, nostack, preserves_flags)) };
 }
 
 /// The transpose of eight rows of eight.
