@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 use super::attention::STRIDE;
 use super::attention_bf16::WEIGHTS;
 use super::blocked::Micro;
+use super::packing::prefetch_to_write;
 use super::tiles::Tile;
 
 /// AVX-512's tile of packed operands.
@@ -101,17 +102,19 @@ macro_rules! tile {
         /// `width`.
         #[target_feature(enable = $features)]
         unsafe fn $name<const M: usize, const ROW: usize, const ALONG: usize>(tile: &Tile) {
-            for i in 0..M {
-                // The outputs are wanted when the loop is over.
-                let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
-                _mm_prefetch::<_MM_HINT_T0>(row.cast());
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(Avx512::COLS - 1).cast());
-            }
             let mut sums = [[_mm512_setzero_ps(); 2]; M];
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 next = next.wrapping_add(VECTOR);
+                // The outputs are wanted when the loop is over, and not pushed
+                // out before.
+                let steps = tile.depth - step;
+                if steps <= M {
+                    let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
+                    prefetch_to_write(row);
+                    prefetch_to_write(row.wrapping_add(Avx512::COLS - 1));
+                }
                 if step.is_multiple_of(APART)
                     && let Some(line) = tile.ahead.get(step / APART)
                 {
