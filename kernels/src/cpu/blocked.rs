@@ -210,6 +210,8 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             let (height, width) = (tall.min(m - row), wide.min(cols - col));
             let begin = start + row * n + left + col;
             let mut sums = SUMS.take();
+            // Floats from one row of them to the next.
+            let wide = width + APART;
             let (to, stride) = match out {
                 Target::F32(out) => {
                     // The last element too is inside.
@@ -217,17 +219,17 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     (out.at(begin), n)
                 }
                 Target::Bf16(out) => {
-                    sums = grown(sums, height * width);
+                    sums = grown(sums, height * wide);
                     let to = sums.as_mut_ptr().cast::<f32>();
                     for i in (0..height).filter(|_| accumulate) {
                         // SAFETY: a row of the block, which is this task's,
                         // and of its sums.
                         unsafe {
-                            let line = std::slice::from_raw_parts_mut(to.add(i * width), width);
+                            let line = std::slice::from_raw_parts_mut(to.add(i * wide), width);
                             widen(out.range(begin + i * n, width), line);
                         }
                     }
-                    (to, width)
+                    (to, wide)
                 }
             };
             let mut strips = grown(LEFT.take(), tall * deep + SLACK);
@@ -302,7 +304,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                     (Target::Bf16(out), epilogue) => {
                         // SAFETY: a row of the block's sums.
-                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * width), width) };
+                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * wide), width) };
                         if let Some(epilogue) = epilogue {
                             epilogue.finish(line, at, left + col);
                         }
