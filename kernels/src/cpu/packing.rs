@@ -150,7 +150,7 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
     if a.row_stride == 1 && a.col_stride != 1 {
         let (full, rest) = (a.rows / M::ROWS, a.rows % M::ROWS);
         // Strips that have as many rows after their first as vectors take.
-        let vectors = (a.rows + M::ROWS - M::ROWS.next_multiple_of(8)) / M::ROWS;
+        let vectors = (a.rows + M::ROWS).saturating_sub(M::ROWS.next_multiple_of(8)) / M::ROWS;
         for k in 0..depth {
             let column = a.data.as_ptr().wrapping_add(k.wrapping_mul(along));
             for i in 0..U::DEEP {
@@ -333,7 +333,7 @@ fn prefetch<T>(row: *const T, len: usize) {
 #[inline(always)]
 pub(crate) fn prefetch_to_write<T>(at: *const T) {
     // SAFETY: it changes nothing, and takes any address.
-    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(nomem, nostack, preserves_flags)) };
+    unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) };
 }
 
 /// The transpose of eight rows of eight.
