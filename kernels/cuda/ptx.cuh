@@ -168,10 +168,9 @@ __device__ __forceinline__ void registers_fence(float (&d)[N][4]) {
 }
 
 #define FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-// d [64,128] (=|+=) a · b, as above; fragments of 8 columns.
+// d [64,8N] (=|+=) a · b, as above; fragments of 8 columns.
 template <int a_along, int b_along>
-__device__ __forceinline__ void warpgroup_multiply_64x128x16(float (&d)[16][4], uint64_t a, uint64_t b,
-                                                             bool accumulate) {
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile(
         "{\n.reg .pred more;\nsetp.ne.b32 more, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -185,6 +184,19 @@ __device__ __forceinline__ void warpgroup_multiply_64x128x16(float (&d)[16][4], 
             FOUR(4), FOUR(5), FOUR(6), FOUR(7),
             FOUR(8), FOUR(9), FOUR(10), FOUR(11),
             FOUR(12), FOUR(13), FOUR(14), FOUR(15)
+        : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
+}
+template <int a_along, int b_along>
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[8][4], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred more;\nsetp.ne.b32 more, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+            "%32, %33, more, 1, 1, %35, %36;\n}"
+        :
+            FOUR(0), FOUR(1), FOUR(2), FOUR(3),
+            FOUR(4), FOUR(5), FOUR(6), FOUR(7)
         : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
 }
 // d [64,8N] += a · b, a from registers: each warp's 16 rows as mma.sync takes
