@@ -76,7 +76,7 @@ __device__ __forceinline__ void consume_rows(const AttentionHopperArguments& of,
                                              const OwnRows& own) {
     const AttentionBf16Arguments& a = of.whole;
     KeyRange keys = key_range(a, own);
-    unsigned consumer = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = (threadIdx.x / 32 - 4) * WARP_ROWS;
+    unsigned consumer = warpgroup() - 1, lane = threadIdx.x % 32, row = (threadIdx.x / 32 - 4) * WARP_ROWS;
     bool speaks = lane == 0;
     const uint16_t* q = s.q + consumer * 64 * 64;
     float scale = a.scale * LOG2_E;

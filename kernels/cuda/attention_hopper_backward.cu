@@ -8,27 +8,28 @@
 // two consumer warpgroups has 64 rows of what is owned. A step is 64 rows of
 // the two other operands. For it a consumer multiplies
 //
-//     z = x₀ · y₀ᵀ, which becomes p,     g = x₁ · y₁ᵀ, which becomes ds,
+//     z = x₀ · y₀ᵀ, which becomes p,     dp = x₁ · y₁ᵀ, which becomes ds,
 //     sums += ds · y₀,                   and with owned keys sums_v += p · y₁,
 //
 // where x = (q, dout), y = (k, v), or with owned keys x = (k, v), y = (q, dout)
 // and p and ds are the transposed ones. p and ds go from registers into the
 // products as left operands; y is read along its columns for the first two and
-// along its rows for the sums, from one tile. That are seven products where
-// FlashAttention-3 has five: there dq is added up by many blocks, in an order
-// that differs from run to run.
+// along its rows for the sums, from one tile. The price of the order is that q·k
+// and dout·v are computed twice: seven products where FlashAttention-3 has five,
+// which adds up dq by many blocks, in an order that differs from run to run.
 //
-// What is under way beside what: g is multiplied while z becomes p, sums_v
-// while g becomes ds, and the sums of one step while z and g of the next are
-// waited for. The other consumer fills the gaps. With D = 128 the sums, z, g
-// and the left operands take 224 of a thread's 240 registers.
+// What is under way beside what: dp is multiplied while z becomes p, sums_v
+// while dp becomes ds, and the sums of one step while z and dp of the next are
+// waited for. The other consumer fills the gaps. With D = 128 the sums, z, dp
+// and ds take 208 of a thread's 240 registers; p has to leave its own before
+// the next z begins.
 //
 // One thread asks TMA for the tiles, into a ring of three stages. With owned
 // keys the log-sum-exps and deltas differ by column of z; a warp beside that
-// thread brings them to the stage. (TMA cannot: rows of time need not be
-// aligned.) A consumer passes over a step of which none of its rows sees any,
-// and meanwhile keeps the stage before, whose products may be under way: that
-// is why there are three.
+// thread brings them to the stage (TMA cannot: a head's need not begin at 16
+// bytes). A consumer passes over a step in which causality or the window hides
+// everything from it. Meanwhile it keeps the stage before, whose products may be
+// under way, and needs the one after: hence three.
 #include "attention_hopper.cuh"
 
 struct AttentionHopperBackwardArguments {
@@ -67,18 +68,16 @@ struct Walk {
 
 template <bool of_keys>
 __device__ __forceinline__ Walk walk(const AttentionBf16Arguments& a, const OwnRows& own) {
-    uint64_t group = a.heads / a.kv_heads, begin, end, head;
+    uint64_t group = a.heads / a.kv_heads;
+    uint64_t begin = own.first, end = own.first + OWN_ROWS, head = own.head * group, heads = group;
     if (of_keys) {
-        begin = own.first;
-        end = own.first + OWN_ROWS - 1 + a.window;
-        head = own.head * group;
+        end += a.window - 1;
     } else {
         begin = own.first + 1 > a.window ? (own.first + 1 - a.window) / STEP_ROWS * STEP_ROWS : 0;
-        end = own.first + OWN_ROWS;
-        head = own.head / group;
+        head = own.head / group, heads = 1;
     }
     end = end < a.time ? end : a.time;
-    return {unsigned(begin), unsigned(end), unsigned(head), unsigned(of_keys ? head + group - 1 : head), unsigned(begin)};
+    return {unsigned(begin), unsigned(end), unsigned(head), unsigned(head + heads - 1), unsigned(begin)};
 }
 
 template <unsigned D, bool of_keys>
@@ -133,7 +132,7 @@ __device__ __forceinline__ void produce_statistics(const AttentionBf16Arguments&
 template <unsigned D, bool of_keys>
 __device__ __forceinline__ void consume_steps(const AttentionBf16Arguments& a, AttentionHopperBackwardShared<D>& s,
                                               const OwnRows& own) {
-    unsigned consumer = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4 * 2;
+    unsigned consumer = warpgroup() - 1, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4 * 2;
     unsigned row = (threadIdx.x / 32 - 4) * WARP_ROWS;
     bool speaks = lane == 0;
     float of_row[2][2] = {};
@@ -145,7 +144,7 @@ __device__ __forceinline__ void consume_steps(const AttentionBf16Arguments& a, A
             of_row[0][i] = a.lse[at] * LOG2_E, of_row[1][i] = a.delta[at];
         }
     }
-    float z[STEP_ROWS / 8][4], gradient[STEP_ROWS / 8][4];
+    float z[STEP_ROWS / 8][4], dp[STEP_ROWS / 8][4];
     float sums[D / 8][4] = {}, sums_v[of_keys ? D / 8 : 1][4] = {};
     uint32_t p[STEP_ROWS / 16][4], ds[STEP_ROWS / 16][4];
     float scale = a.scale * LOG2_E;
@@ -156,15 +155,14 @@ __device__ __forceinline__ void consume_steps(const AttentionBf16Arguments& a, A
     for (Walk w = walk<of_keys>(a, own); w.more(); w.next()) {
         barrier_wait(&s.full[w.slot], w.parity);
         // How far the consumer's first query lies after its first key.
-        int apart = int(own.first + consumer * STEP_ROWS) - int(w.row);
-        int ahead = of_keys ? -apart : apart;
-        if (ahead <= -int(STEP_ROWS) || ahead - int(STEP_ROWS - 1) >= window) {
+        int apart = int(own.first + consumer * STEP_ROWS) - int(w.row), ahead = of_keys ? -apart : apart;
+        if (ahead + int(STEP_ROWS) <= 0 || ahead - int(STEP_ROWS - 1) >= window) {
             if (speaks) barrier_arrive(&s.empty[w.slot]);
             continue;
         }
         const auto& y = s.stages[w.slot];
         start_scores<D, STEP_ROWS>(z, s.own[consumer][0], y[0]);
-        start_scores<D, STEP_ROWS>(gradient, s.own[consumer][1], y[1]);
+        start_scores<D, STEP_ROWS>(dp, s.own[consumer][1], y[1]);
         warpgroup_wait<1>();  // z is there, and the sums of the last step were made.
         registers_fence(z);
         if (speaks && before < BACKWARD_RING) barrier_arrive(&s.empty[before]);
@@ -202,14 +200,14 @@ __device__ __forceinline__ void consume_steps(const AttentionBf16Arguments& a, A
             for (unsigned i = 0; i < STEP_ROWS / 16; i++) as_left(p[i], z, i);
             start_sums<D>(sums_v, p, y[1]);
         }
-        warpgroup_wait<of_keys ? 1 : 0>();  // g is there.
-        registers_fence(gradient);
+        warpgroup_wait<of_keys ? 1 : 0>();  // dp is there.
+        registers_fence(dp);
 #pragma unroll
         for (unsigned j = 0; j < STEP_ROWS / 8; j++) {
             float delta[4];
             statistic(1, j, delta);
 #pragma unroll
-            for (unsigned e = 0; e < 4; e++) z[j][e] *= gradient[j][e] - delta[e];
+            for (unsigned e = 0; e < 4; e++) z[j][e] *= dp[j][e] - delta[e];
         }
 #pragma unroll
         for (unsigned i = 0; i < STEP_ROWS / 16; i++) as_left(ds[i], z, i);

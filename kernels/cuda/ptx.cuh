@@ -233,10 +233,17 @@ __device__ __forceinline__ void warpgroup_multiply_registers(float (&d)[8][4], c
 #endif  // sm_90a
 #endif  // __CUDACC__
 
+// Which of a block's warpgroups this is. The shuffle tells the compiler that a
+// warp's lanes agree: descriptors that depend on it stay in uniform registers.
+__device__ __forceinline__ unsigned warpgroup() {
+    return unsigned(__shfl_sync(ALL_LANES, int(threadIdx.x / 128), 0));
+}
+
 // What a warpgroup product is told of a tile that TMA wrote with the swizzle of
 // 128 bytes: where it begins, and the bytes between groups of 64 elements along
-// a row (`groups`, only where k is outermost) and of 8 rows (1024 apart).
+// a row (`groups`, only where k is outermost) and of 8 rows (1024 apart). Shared
+// memory ends before 2^18, so the sum of addresses fits its 14 bits.
 __device__ __forceinline__ uint64_t tile_descriptor(const void* tile, unsigned offset, unsigned groups) {
-    uint32_t address = shared_address(tile) + offset;
-    return uint64_t(address >> 4 & 0x3fff) | uint64_t(groups >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+    uint32_t address = (shared_address(tile) >> 4 & 0x3fff) + (offset >> 4);
+    return uint64_t(address | groups >> 4 << 16) | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
