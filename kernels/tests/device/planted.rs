@@ -235,7 +235,8 @@ fn hopper_attention_that_gives_values_back_while_they_are_read() {
 #[test]
 fn hopper_attention_that_expects_too_few_bytes() {
     let (line, instead) = ("(full, 128 * D * 2);", "(full, 128 * D);");
-    noticed("hopper-attention-bytes", ATTENTION_HOPPER, "90", line, instead, "");
+    let says = "deadlock in attention_hopper_64";
+    noticed("hopper-attention-bytes", ATTENTION_HOPPER, "90", line, instead, says);
 }
 
 #[test]
@@ -299,6 +300,13 @@ fn hopper_gradients_that_give_a_stage_back_while_it_is_read() {
     let line = "if (speaks && before < BACKWARD_RING) barrier_arrive(&s.empty[before]);";
     let instead = "if (speaks) barrier_arrive(&s.empty[w.slot]);";
     noticed("hopper-gradients-early-release", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_that_never_give_back_what_they_pass_over() {
+    let line = "if (speaks) barrier_arrive(&s.empty[w.slot]);";
+    let says = "deadlock in attention_backward_hopper_";
+    noticed("hopper-gradients-no-release", ATTENTION_HOPPER_BACKWARD, "90", line, "", says);
 }
 
 /// A consumer that passes over a step still holds the one before.
