@@ -9,9 +9,10 @@
 // probabilities, which it holds in registers, with their values is under way.
 // The softmax is a running one, in powers of two.
 //
-// A tile lies as TMA's swizzle of 128 bytes leaves it: boxes of 64 columns,
-// rows of 128 bytes. q and k have the head's columns fastest, as the product
-// along them wants; v is read with its rows along the sum.
+// Tiles are those of attention_hopper.cuh. q and k have the head's columns
+// fastest, as the product along them wants; v is read with its rows along the
+// sum.
+#include "attention_hopper.cuh"
 #include "attention_softmax.cuh"
 
 struct AttentionHopperArguments {
@@ -20,8 +21,7 @@ struct AttentionHopperArguments {
     AttentionBf16Arguments whole;
 };
 
-constexpr unsigned HOPPER_KEYS = 128, RING = 2, ATTENTION_THREADS = 384, ATTENTION_CONSUMER_WARPS = 8;
-constexpr unsigned ATTENTION_BOX = 64 * 128;
+constexpr unsigned HOPPER_KEYS = 128, RING = 2;
 
 template <unsigned D>
 struct alignas(1024) AttentionHopperShared {
@@ -44,13 +44,12 @@ __device__ __forceinline__ KeyRange key_range(const AttentionBf16Arguments& a, c
     return {begin, unsigned((end - begin + HOPPER_KEYS - 1) / HOPPER_KEYS)};
 }
 
+// Asks for a tile of 128 rows, with which the barrier's phase ends.
 template <unsigned D>
-__device__ __forceinline__ void ask_rows(uint16_t* to, const TensorMap& map, uint64_t head, uint64_t row,
+__device__ __forceinline__ void ask_tile(uint16_t* to, const TensorMap& map, uint64_t head, uint64_t row,
                                          uint64_t member, uint64_t* full) {
     barrier_arrive_expecting(full, 128 * D * 2);
-#pragma unroll
-    for (unsigned i = 0; i < D / 64; i++)
-        copy_box(to + i * ATTENTION_BOX, map, unsigned(head * D) + i * 64, unsigned(row), unsigned(member), full);
+    ask_rows<D, 128>(to, map, head, row, member, full);
 }
 
 template <unsigned D>
@@ -61,40 +60,15 @@ __device__ __forceinline__ void produce_rows(const AttentionHopperArguments& a, 
     prefetch_map(a.v);
     KeyRange keys = key_range(a.whole, own);
     uint64_t kv_head = own.head / (a.whole.heads / a.whole.kv_heads);
-    ask_rows<D>(s.q, a.q, own.head, own.first, own.member, &s.queries);
+    ask_tile<D>(s.q, a.q, own.head, own.first, own.member, &s.queries);
     for (unsigned step = 0; step < keys.steps; step++) {
         unsigned slot = step % RING, parity = step / RING & 1;
         uint64_t row = keys.begin + uint64_t(step) * HOPPER_KEYS;
         barrier_wait(&s.keys_empty[slot], parity ^ 1);
-        ask_rows<D>(s.stages[slot].k, a.k, kv_head, row, own.member, &s.keys_full[slot]);
+        ask_tile<D>(s.stages[slot].k, a.k, kv_head, row, own.member, &s.keys_full[slot]);
         barrier_wait(&s.values_empty[slot], parity ^ 1);
-        ask_rows<D>(s.stages[slot].v, a.v, kv_head, row, own.member, &s.values_full[slot]);
+        ask_tile<D>(s.stages[slot].v, a.v, kv_head, row, own.member, &s.values_full[slot]);
     }
-}
-
-// Starts z [64, 128] = the consumer's queries · a step's keysᵀ.
-template <unsigned D>
-__device__ __forceinline__ void start_scores(float (&z)[HOPPER_KEYS / 8][4], const uint16_t* q, const uint16_t* k) {
-    registers_fence(z);
-    warpgroup_fence();
-#pragma unroll
-    for (unsigned d = 0; d < D; d += 16) {
-        unsigned offset = d / 64 * ATTENTION_BOX * 2 + d % 64 * 2;
-        warpgroup_multiply_64x128x16<0, 0>(z, tile_descriptor(q, offset, 0), tile_descriptor(k, offset, 0), d > 0);
-    }
-    warpgroup_commit();
-}
-
-// Starts sums [64, D] += p · a step's values.
-template <unsigned D>
-__device__ __forceinline__ void start_values(float (&sums)[D / 8][4], const uint32_t (&p)[HOPPER_KEYS / 16][4],
-                                             const uint16_t* v) {
-    registers_fence(sums);
-    warpgroup_fence();
-#pragma unroll
-    for (unsigned i = 0; i < HOPPER_KEYS / 16; i++)
-        warpgroup_multiply_registers<1>(sums, p[i], tile_descriptor(v, i * 16 * 128, ATTENTION_BOX * 2));
-    warpgroup_commit();
 }
 
 template <unsigned D>
@@ -102,7 +76,7 @@ __device__ __forceinline__ void consume_rows(const AttentionHopperArguments& of,
                                              const OwnRows& own) {
     const AttentionBf16Arguments& a = of.whole;
     KeyRange keys = key_range(a, own);
-    unsigned consumer = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = (threadIdx.x / 32 - 4) * WARP_ROWS;
+    unsigned consumer = warpgroup() - 1, lane = threadIdx.x % 32, row = (threadIdx.x / 32 - 4) * WARP_ROWS;
     bool speaks = lane == 0;
     const uint16_t* q = s.q + consumer * 64 * 64;
     float scale = a.scale * LOG2_E;
@@ -121,7 +95,7 @@ __device__ __forceinline__ void consume_rows(const AttentionHopperArguments& of,
         for (unsigned i = 0; i < HOPPER_KEYS / 16; i++) as_left(p[i], z, i);
     };
     barrier_wait(&s.keys_full[0], 0);
-    start_scores<D>(z, q, s.stages[0].k);
+    start_scores<D, OWN_ROWS>(z, q, s.stages[0].k);
     warpgroup_wait<0>();
     registers_fence(z);
     if (speaks) barrier_arrive(&s.keys_empty[0]);
@@ -130,9 +104,9 @@ __device__ __forceinline__ void consume_rows(const AttentionHopperArguments& of,
     for (unsigned step = 1; step < keys.steps; step++) {
         unsigned slot = step % RING, before = (step - 1) % RING;
         barrier_wait(&s.keys_full[slot], step / RING & 1);
-        start_scores<D>(z, q, s.stages[slot].k);
+        start_scores<D, OWN_ROWS>(z, q, s.stages[slot].k);
         barrier_wait(&s.values_full[before], (step - 1) / RING & 1);
-        start_values<D>(sums, p, s.stages[before].v);
+        start_sums<D>(sums, p, s.stages[before].v);
         warpgroup_wait<1>();  // The scores are there.
         registers_fence(z);
         if (speaks) barrier_arrive(&s.keys_empty[slot]);
@@ -145,7 +119,7 @@ __device__ __forceinline__ void consume_rows(const AttentionHopperArguments& of,
     }
     unsigned last = (keys.steps - 1) % RING;
     barrier_wait(&s.values_full[last], (keys.steps - 1) / RING & 1);
-    start_values<D>(sums, p, s.stages[last].v);
+    start_sums<D>(sums, p, s.stages[last].v);
     warpgroup_wait<0>();
     registers_fence(sums);
     finish_rows<D>(s.out, row, sums, so_far, own, a);
@@ -174,17 +148,5 @@ __device__ __forceinline__ void attention_hopper(const AttentionHopperArguments&
     }
 }
 
-// Other architectures have the kernel's name and no body: the backend launches
-// it on capability 9.0 only.
-#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define ATTENTION_HOPPER(name, dim) \
-    KERNEL(name, AttentionHopperArguments, ATTENTION_THREADS) { __trap(); }
-#else
-#define ATTENTION_HOPPER(name, dim)                              \
-    KERNEL(name, AttentionHopperArguments, ATTENTION_THREADS) {  \
-        SHARED(AttentionHopperShared<dim>, s);                   \
-        attention_hopper<dim>(a, s);                             \
-    }
-#endif
-ATTENTION_HOPPER(attention_hopper_64, 64)
-ATTENTION_HOPPER(attention_hopper_128, 128)
+ATTENTION_HOPPER(attention_hopper_64, AttentionHopperArguments, AttentionHopperShared<64>, attention_hopper<64>)
+ATTENTION_HOPPER(attention_hopper_128, AttentionHopperArguments, AttentionHopperShared<128>, attention_hopper<128>)

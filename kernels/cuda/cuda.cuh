@@ -3,23 +3,26 @@
 //
 // A kernel takes one struct of arguments by value (`a`), whose twin on the
 // Rust side is `#[repr(C)]`, and dynamic shared memory only (SHARED), so that
-// the launcher and the simulator know how much it needs.
+// the launcher and the simulator know how much it needs. After them it is told
+// the threads of a block and, where that matters, how many blocks a
+// multiprocessor has at least.
 #pragma once
 #ifdef __CUDACC__
 #include <cstdint>
-#define KERNEL(name, Arguments, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments a)
+#define KERNEL(name, Arguments, ...) \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Arguments a)
 #define SHARED(Layout, name)                                                  \
     extern __shared__ __align__(1024) unsigned char shared_bytes[];           \
     Layout& name = *reinterpret_cast<Layout*>(shared_bytes)
 #else
 #include "sim/sim.h"
-#define KERNEL(name, Arguments, threads)                                                                   \
-    static void name(const Arguments& a);                                                                  \
-    static const sim::Kernel name##_kernel(#name, sizeof(Arguments), [](const void* arguments) {           \
-        if (sim::block.x * sim::block.y * sim::block.z > (threads)) sim::fail(#name ": too many threads"); \
-        name(*static_cast<const Arguments*>(arguments));                                                   \
-    });                                                                                                    \
+#define KERNEL(name, Arguments, ...)                                                                      \
+    static void name(const Arguments& a);                                                                 \
+    static const sim::Kernel name##_kernel(#name, sizeof(Arguments), [](const void* arguments) {          \
+        constexpr unsigned bounds[] = {__VA_ARGS__};                                                      \
+        if (sim::block.x * sim::block.y * sim::block.z > bounds[0]) sim::fail(#name ": too many threads"); \
+        name(*static_cast<const Arguments*>(arguments));                                                  \
+    });                                                                                                   \
     static void name(const Arguments& a)
 #define SHARED(Layout, name) Layout& name = *reinterpret_cast<Layout*>(sim::shared(sizeof(Layout)))
 #endif

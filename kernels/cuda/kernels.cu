@@ -4,6 +4,7 @@
 #include "attention_bf16.cu"
 #include "attention_bf16_backward.cu"
 #include "attention_hopper.cu"
+#include "attention_hopper_backward.cu"
 #include "cross_entropy.cu"
 #include "cross_entropy_bf16.cu"
 #include "epilogue.cu"

@@ -95,7 +95,7 @@ __device__ __forceinline__ void multiply_stage(float (&sums)[128], const uint16_
 template <bool trans_a, bool trans_b, typename WithSums>
 __device__ __forceinline__ void consume(const MatMulHopperArguments& a, HopperShared& s, WithSums with_sums) {
     const Work& w = a.work;
-    unsigned consumer = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4;
+    unsigned consumer = warpgroup() - 1, warp = threadIdx.x / 32 - 4;
     bool speaks = threadIdx.x % 32 == 0;
     Ring ring;
     for (uint64_t i = blockIdx.x; i < parts<HOPPER_ROWS, HOPPER_COLS>(w); i += gridDim.x) {

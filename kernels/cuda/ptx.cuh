@@ -168,10 +168,9 @@ __device__ __forceinline__ void registers_fence(float (&d)[N][4]) {
 }
 
 #define FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-// d [64,128] (=|+=) a · b, as above; fragments of 8 columns.
+// d [64,8N] (=|+=) a · b, as above; fragments of 8 columns.
 template <int a_along, int b_along>
-__device__ __forceinline__ void warpgroup_multiply_64x128x16(float (&d)[16][4], uint64_t a, uint64_t b,
-                                                             bool accumulate) {
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
     asm volatile(
         "{\n.reg .pred more;\nsetp.ne.b32 more, %66, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -185,6 +184,19 @@ __device__ __forceinline__ void warpgroup_multiply_64x128x16(float (&d)[16][4], 
             FOUR(4), FOUR(5), FOUR(6), FOUR(7),
             FOUR(8), FOUR(9), FOUR(10), FOUR(11),
             FOUR(12), FOUR(13), FOUR(14), FOUR(15)
+        : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
+}
+template <int a_along, int b_along>
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[8][4], uint64_t a, uint64_t b, bool accumulate) {
+    asm volatile(
+        "{\n.reg .pred more;\nsetp.ne.b32 more, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+            "%32, %33, more, 1, 1, %35, %36;\n}"
+        :
+            FOUR(0), FOUR(1), FOUR(2), FOUR(3),
+            FOUR(4), FOUR(5), FOUR(6), FOUR(7)
         : "l"(a), "l"(b), "r"(int(accumulate)), "n"(a_along), "n"(b_along));
 }
 // d [64,8N] += a · b, a from registers: each warp's 16 rows as mma.sync takes
@@ -221,10 +233,17 @@ __device__ __forceinline__ void warpgroup_multiply_registers(float (&d)[8][4], c
 #endif  // sm_90a
 #endif  // __CUDACC__
 
+// Which of a block's warpgroups this is. The shuffle tells the compiler that a
+// warp's lanes agree: descriptors that depend on it stay in uniform registers.
+__device__ __forceinline__ unsigned warpgroup() {
+    return unsigned(__shfl_sync(ALL_LANES, int(threadIdx.x / 128), 0));
+}
+
 // What a warpgroup product is told of a tile that TMA wrote with the swizzle of
 // 128 bytes: where it begins, and the bytes between groups of 64 elements along
-// a row (`groups`, only where k is outermost) and of 8 rows (1024 apart).
+// a row (`groups`, only where k is outermost) and of 8 rows (1024 apart). Shared
+// memory ends before 2^18, so the sum of addresses fits its 14 bits.
 __device__ __forceinline__ uint64_t tile_descriptor(const void* tile, unsigned offset, unsigned groups) {
-    uint32_t address = shared_address(tile) + offset;
-    return uint64_t(address >> 4 & 0x3fff) | uint64_t(groups >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+    uint32_t address = (shared_address(tile) >> 4 & 0x3fff) + (offset >> 4);
+    return uint64_t(address | groups >> 4 << 16) | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }

@@ -80,9 +80,9 @@ void warpgroup_multiply_64x256x16(float (&d)[128], uint64_t a, uint64_t b, bool 
 }
 template <unsigned N>
 void registers_fence(float (&)[N][4]) {}
-template <int a_along, int b_along>
-void warpgroup_multiply_64x128x16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
-    sim::start_product(d[0], 128, a, b, accumulate, a_along, b_along);
+template <int a_along, int b_along, unsigned N>
+void warpgroup_multiply(float (&d)[N][4], uint64_t a, uint64_t b, bool accumulate) {
+    sim::start_product(d[0], 8 * N, a, b, accumulate, a_along, b_along);
 }
 template <int b_along, unsigned N>
 void warpgroup_multiply_registers(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b) {

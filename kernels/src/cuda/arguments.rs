@@ -124,6 +124,10 @@ twins! {
     }
     // attention_hopper.cu
     AttentionHopper { q: TensorMap, k: TensorMap, v: TensorMap, whole: AttentionBf16 }
+    // attention_hopper_backward.cu
+    AttentionHopperBackward {
+        q: TensorMap, k: TensorMap, v: TensorMap, dout: TensorMap, whole: AttentionBf16,
+    }
     // indexing.cu
     Gather {
         table: Address, indices: Address, out: Address, count: u64, cols: u64, faults: Address,
@@ -190,6 +194,13 @@ pub(super) mod shared {
     pub const fn attention_backward_bf16(dim: usize) -> usize {
         let step = if dim == 128 { 32 } else { 64 };
         (2 * 128 + 2 * 2 * step) * dim * 2 + 2 * 2 * step * 4
+    }
+    /// `AttentionHopperBackwardShared`: 128 rows of two operands, three stages
+    /// of 64 rows of two others, 128 rows of results, the stages' log-sum-exps
+    /// and deltas, seven barriers, up to the next 1024 bytes.
+    pub const fn attention_hopper_backward(dim: usize) -> usize {
+        let rows = 2 * 128 + 3 * 2 * 64 + 128;
+        (rows * dim * 2 + 3 * 2 * 64 * 4 + 7 * 8usize).next_multiple_of(1024)
     }
     /// `HopperShared`: four stages of 128 × 64 and 256 × 64 halves, eight ways
     /// out of 16 × 40 words, eight barriers, up to the next 1024 bytes.

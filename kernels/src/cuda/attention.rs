@@ -1,8 +1,8 @@
 //! Launches of attention. Over bfloat16 it runs on tensor cores where a head
 //! is at most 128 wide; wider ones are widened into scratch memory.
 
-use super::arguments::{Attention, AttentionBf16, AttentionHopper, shared};
-use super::driver::Address;
+use super::arguments::{Attention, AttentionBf16, AttentionHopper, AttentionHopperBackward, shared};
+use super::driver::{Address, TensorMap};
 use super::launch::copy;
 use super::{Cuda, WARPS};
 use crate::Error;
@@ -84,21 +84,55 @@ const OWN_ROWS: u64 = 128;
 /// A producer and two consumers, of 128 threads.
 const HOPPER_THREADS: u64 = 384;
 
-/// By TMA and wgmma: heads of 64 or 128, rows aligned to 16 bytes.
-fn hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
-    // Boxes of 64 columns × 128 rows of [B, T, heads · D].
-    let map = |address, heads: u64| {
-        cuda.driver.tensor_map(address, [heads * whole.dim, whole.time, whole.batch], [64, 128, 1])
-    };
+/// Whether TMA and wgmma do it: heads of 64 or 128, rows aligned to 16 bytes.
+fn by_hopper(cuda: &Cuda, whole: &AttentionBf16, width: usize) -> bool {
+    cuda.driver.card.capability == (9, 0) && whole.aligned == 1 && whole.dim == width as u64
+}
+
+/// Of [B, T, heads · D], for boxes of 64 columns × `rows` rows.
+fn head_rows(
+    cuda: &Cuda,
+    whole: &AttentionBf16,
+    address: Address,
+    heads: u64,
+    rows: u32,
+) -> Result<TensorMap, Error> {
+    cuda.driver.tensor_map(address, [heads * whole.dim, whole.time, whole.batch], [64, rows, 1])
+}
+
+fn forward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
+    let map = |address, heads| head_rows(cuda, &whole, address, heads, 128);
     let (q, k, v) =
         (map(whole.q, whole.heads)?, map(whole.k, whole.kv_heads)?, map(whole.v, whole.kv_heads)?);
     let arguments = AttentionHopper { q, k, v, whole };
-    let blocks = whole.batch * whole.heads * whole.time.div_ceil(OWN_ROWS);
     let name = if width == 64 { "attention_hopper_64" } else { "attention_hopper_128" };
-    let bytes = shared::attention_hopper(width);
+    let (blocks, bytes) = (own_blocks(&whole, whole.heads), shared::attention_hopper(width));
     // SAFETY: addresses and dimensions are those of a validated step; the maps
     // were made for its operands.
-    unsafe { cuda.launch_wide(name, blocks as usize, HOPPER_THREADS, bytes, arguments) }
+    unsafe { cuda.launch_wide(name, blocks, HOPPER_THREADS, bytes, arguments) }
+}
+
+/// With delta computed.
+fn backward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
+    let map = |address, heads| head_rows(cuda, &whole, address, heads, 64);
+    let arguments = AttentionHopperBackward {
+        q: map(whole.q, whole.heads)?,
+        k: map(whole.k, whole.kv_heads)?,
+        v: map(whole.v, whole.kv_heads)?,
+        dout: map(whole.dout, whole.heads)?,
+        whole,
+    };
+    let (of_queries, of_keys) = match width {
+        64 => ("attention_backward_hopper_queries_64", "attention_backward_hopper_keys_64"),
+        _ => ("attention_backward_hopper_queries_128", "attention_backward_hopper_keys_128"),
+    };
+    let bytes = shared::attention_hopper_backward(width);
+    for (name, heads) in [(of_queries, whole.heads), (of_keys, whole.kv_heads)] {
+        // SAFETY: addresses and dimensions are those of a validated step, and
+        // delta holds a value per row; the maps were made for the operands.
+        unsafe { cuda.launch_wide(name, own_blocks(&whole, heads), HOPPER_THREADS, bytes, arguments)? };
+    }
+    Ok(())
 }
 
 /// Elements of q, and of k.
@@ -142,18 +176,19 @@ fn halves(a: &Attention) -> Option<(AttentionBf16, usize)> {
 }
 
 /// Blocks that own [`OWN_ROWS`] rows of one of `heads`.
-fn own_blocks(a: &Attention, heads: u64) -> usize {
+fn own_blocks(a: &AttentionBf16, heads: u64) -> usize {
     (a.batch * heads * a.time.div_ceil(OWN_ROWS)) as usize
 }
 
 pub(super) fn forward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error> {
     if let Some((halves, width)) = halves(&a) {
-        if cuda.driver.card.capability == (9, 0) && halves.aligned == 1 && a.dim == width as u64 {
-            return hopper(cuda, halves, width);
+        if by_hopper(cuda, &halves, width) {
+            return forward_hopper(cuda, halves, width);
         }
         let name = if width == 64 { "attention_bf16_64" } else { "attention_bf16_128" };
+        let (blocks, bytes) = (own_blocks(&halves, a.heads), shared::attention_bf16(width));
         // SAFETY: addresses and dimensions are those of a validated step.
-        return unsafe { cuda.launch(name, own_blocks(&a, a.heads), shared::attention_bf16(width), halves) };
+        return unsafe { cuda.launch(name, blocks, bytes, halves) };
     }
     let [of_q, of_k] = counts(&a);
     widened(cuda, [(a.q, of_q), (a.k, of_k), (a.v, of_k)], [(a.out, of_q)], 0, |cuda, [q, k, v], [out], _| {
@@ -165,16 +200,20 @@ pub(super) fn backward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error
     let rows = (a.batch * a.time * a.heads) as usize;
     if let Some((halves, width)) = halves(&a) {
         let halves = AttentionBf16 { delta: cuda.scratch(rows * 4)?, ..halves };
+        // SAFETY: as above; `delta` holds a value per row.
+        unsafe { cuda.launch("attention_delta_bf16", rows.div_ceil(WARPS as usize), 0, halves)? };
+        if by_hopper(cuda, &halves, width) {
+            return backward_hopper(cuda, halves, width);
+        }
         let (of_queries, of_keys) = match width {
             64 => ("attention_backward_bf16_queries_64", "attention_backward_bf16_keys_64"),
             _ => ("attention_backward_bf16_queries_128", "attention_backward_bf16_keys_128"),
         };
         let bytes = shared::attention_backward_bf16(width);
-        // SAFETY: as above; `delta` holds a value per row.
+        // SAFETY: as above; delta has been computed.
         return unsafe {
-            cuda.launch("attention_delta_bf16", rows.div_ceil(WARPS as usize), 0, halves)?;
-            cuda.launch(of_queries, own_blocks(&a, a.heads), bytes, halves)?;
-            cuda.launch(of_keys, own_blocks(&a, a.kv_heads), bytes, halves)
+            cuda.launch(of_queries, own_blocks(&halves, a.heads), bytes, halves)?;
+            cuda.launch(of_keys, own_blocks(&halves, a.kv_heads), bytes, halves)
         };
     }
     let [of_q, of_k] = counts(&a);

@@ -62,6 +62,19 @@ proptest! {
         );
     }
 
+    /// Of the widths that Hopper's kernels have.
+    #[test]
+    fn attention_of_full_heads(
+        seed: u64, batch in 1usize..3, time in 1usize..330, kv_heads in 1usize..3, group in 1usize..4,
+        wide: bool, window in 0usize..330,
+    ) {
+        let (dim, heads, window) = (if wide { 128 } else { 64 }, kv_heads * group, window.min(time));
+        check_attention(
+            seed,
+            reference::Attention { batch, time, heads, kv_heads, dim, window, scale: scale(dim) },
+        );
+    }
+
     #[test]
     fn cross_entropy(
         seed: u64, rows in 1usize..150, channels in 1usize..80, vocabulary in 1usize..300,
@@ -91,6 +104,43 @@ fn attention_over_several_blocks() {
         check_attention(seed + 2, reference::Attention { window: 170, heads: 1, ..dims });
         check_attention(seed + 4, reference::Attention { window: 1, heads: 1, batch: 2, time: 129, ..dims });
     }
+}
+
+/// More steps than a ring has stages, cut on both sides, for two heads in turn;
+/// and the widest tiles.
+#[test]
+fn rings_that_go_round() {
+    let dims = reference::Attention {
+        batch: 1,
+        time: 420,
+        heads: 2,
+        kv_heads: 1,
+        dim: 64,
+        window: 300,
+        scale: scale(64),
+    };
+    check_attention(11, dims);
+    let dims = reference::Attention { time: 150, heads: 1, dim: 128, window: 100, scale: scale(128), ..dims };
+    check_attention(12, dims);
+}
+
+/// Whatever the order in which threads come.
+#[test]
+fn gradients_of_attention_repeat_to_the_bit() {
+    let mut bench = Bench::new(13);
+    let (wide, narrow) = ([1, 200, 4, 64], [1, 200, 2, 64]);
+    let [q, dout] = [0; 2].map(|_| bench.random_of(true, &wide).0);
+    let [k, v] = [0; 2].map(|_| bench.random_of(true, &narrow).0);
+    let (out, lse) = (bench.halves(&wide), bench.zeros(&[1, 4, 200]));
+    let (window, scale) = (90, 0.25);
+    bench.run(vec![Attention { q, k, v, out, lse, window, scale }.into()]);
+    let mut gradients = || {
+        let (dq, dk, dv) = (bench.halves(&wide), bench.halves(&narrow), bench.halves(&narrow));
+        bench.run(vec![AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into()]);
+        [dq, dk, dv].map(|id| bench.get(id).into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let first = gradients();
+    assert!((0..3).all(|_| gradients() == first));
 }
 
 /// A negative scale turns the order of the scores round.

@@ -107,7 +107,9 @@ fn the_instructions_that_were_meant_are_there() {
         needs(architecture, "cross_entropy", 2, &["LDG.128"]);
     }
     needs("sm_90a", "matmul_hopper_", 4, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
-    needs("sm_90a", "attention_hopper_", 2, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG", "STG.128"]);
+    for (name, number) in [("attention_hopper_", 2), ("attention_backward_hopper_", 4)] {
+        needs("sm_90a", name, number, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG", "STG.128"]);
+    }
     for name in ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"] {
         needs("sm_90a", name, 1, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
     }

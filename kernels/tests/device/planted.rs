@@ -39,32 +39,47 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Kernels without which those of a file cannot be tested.
-fn companion(file: &str) -> &'static str {
+/// The kernels that a file is tested with.
+fn kernels(file: &str) -> &'static [&'static str] {
     match file {
-        ATTENTION => "\n#include \"attention_bf16_backward.cu\"\n",
-        ATTENTION_BACKWARD => "\n#include \"attention_bf16.cu\"\n",
-        _ => "",
+        HOPPER => &[HOPPER],
+        PORTABLE => &[PORTABLE],
+        ATTENTION | ATTENTION_BACKWARD => &[ATTENTION, ATTENTION_BACKWARD],
+        ATTENTION_HOPPER | ATTENTION_HOPPER_BACKWARD | ATTENTION_HOPPER_TILES => {
+            &[ATTENTION_HOPPER, ATTENTION_HOPPER_BACKWARD, ATTENTION_BACKWARD]
+        }
+        _ => panic!("{file}"),
     }
 }
 
-/// The simulator with `file` (and its companion) alone, `line` of it replaced;
-/// `None` without a compiler.
+/// The simulator with those kernels alone, `line` of the file replaced; `None`
+/// without a compiler.
 fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathBuf> {
     let objects = objects()?;
     let folder = folder(name);
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
-    let source = std::fs::read_to_string(sources.join(file)).unwrap();
-    assert_eq!(source.matches(line).count(), 1, "{file} no longer has this line once: {line}");
-    let broken = folder.join("kernels.cpp");
-    std::fs::write(&broken, source.replace(line, instead) + companion(file)).unwrap();
+    for entry in std::fs::read_dir(&sources).unwrap() {
+        let entry = entry.unwrap().file_name().into_string().unwrap();
+        if !entry.ends_with(".cu") && !entry.ends_with(".cuh") {
+            continue;
+        }
+        let mut source = std::fs::read_to_string(sources.join(&entry)).unwrap();
+        if entry == file {
+            assert_eq!(source.matches(line).count(), 1, "{file} no longer has this line once: {line}");
+            source = source.replace(line, instead);
+        }
+        std::fs::write(folder.join(entry), source).unwrap();
+    }
+    let main = folder.join("kernels.cpp");
+    let includes: String = kernels(file).iter().map(|file| format!("#include \"{file}\"\n")).collect();
+    std::fs::write(&main, includes).unwrap();
     let built = Command::new(compiler())
         .args(["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-I"])
         .arg(&sources)
         .arg("-o")
         .arg(folder.join("libcuda.so.1"))
         .args(objects)
-        .arg(&broken)
+        .arg(&main)
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
@@ -74,8 +89,9 @@ fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathB
 /// The tests that a file's kernels must fail with a line replaced.
 fn tests_of(file: &str) -> &'static str {
     match file {
+        HOPPER | PORTABLE => "tensor_cores::every_form",
         ATTENTION | ATTENTION_BACKWARD => "halves::a_negative_scale",
-        _ => "tensor_cores::every_form",
+        _ => "halves::rings_that_go_round",
     }
 }
 
@@ -94,6 +110,9 @@ const HOPPER: &str = "matmul_hopper.cu";
 const PORTABLE: &str = "matmul_bf16.cu";
 const ATTENTION: &str = "attention_bf16.cu";
 const ATTENTION_BACKWARD: &str = "attention_bf16_backward.cu";
+const ATTENTION_HOPPER: &str = "attention_hopper.cu";
+const ATTENTION_HOPPER_BACKWARD: &str = "attention_hopper_backward.cu";
+const ATTENTION_HOPPER_TILES: &str = "attention_hopper.cuh";
 
 #[test]
 fn whole_kernels_pass_by_this_way_too() {
@@ -104,6 +123,9 @@ fn whole_kernels_pass_by_this_way_too() {
     let line = "copy_async_wait<1>();";
     let Some(library) = with_fault("sound-attention", ATTENTION, line, line) else { return };
     passed(&again(&library, &[tests_of(ATTENTION)], &[("TERRARIUM_SIM_CAPABILITY", "80")]));
+    let line = "prefetch_map(a.q);";
+    let Some(library) = with_fault("sound-hopper", ATTENTION_HOPPER, line, line) else { return };
+    passed(&again(&library, &[tests_of(ATTENTION_HOPPER)], &[]));
 }
 
 #[test]
@@ -178,4 +200,131 @@ fn gradients_of_attention_whose_warps_run_ahead() {
 fn gradients_of_attention_with_statistics_of_another_step() {
     let line = "keep_statistic(step + 1, next);";
     noticed("backward-no-statistics", ATTENTION_BACKWARD, "80", line, "", "");
+}
+
+#[test]
+fn hopper_attention_that_waits_for_no_empty_stage() {
+    let line = "barrier_wait(&s.keys_empty[slot], parity ^ 1);";
+    noticed("hopper-attention-no-empty-wait", ATTENTION_HOPPER, "90", line, "", "");
+}
+
+#[test]
+fn hopper_attention_that_waits_for_no_values() {
+    let line = "barrier_wait(&s.values_full[before], (step - 1) / RING & 1);";
+    noticed("hopper-attention-no-full-wait", ATTENTION_HOPPER, "90", line, "", "");
+}
+
+#[test]
+fn hopper_attention_before_its_queries_are_there() {
+    noticed("hopper-attention-no-queries", ATTENTION_HOPPER, "90", "barrier_wait(&s.queries, 0);", "", "");
+}
+
+#[test]
+fn hopper_attention_with_a_parity_that_does_not_turn() {
+    let line = "barrier_wait(&s.keys_full[slot], step / RING & 1);";
+    let instead = "barrier_wait(&s.keys_full[slot], 0);";
+    noticed("hopper-attention-parity", ATTENTION_HOPPER, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_attention_that_gives_values_back_while_they_are_read() {
+    let line = "warpgroup_wait<0>();  // The last values have been added.";
+    noticed("hopper-attention-early-release", ATTENTION_HOPPER, "90", line, "", "");
+}
+
+#[test]
+fn hopper_attention_that_expects_too_few_bytes() {
+    let (line, instead) = ("(full, 128 * D * 2);", "(full, 128 * D);");
+    let says = "deadlock in attention_hopper_64";
+    noticed("hopper-attention-bytes", ATTENTION_HOPPER, "90", line, instead, says);
+}
+
+#[test]
+fn hopper_attention_without_a_mask() {
+    let (line, instead) = ("mask(z, ahead, window, scale);", "mask(z, 1 << 20, 1u << 30, scale);");
+    noticed("hopper-attention-no-mask", ATTENTION_HOPPER, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_attention_with_its_boxes_in_the_wrong_place() {
+    let (line, instead) = ("d / 64 * 8 * N * 128", "d / 64 * 4 * N * 128");
+    noticed("hopper-tiles-boxes", ATTENTION_HOPPER_TILES, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_attention_with_its_column_groups_in_the_wrong_place() {
+    let (line, instead) = ("16 * K * 128)", "8 * K * 128)");
+    noticed("hopper-tiles-groups", ATTENTION_HOPPER_TILES, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_attention_that_reads_along_the_wrong_side() {
+    let (line, instead) = ("warpgroup_multiply_registers<1>", "warpgroup_multiply_registers<0>");
+    noticed("hopper-tiles-along", ATTENTION_HOPPER_TILES, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_that_wait_for_no_empty_stage() {
+    let line = "barrier_wait(&s.empty[w.slot], w.parity ^ 1);\n        barrier_arrive_expecting";
+    let instead = "barrier_arrive_expecting";
+    noticed("hopper-gradients-no-empty-wait", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_whose_statistics_wait_for_no_empty_stage() {
+    let line = "barrier_wait(&s.empty[w.slot], w.parity ^ 1);\n#pragma unroll";
+    let instead = "\n#pragma unroll";
+    noticed("hopper-gradients-statistics", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_that_wait_for_no_full_stage() {
+    let line = "barrier_wait(&s.full[w.slot], w.parity);";
+    noticed("hopper-gradients-no-full-wait", ATTENTION_HOPPER_BACKWARD, "90", line, "", "");
+}
+
+#[test]
+fn hopper_gradients_before_their_own_rows_are_there() {
+    let line = "barrier_wait(&s.owned, 0);";
+    noticed("hopper-gradients-no-own-rows", ATTENTION_HOPPER_BACKWARD, "90", line, "", "");
+}
+
+#[test]
+fn hopper_gradients_with_a_parity_that_does_not_turn() {
+    let (line, instead) = ("slot = 0, parity ^= 1;", "slot = 0;");
+    noticed("hopper-gradients-parity", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_that_give_a_stage_back_while_it_is_read() {
+    let line = "if (speaks && before < BACKWARD_RING) barrier_arrive(&s.empty[before]);";
+    let instead = "if (speaks) barrier_arrive(&s.empty[w.slot]);";
+    noticed("hopper-gradients-early-release", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
+#[test]
+fn hopper_gradients_that_never_give_back_what_they_pass_over() {
+    let line = "if (speaks) barrier_arrive(&s.empty[w.slot]);";
+    let says = "deadlock in attention_backward_hopper_";
+    noticed("hopper-gradients-no-release", ATTENTION_HOPPER_BACKWARD, "90", line, "", says);
+}
+
+/// A consumer that passes over a step still holds the one before.
+#[test]
+fn hopper_gradients_with_a_ring_of_two_stages() {
+    let (line, instead) = ("BACKWARD_RING = 3;", "BACKWARD_RING = 2;");
+    let says = "deadlock in attention_backward_hopper_keys_64";
+    noticed("hopper-gradients-ring", ATTENTION_HOPPER_BACKWARD, "90", line, instead, says);
+}
+
+#[test]
+fn hopper_gradients_of_scores_that_are_not_there() {
+    let line = "warpgroup_wait<1>();  // z is there, and the sums of the last step were made.";
+    noticed("hopper-gradients-no-scores", ATTENTION_HOPPER_BACKWARD, "90", line, "", "");
+}
+
+#[test]
+fn hopper_gradients_without_a_window() {
+    let (line, instead) = (" || ahead + int(STEP_ROWS) > window) {", ") {");
+    noticed("hopper-gradients-no-window", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
 }
