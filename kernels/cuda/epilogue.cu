@@ -4,21 +4,22 @@
 
 struct EpilogueArguments {
     float* out;
-    // Null where absent. `pre` is written, or read by the gradient.
+    // Null where absent. `pre`, bfloat16 if `half_pre`, is written, or read by
+    // the gradient.
     const float *bias, *residual;
-    float* pre;
+    void* pre;
     uint64_t count, cols;
-    uint32_t activation, backward;
+    uint32_t half_pre, activation, backward;
 };
 
 KERNEL(epilogue, EpilogueArguments, THREADS) {
     uint64_t i = uint64_t(blockIdx.x) * THREADS + threadIdx.x;
     if (i >= a.count) return;
     if (a.backward) {
-        a.out[i] *= slope_of(a.activation, a.pre[i]);
+        a.out[i] *= slope_of(a.activation, number_at(a.pre, a.half_pre, i));
         return;
     }
     float z = a.out[i] + (a.bias ? a.bias[i % a.cols] : 0.0f);
-    if (a.pre) a.pre[i] = z;
+    if (a.pre) put_number(a.pre, a.half_pre, i, z);
     a.out[i] = activated(a.activation, z) + (a.residual ? a.residual[i] : 0.0f);
 }

@@ -35,32 +35,39 @@ __device__ __forceinline__ float slope_of(uint32_t activation, float z) {
     }
 }
 
+// Element `i` of numbers that are bfloat16 if `half`.
+__device__ __forceinline__ float number_at(const void* of, bool half, uint64_t i) {
+    return half ? of_bfloat16(static_cast<const uint16_t*>(of)[i]) : static_cast<const float*>(of)[i];
+}
+__device__ __forceinline__ void put_number(void* to, bool half, uint64_t i, float value) {
+    if (half) static_cast<uint16_t*>(to)[i] = uint16_t(to_bfloat16(value));
+    else static_cast<float*>(to)[i] = value;
+}
+
 // What becomes of the sums of a product of bfloat16: with z = alpha · sum +
 // bias, out (=|+=) act(z) + residual and z to `pre`, or, backward,
-// out = alpha · sum · act'(pre). Null where absent; out is bfloat16 if `half`.
+// out = alpha · sum · act'(pre). Null where absent; out is bfloat16 if `half`,
+// pre if `half_pre`.
 struct End {
     void* out;
     const float *bias, *residual;
-    float* pre;
+    void* pre;
     uint64_t n;
     float alpha;
-    uint32_t accumulate, half, activation, backward;
+    uint32_t accumulate, half, half_pre, activation, backward;
 };
 
 // Finishes element `i` of out, which is in column `col`.
 __device__ __forceinline__ void finish(const End& e, uint64_t i, uint64_t col, float sum) {
     float z = e.alpha * sum;
-    float *wide = static_cast<float*>(e.out);
-    uint16_t* half = static_cast<uint16_t*>(e.out);
     if (e.backward) {
-        z *= slope_of(e.activation, e.pre[i]);
+        z *= slope_of(e.activation, number_at(e.pre, e.half_pre, i));
     } else {
         if (e.bias) z += e.bias[col];
-        if (e.pre) e.pre[i] = z;
+        if (e.pre) put_number(e.pre, e.half_pre, i, z);
         z = activated(e.activation, z);
         if (e.residual) z += e.residual[i];
     }
-    if (e.accumulate) z += e.half ? of_bfloat16(half[i]) : wide[i];
-    if (e.half) half[i] = uint16_t(to_bfloat16(z));
-    else wide[i] = z;
+    if (e.accumulate) z += number_at(e.out, e.half, i);
+    put_number(e.out, e.half, i, z);
 }

@@ -1,6 +1,7 @@
 // RMS and layer norm: one warp a row, four elements a lane at a time, the second
 // time from cache. Bound by memory: 8 bytes an element forward, 12 or 16
 // backward; 2 less each way where out and dout are bfloat16 (`half`).
+#include "epilogue.cuh"
 #include "four.cuh"
 
 // First element of a lane in a row, and from there to its next ones.
@@ -183,7 +184,7 @@ struct LayerNormWeightsArguments {
 // dgain = Σ dout · x̂ and dbias = Σ dout over the rows, first half: a block sums
 // `band` rows of 256 columns into `partial` [2, bands of rows, cols], whose
 // halves reduce_rows_total adds up.
-KERNEL(layer_norm_weights, LayerNormWeightsArguments, THREADS) {
+KERNEL(norm_weights, LayerNormWeightsArguments, THREADS) {
     uint64_t across = (a.cols + THREADS - 1) / THREADS, bands = (a.rows + a.band - 1) / a.band;
     uint64_t band = blockIdx.x / across, col = blockIdx.x % across * THREADS + threadIdx.x;
     if (col >= a.cols) return;
@@ -191,8 +192,7 @@ KERNEL(layer_norm_weights, LayerNormWeightsArguments, THREADS) {
     float gain = 0, bias = 0;
     for (uint64_t row = first; row < end; row++) {
         uint64_t at = row * a.cols + col;
-        float slope = a.half ? of_bfloat16(static_cast<const uint16_t*>(a.dout)[at])
-                             : static_cast<const float*>(a.dout)[at];
+        float slope = number_at(a.dout, a.half, at);
         gain = fmaf(slope, (a.x[at] - a.mean[row]) * a.inv_std[row], gain);
         bias += slope;
     }

@@ -198,7 +198,7 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             let (flops, moved) = matmul_cost(a, b, out, dims);
             total(flops, moved.saturating_add(again))
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
+        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward, .. } => {
             let (flops, moved) = matmul_cost(a, b, out, dims);
             let extra = [bias, residual, pre].into_iter().flatten();
             let moved = extra.fold(moved, |n, span| n.saturating_add(span.len as u64));

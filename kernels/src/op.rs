@@ -235,7 +235,7 @@ ops! {
     /// value per column, `residual` and `pre` the shape of out; `pre` receives
     /// z, which the gradient needs. With `backward` instead out = (alpha · op(a)
     /// · op(b)) ∘ act'(pre) and `pre` is read; bias and residual are refused.
-    /// a, b and out may each be `F32` or `Bf16`, the rest is `F32`.
+    /// a, b, out and pre may each be `F32` or `Bf16`, the rest is `F32`.
     MatMulFused { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, bias: Option<TensorId>, residual: Option<TensorId>, pre: Option<TensorId>, activation: Activation, backward: bool }
     /// Rows starts\[g\]..starts\[g+1\] of out are (=|+=) those of a times
     /// op(b\[g\]); other rows are (=|+=) 0. a \[M,K\], b \[G,K,N\] (\[G,N,K\]

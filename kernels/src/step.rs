@@ -129,6 +129,7 @@ pub(crate) enum Step {
         bias: Option<Span>,
         residual: Option<Span>,
         pre: Option<Span>,
+        pre_dtype: DType,
         activation: Activation,
         backward: bool,
     },

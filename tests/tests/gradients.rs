@@ -303,6 +303,11 @@ fn casts_pass_gradients_and_products_mix_types() {
                 true => (t.cast(p[0], Dtype::Bfloat16)?, t.cast(p[1], Dtype::Bfloat16)?),
                 false => (p[0], p[1]),
             };
+            // Moves keep the type.
+            let parts = [t.columns(a, 0, 3)?, t.columns(a, 3, 5)?];
+            let a = t.concat_columns(&parts)?;
+            let b = t.transpose(b)?;
+            let b = t.transpose(b)?;
             let y = t.linear(a, b)?;
             let weights = t.input(&weights);
             let y = t.mul(y, weights)?;

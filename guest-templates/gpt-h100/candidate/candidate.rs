@@ -172,7 +172,12 @@ impl Model {
         self.operand(t, matrix)
     }
 
-    /// Tokens [B,T] to the last hidden state [B,T,C].
+    /// x normalised, as an operand of products.
+    fn normal(&self, t: &mut Tape, x: Var) -> Result<Var> {
+        t.rms_norm_as(x, EPS, self.config.operands)
+    }
+
+    /// Tokens [B,T] to the last hidden state [B,T,C], an operand.
     fn hidden(&self, t: &mut Tape, tokens: Var) -> Result<Var> {
         let table = t.param(&self.embedding);
         let x = t.gather(table, tokens)?;
@@ -187,7 +192,7 @@ impl Model {
             x = self.attention(t, x, tokens, layer, &mut tables)?;
             x = self.mlp(t, x, layer)?;
         }
-        t.rms_norm(x, EPS)
+        self.normal(t, x)
     }
 
     /// x + attention of x, normalised.
@@ -201,8 +206,7 @@ impl Model {
     ) -> Result<Var> {
         let c = &self.config;
         let (b, time) = (t.shape(residual)[0], t.shape(residual)[1]);
-        let normal = t.rms_norm(residual, EPS)?;
-        let x = self.operand(t, normal)?;
+        let x = self.normal(t, residual)?;
         let (wq, wk, wv) = (
             self.matrix(t, &self.query, layer)?,
             self.matrix(t, &self.key, layer)?,
@@ -219,7 +223,7 @@ impl Model {
             let extra = t.gather(table, tokens)?;
             let extra = t.reshape(extra, &[b, time, c.kv_heads, c.head_dim])?;
             let gate = t.param_row(&self.gates, *tables)?;
-            let seen = t.columns(normal, 0, GATE_CHANNELS.min(c.width()))?;
+            let seen = t.columns(x, 0, GATE_CHANNELS.min(c.width()))?;
             let gate = t.linear(seen, gate)?;
             v = t.map(&[(v, Element), (extra, Element), (gate, PerRow)], &|e| {
                 e[0] + 2.0 * e[2].sigmoid() * e[1]
@@ -244,14 +248,14 @@ impl Model {
     /// The losses of next-token prediction, one per position.
     fn losses(&self, t: &mut Tape, x: Var, targets: Var) -> Result<Var> {
         let head = t.param(&self.head);
-        let (x, head) = (self.operand(t, x)?, self.operand(t, head)?);
+        let head = self.operand(t, head)?;
         t.linear_cross_entropy(x, head, targets, self.config.softcap)
     }
 
     /// Capped logits [..., V].
     fn logits(&self, t: &mut Tape, x: Var) -> Result<Var> {
         let head = t.param(&self.head);
-        let (x, head) = (self.operand(t, x)?, self.operand(t, head)?);
+        let head = self.operand(t, head)?;
         let z = t.linear(x, head)?;
         let cap = self.config.softcap;
         t.map_elements(&[z], &|e| cap * (e[0] * (1.0 / cap)).tanh())
@@ -260,8 +264,7 @@ impl Model {
     /// x + MLP of x, normalised.
     fn mlp(&self, t: &mut Tape, residual: Var, layer: u32) -> Result<Var> {
         let (up, down) = (self.matrix(t, &self.expand, layer)?, self.matrix(t, &self.contract, layer)?);
-        let x = t.rms_norm(residual, EPS)?;
-        let x = self.operand(t, x)?;
+        let x = self.normal(t, residual)?;
         t.mlp(x, up, down, Activation::ReluSquared, Some(residual))
     }
 }

@@ -256,8 +256,14 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                         let data = &a.data[row * a.row_stride..];
                         add_matrix(&mut ahead, &Matrix { data, rows, cols, ..a });
                     }
-                    for from in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
-                        add_lines(&mut ahead, from.wrapping_add(begin), height, width, n);
+                    for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
+                        add_lines(
+                            &mut ahead,
+                            from.wrapping_add(begin * size),
+                            height,
+                            width * size,
+                            n * size,
+                        );
                     }
                     if let Target::Bf16(out) = out {
                         add_lines(&mut ahead, out.at(begin).cast_const(), height, width, n);

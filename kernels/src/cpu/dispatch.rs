@@ -6,8 +6,8 @@ use super::product::{self, Numbers, Results};
 use super::rounding::{narrow, widen};
 use super::tasks::Split;
 use super::{
-    Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm,
-    moves, norm, random, reduce, rope, rope_norm, row_map,
+    Kept, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm, moves,
+    norm, random, reduce, rope, rope_norm, row_map,
 };
 use crate::bf16;
 use crate::op::DType;
@@ -153,15 +153,15 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let (a, b, out) = (numbers!(a, da), numbers!(b, db), results!(out, dout));
             product::run(split, &mut kept.wide, a, b, out, dims, *accumulate, None);
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
+        Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward } => {
             let epilogue = Epilogue {
                 activation: *activation,
                 bias: maybe!(bias),
                 residual: maybe!(residual),
                 pre: match pre {
                     None => Pre::Dropped,
-                    Some(pre) if *backward => Pre::Read(input!(pre)),
-                    Some(pre) => Pre::Stored(Output::new(output!(pre))),
+                    Some(pre) if *backward => Pre::Read(numbers!(pre, pre_dtype)),
+                    Some(pre) => Pre::Stored(results!(pre, pre_dtype).shared()),
                 },
             };
             let [da, db, dout] = dims.dtypes;

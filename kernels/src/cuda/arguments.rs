@@ -38,7 +38,7 @@ twins! {
     // epilogue.cuh
     End {
         out: Address, bias: Address, residual: Address, pre: Address, n: u64, alpha: f32, accumulate: u32,
-        half: u32, activation: u32, backward: u32,
+        half: u32, half_pre: u32, activation: u32, backward: u32,
     }
     // product.cuh
     Work {
@@ -62,7 +62,7 @@ twins! {
     // epilogue.cu
     Epilogue {
         out: Address, bias: Address, residual: Address, pre: Address, count: u64, cols: u64,
-        activation: u32, backward: u32,
+        half_pre: u32, activation: u32, backward: u32,
     }
     // experts.cu
     TopK { x: Address, values: Address, indices: Address, rows: u64, cols: u64, k: u64 }
@@ -164,7 +164,19 @@ impl End {
     pub fn plain(out: Address, n: usize, half: bool, accumulate: bool) -> End {
         let (half, accumulate) = (u32::from(half), u32::from(accumulate));
         let n = n as u64;
-        End { out, bias: 0, residual: 0, pre: 0, n, alpha: 1.0, accumulate, half, activation: 0, backward: 0 }
+        End {
+            out,
+            bias: 0,
+            residual: 0,
+            pre: 0,
+            n,
+            alpha: 1.0,
+            accumulate,
+            half,
+            half_pre: 0,
+            activation: 0,
+            backward: 0,
+        }
     }
 }
 

@@ -100,9 +100,9 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             // SAFETY: see above.
             unsafe { product::run(cuda, [a, b, out].map(at), dims, *accumulate, None) }
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward } => {
+        Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward } => {
             let [bias, residual, pre] = [bias, residual, pre].map(maybe);
-            let end = product::epilogue(dims, [bias, residual, pre], *activation, *backward);
+            let end = product::epilogue(dims, [bias, residual, pre], *pre_dtype, *activation, *backward);
             // SAFETY: see above.
             unsafe { product::run(cuda, [a, b, out].map(at), dims, false, Some(end)) }
         }
@@ -198,7 +198,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             // SAFETY: see above.
             unsafe {
                 cuda.launch("layer_norm_backward", each_row(*rows), 0, a)?;
-                layer_norm_weights(cuda, a, [maybe(dgain), maybe(dbias)])
+                norm_weights(cuda, a, [maybe(dgain), maybe(dbias)])
             }
         }
         Step::RopeNorm { x, out, inv_rms, dims, base, eps } => {
@@ -515,7 +515,7 @@ unsafe fn reduce(cuda: &mut Cuda, a: args::Reduce, axis: ReduceAxis, dtype: DTyp
 ///
 /// # Safety
 /// As for `launch`.
-unsafe fn layer_norm_weights(
+unsafe fn norm_weights(
     cuda: &mut Cuda,
     of: args::LayerNormBackward,
     weights: [Address; 2],
@@ -531,9 +531,9 @@ unsafe fn layer_norm_weights(
     let band = BAND as u64;
     let a =
         args::LayerNormWeights { x, mean, inv_std, dout, partial, rows, cols: cols64, band, half: is_half };
-    // SAFETY (both launches): the caller's promise; the scratch holds both
-    // halves of the sums of the bands.
-    unsafe { cuda.launch("layer_norm_weights", bands * each(cols), 0, a)? };
+    // SAFETY: the caller's promise; the scratch holds both halves of the sums of
+    // the bands.
+    unsafe { cuda.launch("norm_weights", bands * each(cols), 0, a)? };
     for (dst, partial) in weights.into_iter().zip([partial, partial + half as Address]) {
         let total = args::Reduce {
             src: 0,
@@ -545,7 +545,7 @@ unsafe fn layer_norm_weights(
             accumulate: 0,
         };
         if dst != 0 {
-            // SAFETY: see above.
+            // SAFETY: as above.
             unsafe { cuda.launch("reduce_rows_total", each(cols), 0, total)? };
         }
     }

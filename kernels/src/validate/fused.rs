@@ -58,25 +58,17 @@ impl<'a> Check<'a> {
                 "backward multiplies by act'(pre): it needs pre, and takes neither bias nor residual"
             );
         }
-        let (mut bias, mut residual, mut pre) = (None, None, None);
-        if let Some(id) = o.bias {
-            let tensor = self.read("bias", id)?;
-            same("elements of bias and cols of out", tensor.span.len, dims.n)?;
-            bias = Some(tensor.span);
-        }
-        if let Some(id) = o.residual {
-            let tensor = self.read("residual", id)?;
-            same("elements of residual and out", tensor.span.len, out.span.len)?;
-            residual = Some(tensor.span);
-        }
+        let bias = self.each("bias", o.bias, dims.n, false)?;
+        let residual = self.each("residual", o.residual, out.span.len, false)?;
+        let (mut pre, mut pre_dtype) = (None, DType::F32);
         if let Some(id) = o.pre {
-            let tensor = self.operand("pre", id, Some(DType::F32), !o.backward, false)?;
+            let tensor = self.number("pre", id, !o.backward)?;
             same("elements of pre and out", tensor.span.len, out.span.len)?;
-            pre = Some(tensor.span);
+            (pre, pre_dtype) = (Some(tensor.span), tensor.dtype);
         }
         let (activation, backward) = (o.activation, o.backward);
         let (a, b, out) = (a.span, b.span, out.span);
-        Ok(Step::MatMulFused { a, b, out, dims, bias, residual, pre, activation, backward })
+        Ok(Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward })
     }
 
     pub(super) fn rope_norm(&mut self, o: &RopeNorm) -> Result<Step, Error> {

@@ -15,6 +15,7 @@ struct Ends {
     bias: bool,
     residual: bool,
     pre: bool,
+    half_pre: bool,
 }
 
 fn check_fused(seed: u64, [batch, m, n, k]: [usize; 4], act: Activation, ends: Ends, trans_b: bool) {
@@ -24,7 +25,7 @@ fn check_fused(seed: u64, [batch, m, n, k]: [usize; 4], act: Activation, ends: E
     let (out, _) = bench.random(&[batch, m, n]);
     let (bias, bias64) = bench.random(&[n]);
     let (residual, residual64) = bench.random(&[batch, m, n]);
-    let (pre, _) = bench.random(&[batch, m, n]);
+    let (pre, _) = bench.random_of(ends.half_pre, &[batch, m, n]);
     let fused = |pre: Option<TensorId>, backward: bool| MatMulFused {
         a,
         b,
@@ -49,7 +50,7 @@ fn check_fused(seed: u64, [batch, m, n, k]: [usize; 4], act: Activation, ends: E
     close(&bench.get(out), &want, tolerance);
     if ends.pre {
         let stored = bench.get(pre);
-        close(&stored, &z, tolerance);
+        close(&stored, &z, tolerance + if ends.half_pre { 1.0 / 256.0 } else { 0.0 });
         bench.run(vec![fused(Some(pre), true).into()]);
         let slopes = stored.iter().map(|&z| reference::activation_derivative(act, z.into()));
         let want: Vec<f64> = product.iter().zip(slopes).map(|(p, s)| 0.5 * p * s).collect();
@@ -63,9 +64,9 @@ proptest! {
     #[test]
     fn fused_products(
         seed: u64, batch in 1usize..3, m in 1usize..80, n in 1usize..80, k in 1usize..50,
-        act in 0usize..5, bias: bool, residual: bool, pre: bool, trans_b: bool,
+        act in 0usize..5, bias: bool, residual: bool, pre: bool, half_pre: bool, trans_b: bool,
     ) {
-        check_fused(seed, [batch, m, n, k], ACTIVATIONS[act], Ends { bias, residual, pre }, trans_b);
+        check_fused(seed, [batch, m, n, k], ACTIVATIONS[act], Ends { bias, residual, pre, half_pre }, trans_b);
     }
 
     #[test]
@@ -176,7 +177,15 @@ fn check_rope_norm(seed: u64, shape: [usize; 4], before: usize, after: usize, ac
 fn large_shapes_do_not_depend_on_threads() {
     // The simulator has no threads, and is slow.
     let (sides, rows) = if Bench::on_cuda() { ([1, 130, 140, 50], 40) } else { ([1, 300, 400, 200], 2000) };
-    check_fused(1, sides, Activation::Gelu, Ends { bias: true, residual: true, pre: true }, true);
+    for half_pre in [false, true] {
+        check_fused(
+            1,
+            sides,
+            Activation::Gelu,
+            Ends { bias: true, residual: true, pre: true, half_pre },
+            true,
+        );
+    }
     check_rope_norm(2, [2, 150, 6, 64], 16, 32, true);
     let mut bench = Bench::new(3);
     let (x, _) = bench.random(&[rows, 96]);

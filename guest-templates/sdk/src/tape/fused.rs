@@ -125,7 +125,8 @@ impl Tape {
         let needs = parts.into_iter().flatten().any(|v| self.needs_gradient(v));
         // The identity's derivative needs no value before it.
         let curved = ends.activation != Activation::Identity;
-        let pre = (curved && needs && self.is_training()).then(|| self.temporary(&[rows, n]));
+        let kept = self.kept([x2, w]);
+        let pre = (curved && needs && self.is_training()).then(|| self.temporary_of(kept, &[rows, n]));
         let (bias, residual) = (ends.bias.map(|v| self.slot(v)), ends.residual.map(|v| self.slot(v)));
         self.emit_fused(Product {
             a: (x2, false),
@@ -148,6 +149,7 @@ impl Tape {
                 let dz = match pre {
                     Some(pre) => {
                         let dy = t.converted(dy, Dtype::Float32)?;
+                        let pre = t.converted(pre, Dtype::Float32)?;
                         t.activation_gradient(dy, pre, ends.activation)?
                     }
                     None => t.view(dy, 0, &[rows, n])?,
@@ -241,10 +243,8 @@ impl Tape {
         let (wu, wd) = (self.slot(up), self.slot(down));
         let parts = [Some(x), Some(up), up_bias, Some(down), down_bias, residual];
         let needs = parts.into_iter().flatten().any(|v| self.needs_gradient(v));
-        let pre = (needs && self.is_training()).then(|| self.temporary(&[rows, hidden]));
-        // What is multiplied again is kept as the operands are.
-        let low = [x2, wu, wd].iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
-        let inner = if low { Dtype::Bfloat16 } else { Dtype::Float32 };
+        let inner = self.kept([x2, wu, wd]);
+        let pre = (needs && self.is_training()).then(|| self.temporary_of(inner, &[rows, hidden]));
         let h = self.temporary_of(inner, &[rows, hidden]);
         let plain = |a, b, out| Product {
             a,
@@ -303,6 +303,14 @@ impl Tape {
             }),
         );
         Ok(y)
+    }
+
+    /// How what lies between products is kept: as their operands are.
+    fn kept<const N: usize>(&self, operands: [Slot; N]) -> Dtype {
+        match operands.iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16) {
+            true => Dtype::Bfloat16,
+            false => Dtype::Float32,
+        }
     }
 
     /// Adds the sums of dz's columns to a bias's gradient.

@@ -51,7 +51,7 @@ impl Tape {
             *last = width;
         }
         let src = self.slot(x);
-        let out = self.temporary(&shape);
+        let out = self.temporary_of(self.slot_dtype(src), &shape);
         self.emit_columns(src.raw(), start, out.raw(), 0, width, false);
         let y = self.add_var(out, self.needs_gradient(x));
         self.rule(
@@ -72,7 +72,7 @@ impl Tape {
         Ok(y)
     }
 
-    /// Values [..., Cᵢ] side by side → [..., ΣCᵢ].
+    /// Values [..., Cᵢ] side by side → [..., ΣCᵢ], all of one element type.
     /// A copy: it costs the bytes that it moves.
     ///
     /// ```no_run
@@ -101,7 +101,7 @@ impl Tape {
         if let Some(last) = shape.last_mut() {
             *last = total;
         }
-        let out = self.temporary(&shape);
+        let out = self.temporary_of(self.slot_dtype(self.slot(first)), &shape);
         for &(part, at, width) in &spans {
             let src = self.slot(part);
             self.emit_columns(src.raw(), 0, out.raw(), at, width, false);
@@ -142,7 +142,7 @@ impl Tape {
         }
         shape.swap(n - 2, n - 1);
         let src = self.slot(x);
-        let out = self.temporary(&shape);
+        let out = self.temporary_of(self.slot_dtype(src), &shape);
         self.emit(Op::Transpose(compute::Transpose { src: src.raw(), dst: out.raw() }));
         let y = self.add_var(out, self.needs_gradient(x));
         self.rule(
