@@ -2,7 +2,7 @@
 
 use super::product::{Numbers, Results};
 use super::reduce::add_rows;
-use super::rounding::widen;
+use super::rounding::{narrow, widen};
 use super::simd::{dot, fma, multiversion, sum};
 use super::{Output, Split, scratch};
 
@@ -56,33 +56,49 @@ multiversion! {
 #[inline(always)]
 fn forward_body<const FMA: bool>(
     x: &[f32],
-    Affine { gain, bias }: Affine,
-    mut out: Results,
+    affine: Affine,
+    out: Results,
     mean: &mut [f32],
     inv: &mut [f32],
     line: &mut [f32],
     eps: f32,
 ) {
     let cols = line.len();
-    for (row, ((x, mean), inv)) in x.chunks_exact(cols).zip(mean).zip(inv).enumerate() {
-        *mean = sum(x) / cols as f32;
-        let normal = out.row(row, line);
-        for (o, x) in normal.iter_mut().zip(x) {
-            *o = x - *mean;
+    let rows = x.chunks_exact(cols).zip(mean.iter_mut().zip(inv));
+    match out {
+        Results::F32(out) => {
+            for ((x, (mean, inv)), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                (*mean, *inv) = normalised::<FMA>(x, affine, out, eps);
+            }
         }
-        *inv = 1.0 / (dot::<FMA>(normal, normal) / cols as f32 + eps).sqrt();
-        for o in &mut *normal {
-            *o *= *inv;
+        Results::Bf16(out) => {
+            for ((x, (mean, inv)), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                (*mean, *inv) = normalised::<FMA>(x, affine, line, eps);
+                narrow(line, out);
+            }
         }
-        // Empty: nothing is done.
-        for (o, gain) in normal.iter_mut().zip(gain) {
-            *o *= gain;
-        }
-        for (o, bias) in normal.iter_mut().zip(bias) {
-            *o += bias;
-        }
-        out.put(row, line);
     }
+}
+
+/// A row; its mean and its inv_std.
+#[inline(always)]
+fn normalised<const FMA: bool>(x: &[f32], affine: Affine, out: &mut [f32], eps: f32) -> (f32, f32) {
+    let mean = sum(x) / x.len() as f32;
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = x - mean;
+    }
+    let inv = 1.0 / (dot::<FMA>(out, out) / x.len() as f32 + eps).sqrt();
+    for o in &mut *out {
+        *o *= inv;
+    }
+    // Empty: nothing is done.
+    for (o, gain) in out.iter_mut().zip(affine.gain) {
+        *o *= gain;
+    }
+    for (o, bias) in out.iter_mut().zip(affine.bias) {
+        *o += bias;
+    }
+    (mean, inv)
 }
 
 /// What the gradient needs of the forward pass, and the adjoint.

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019), without gain.
 
 use super::product::{Numbers, Results};
-use super::rounding::widen;
+use super::rounding::{narrow, widen};
 use super::simd::{dot, fma, multiversion};
 use super::{Output, Split, scratch};
 
@@ -36,15 +36,32 @@ multiversion! {
 }
 
 #[inline(always)]
-fn forward_body<const FMA: bool>(x: &[f32], mut out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) {
+fn forward_body<const FMA: bool>(x: &[f32], out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) {
     let cols = line.len();
-    for ((row, x), inv) in x.chunks_exact(cols).enumerate().zip(inv) {
-        *inv = 1.0 / (dot::<FMA>(x, x) / cols as f32 + eps).sqrt();
-        for (o, x) in out.row(row, line).iter_mut().zip(x) {
-            *o = x * *inv;
+    let rows = x.chunks_exact(cols).zip(inv);
+    match out {
+        Results::F32(out) => {
+            for ((x, inv), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                *inv = normalised::<FMA>(x, out, eps);
+            }
         }
-        out.put(row, line);
+        Results::Bf16(out) => {
+            for ((x, inv), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                *inv = normalised::<FMA>(x, line, eps);
+                narrow(line, out);
+            }
+        }
     }
+}
+
+/// A row; its inv_rms.
+#[inline(always)]
+fn normalised<const FMA: bool>(x: &[f32], out: &mut [f32], eps: f32) -> f32 {
+    let inv = 1.0 / (dot::<FMA>(x, x) / x.len() as f32 + eps).sqrt();
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = x * inv;
+    }
+    inv
 }
 
 /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)).

@@ -86,24 +86,6 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// Where to write a row: its own place, or `line`, as long as a row, which
-    /// [`Results::put`] rounds.
-    #[inline(always)]
-    pub fn row<'b>(&'b mut self, row: usize, line: &'b mut [f32]) -> &'b mut [f32] {
-        match self {
-            Results::F32(out) => &mut out[row * line.len()..][..line.len()],
-            Results::Bf16(_) => line,
-        }
-    }
-
-    /// After a row was written where [`Results::row`] says.
-    #[inline(always)]
-    pub fn put(&mut self, row: usize, line: &[f32]) {
-        if let Results::Bf16(out) = self {
-            narrow(line, &mut out[row * line.len()..][..line.len()]);
-        }
-    }
-
     /// Some of them.
     pub fn part(&mut self, range: Range<usize>) -> Results<'_> {
         match self {
