@@ -366,7 +366,7 @@ fn online_softmax_body<const FMA: bool>(
         for p in tail {
             *p = math::exp_negative::<FMA>(*p - shift);
         }
-        *total = *total * *factor + sum(row);
+        *total = *total * *factor + sum::<FMA>(row);
         *highest = new;
     }
 }

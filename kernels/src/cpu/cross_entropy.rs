@@ -174,7 +174,7 @@ fn forward_row_body<const FMA: bool>(z: &mut [f32], softcap: f32) -> f32 {
         for (e, z) in buffer.iter_mut().zip(part) {
             *e = math::exp_negative::<FMA>(*z - highest);
         }
-        total += sum(&buffer[..part.len()]);
+        total += sum::<FMA>(&buffer[..part.len()]);
     }
     highest + math::ln::<FMA>(total)
 }

@@ -83,7 +83,7 @@ fn forward_body<const FMA: bool>(
 /// A row; its mean and its inv_std.
 #[inline(always)]
 fn normalised<const FMA: bool>(x: &[f32], affine: Affine, out: &mut [f32], eps: f32) -> (f32, f32) {
-    let mean = sum(x) / x.len() as f32;
+    let mean = sum::<FMA>(x) / x.len() as f32;
     for (o, x) in out.iter_mut().zip(x) {
         *o = x - mean;
     }
@@ -192,7 +192,7 @@ fn backward_body<const FMA: bool>(
             *d *= gain;
         }
         let along = dot::<FMA>(slopes, normals) / cols as f32;
-        let level = sum(slopes) / cols as f32;
+        let level = sum::<FMA>(slopes) / cols as f32;
         for ((dx, n), d) in dx.iter_mut().zip(&*normals).zip(&*slopes) {
             let gradient = inv * (fma::<FMA>(-n, along, *d) - level);
             *dx = if accumulate { *dx + gradient } else { gradient };

@@ -106,7 +106,7 @@ multiversion! { fn sum_row(x: &[f32]) -> f32 = sum_body }
 
 #[inline(always)]
 fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
-    sum(x)
+    sum::<FMA>(x)
 }
 
 multiversion! {

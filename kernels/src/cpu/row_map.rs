@@ -394,7 +394,7 @@ fn dots_body<const FMA: bool>(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize
 #[inline(always)]
 fn sums_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
     for (d, line) in dst.iter_mut().zip(a.chunks_exact(cols)) {
-        *d = sum(line);
+        *d = sum::<FMA>(line);
     }
 }
 

@@ -140,9 +140,82 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
+/// [`sum`] and [`dot`] for AVX2 and FMA, by hand: of the lanes below a compiler
+/// makes vectors here and single numbers there, as the surroundings have it.
+#[cfg(target_arch = "x86_64")]
+mod vectors {
+    use std::arch::x86_64::*;
+
+    use super::LANES;
+
+    /// Adds lanes as [`super::fold`] does.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn folded(low: __m256, high: __m256) -> f32 {
+        let eight = _mm256_add_ps(low, high);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn halves(chunk: &[f32; LANES]) -> [__m256; 2] {
+        let from = chunk.as_ptr();
+        // SAFETY: sixteen floats.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn filled(tail: &[f32]) -> [__m256; 2] {
+        let mut chunk = [0f32; LANES];
+        chunk[..tail.len()].copy_from_slice(tail);
+        halves(&chunk)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub fn sum(x: &[f32]) -> f32 {
+        let (chunks, tail) = x.as_chunks::<LANES>();
+        let mut sums = [_mm256_setzero_ps(); 2];
+        for chunk in chunks {
+            let [low, high] = halves(chunk);
+            sums = [_mm256_add_ps(sums[0], low), _mm256_add_ps(sums[1], high)];
+        }
+        if !tail.is_empty() {
+            let [low, high] = filled(tail);
+            sums = [_mm256_add_ps(sums[0], low), _mm256_add_ps(sums[1], high)];
+        }
+        folded(sums[0], sums[1])
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+        let (xs, x_tail) = x.as_chunks::<LANES>();
+        let (ys, y_tail) = y.as_chunks::<LANES>();
+        let mut sums = [_mm256_setzero_ps(); 2];
+        for (x, y) in xs.iter().zip(ys) {
+            let ([a, b], [c, d]) = (halves(x), halves(y));
+            sums = [_mm256_fmadd_ps(a, c, sums[0]), _mm256_fmadd_ps(b, d, sums[1])];
+        }
+        if !x_tail.is_empty() {
+            let ([a, b], [c, d]) = (filled(x_tail), filled(y_tail));
+            sums = [_mm256_fmadd_ps(a, c, sums[0]), _mm256_fmadd_ps(b, d, sums[1])];
+        }
+        folded(sums[0], sums[1])
+    }
+}
+
 /// Σ x.
 #[inline(always)]
-pub(crate) fn sum(x: &[f32]) -> f32 {
+pub(crate) fn sum<const FMA: bool>(x: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if FMA {
+        // SAFETY: `FMA` is true at levels that have AVX2 and FMA alone.
+        return unsafe { vectors::sum(x) };
+    }
     let mut lanes = [0f32; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -159,6 +232,11 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 /// Σ x · y; the slices have equal lengths.
 #[inline(always)]
 pub(crate) fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if FMA {
+        // SAFETY: as in `sum`.
+        return unsafe { vectors::dot(x, y) };
+    }
     let mut lanes = [0f32; LANES];
     let (xs, x_tail) = x.as_chunks::<LANES>();
     let (ys, y_tail) = y.as_chunks::<LANES>();
