@@ -216,12 +216,20 @@ impl Tape {
         match adjoint {
             Adjoint::Buffer(slot) => slot,
             Adjoint::Uniform(value) => {
-                let shape = self.shape(of).to_vec();
-                let slot = self.temporary(&shape);
-                self.emit_fill(slot, value);
+                let slot = self.filled(value, of);
+                self.vars[of.0 as usize].gradient =
+                    Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true });
                 slot
             }
         }
+    }
+
+    /// A buffer of the shape of `like`, with one value everywhere.
+    fn filled(&mut self, value: f32, like: Var) -> Slot {
+        let shape = self.shape(like).to_vec();
+        let slot = self.temporary(&shape);
+        self.emit_fill(slot, value);
+        slot
     }
 
     /// Adds a known value to each element of the gradient of `x`.
@@ -236,7 +244,7 @@ impl Tape {
                 entry.gradient = Some(Gradient { adjoint: Adjoint::Uniform(before + value), own: false });
             }
             _ => {
-                let slot = self.buffer_as_it_is(Adjoint::Uniform(value), x);
+                let slot = self.filled(value, x);
                 self.contribute(x, slot)?;
             }
         }
