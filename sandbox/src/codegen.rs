@@ -23,6 +23,8 @@ use std::time::Duration;
 /// What is to be compiled, and by which rules.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
+    /// The parent's [`machine::build`].
+    pub build: String,
     pub world: World,
     pub form: Form,
     /// Whether it may import WASI.
@@ -226,6 +228,9 @@ struct Engines {
 }
 
 fn work(engines: &Engines, request: &Request) -> Answer {
+    if let Err(reason) = machine::same_build(&request.build) {
+        return Answer::Failed(reason);
+    }
     let module = |bytes: &[u8]| match encode::imports_wasi(bytes) {
         true => adapted(&engines.engine, request, bytes),
         false => own(&engines.module, request, bytes),
@@ -336,4 +341,30 @@ fn code_section(module: &[u8], base: usize) -> Option<std::ops::Range<usize>> {
         Ok(wasmparser::Payload::CodeSectionStart { range, .. }) => Some(base + range.start..base + range.end),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_of_another_build_gets_nothing_compiled() {
+        let engine = || machine::compiler(Metering::Module).unwrap();
+        let engines = Engines { module: engine(), engine: engine() };
+        let answer = |build: &str| {
+            let request = Request {
+                build: build.into(),
+                world: World::Function,
+                form: Form::Text,
+                wasi: false,
+                module: ModuleLimits::default(),
+                component: ComponentLimits::default(),
+                bytes: b"(module)".to_vec(),
+            };
+            work(&engines, &request)
+        };
+        assert!(matches!(answer("an older one"), Answer::Failed(reason) if reason.contains("an older one")));
+        // Its own reads the module, which implements nothing.
+        assert!(matches!(answer(machine::build()), Answer::Rejected(_)));
+    }
 }

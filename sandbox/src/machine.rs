@@ -2,6 +2,7 @@
 //! process that runs: precompiled code is accepted only where both agree.
 
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy};
 
 /// Stack that compiled guest code may use. The metered call depth ends a
@@ -21,6 +22,29 @@ pub const TABLES: u32 = 32;
 /// every run. The number goes up when the metering pass changes.
 pub fn identity() -> String {
     format!("wasmtime 48.0.8 cranelift speed; metering 3 {:?}", crate::meter::MeterConfig::default())
+}
+
+/// Name of what a process and its children must share: versions, the meaning of
+/// compiled code, and the host interface.
+pub(crate) fn build() -> &'static str {
+    static BUILD: OnceLock<String> = OnceLock::new();
+    BUILD.get_or_init(|| {
+        let interface = blake3::hash(crate::encode::WIT.as_bytes()).to_hex();
+        format!("{}, interface {}, {}", env!("CARGO_PKG_VERSION"), &interface[..16], identity())
+    })
+}
+
+/// Refuses the work of a parent of another build: what its child compiled would
+/// be kept under the parent's name.
+pub(crate) fn same_build(parent: &str) -> Result<(), String> {
+    if parent == build() {
+        return Ok(());
+    }
+    Err(format!(
+        "the executable for child processes is of another build ({}) than the process that starts it \
+         ({parent}); build both anew, or name the right one",
+        build()
+    ))
 }
 
 /// Who counts the instructions of a guest.

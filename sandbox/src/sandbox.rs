@@ -272,7 +272,8 @@ impl Sandbox {
         let SandboxConfig { exe, module, component, codegen_deadline, isolation, .. } = &self.config;
         let Shape { world, form, wasi } = shape;
         let (module, component) = (module.clone(), component.clone());
-        let request = codegen::Request { world, form, wasi, module, component, bytes };
+        let build = machine::build().to_owned();
+        let request = codegen::Request { build, world, form, wasi, module, component, bytes };
         for _ in 0..TRIES {
             match codegen::compile(&self.children, exe, &request, *codegen_deadline, *isolation) {
                 Err(CodegenError::Killed) => {}

@@ -5,7 +5,7 @@ use terrarium_sdk::optim::{
     Accumulator, AdamW, AdamWConfig, Lion, LionConfig, Muon, MuonConfig, Optimizer, Sgd, SgdConfig,
     clip_gradients,
 };
-use terrarium_sdk::{Distribution, Tape, Tensor};
+use terrarium_sdk::{Distribution, Dtype, Tape, Tensor};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
 /// One step from zero parameters along a random gradient: −rate times Muon's
@@ -113,6 +113,56 @@ fn descend(make: &dyn Fn(&Tensor) -> Box<dyn Optimizer>, steps: u64) -> f32 {
     }
     let (p, goal) = (param.to_vec().unwrap(), target.to_vec().unwrap());
     p.iter().zip(&goal).fold(0.0, |m, (a, b)| m.max((a - b).abs()))
+}
+
+/// A parameter that products read in bfloat16, with the copy that AdamW keeps
+/// and with a cast in each step: the same bits, one operation less.
+#[test]
+fn a_rounded_copy_is_what_a_cast_would_be() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let mut seeds = Seeds::new(3);
+    let start = seeds.normal(&[8, 16], 1.0).unwrap().to_vec().unwrap();
+    let data = seeds.normal(&[4, 16], 1.0).unwrap();
+    let train = |kept: bool| {
+        let weight = Tensor::zeros(&[8, 16]).unwrap();
+        weight.upload(&start).unwrap();
+        let config = AdamWConfig { rate: 0.1, weight_decay: 0.1, ..AdamWConfig::default() };
+        let mut optimizer = AdamW::new(std::slice::from_ref(&weight), config).unwrap();
+        let mut t = Tape::training();
+        let input = t.input(&data);
+        let x = t.cast(input, Dtype::Bfloat16).unwrap();
+        let rounded = kept.then(|| optimizer.rounded(&weight).unwrap());
+        let w = match &rounded {
+            Some(rounded) => t.param_rounded(&weight, rounded).unwrap(),
+            None => {
+                let w = t.param(&weight);
+                t.cast(w, Dtype::Bfloat16).unwrap()
+            }
+        };
+        let y = t.linear(x, w).unwrap();
+        let y = t.map_elements(&[y], &|e| e[0].square()).unwrap();
+        let loss = t.mean(y).unwrap();
+        t.backward(loss).unwrap();
+        optimizer.emit(&mut t).unwrap();
+        let operations = t.len();
+        let graph = t.record().unwrap();
+        for step in 1..=5 {
+            optimizer.prepare(step, 1.0).unwrap();
+            graph.replay().unwrap();
+        }
+        // A copy that no update would write is refused.
+        assert!(kept || optimizer.rounded(&weight).is_err());
+        let half = Tensor::zeros_half(&[8, 16]).unwrap();
+        half.copy_from(&weight).unwrap();
+        if let Some(rounded) = rounded {
+            assert_eq!(rounded.to_vec().unwrap(), half.to_vec().unwrap());
+        }
+        (weight.to_vec().unwrap(), operations)
+    };
+    let ((kept, fewer), (cast, operations)) = (train(true), train(false));
+    assert_eq!(kept, cast);
+    assert_ne!(kept, start);
+    assert_eq!(fewer + 1, operations);
 }
 
 #[test]

@@ -160,6 +160,7 @@ impl Sandbox {
         let mut worker = worker.map_err(|e| trouble(e.to_string()))?;
         let limits = &evaluation.limits;
         let hello = Hello {
+            build: crate::machine::build().into(),
             artifact: Cow::Borrowed(component.artifact.as_ref()),
             shards: shards(evaluation).cloned(),
             device: match self.config.broker {

@@ -35,6 +35,8 @@ pub(crate) use native_peer::MAX_STEPS;
 /// What a worker is started with.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hello<'a> {
+    /// The parent's [`machine::build`].
+    pub build: Cow<'a, str>,
     pub artifact: Cow<'a, Artifact>,
     pub shards: Option<Shards>,
     /// Name of the device, as the executable registered it.
@@ -178,6 +180,7 @@ fn prepare(
     devices: &[NamedDevice],
     mut lockdown: Lockdown,
 ) -> Result<(evaluate::Runner, Lockdown), NotReady> {
+    machine::same_build(&hello.build)?;
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
     lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
     let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {

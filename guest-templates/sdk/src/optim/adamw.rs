@@ -42,6 +42,7 @@ pub struct AdamW {
     config: AdamWConfig,
     hyper: Tensor,
     members: Vec<Member>,
+    emitted: bool,
 }
 
 struct Member {
@@ -66,18 +67,20 @@ impl AdamW {
             config,
             hyper: Tensor::zeros(&[7])?,
             members: params.iter().map(member).collect::<Result<_>>()?,
+            emitted: false,
         })
     }
 
     /// A bfloat16 copy of a parameter, made now and written with each update:
     /// what [`Tape::param_rounded`] reads, so that no step casts it. Whoever
     /// changes the parameter otherwise has to write the copy too. Asking twice
-    /// gives the same copy. An update moves half a number more.
+    /// gives the same copy. An update moves half a number more. Ask before
+    /// [`Optimizer::emit`], which is when updates learn of it.
     ///
     /// ```no_run
     /// # use terrarium_sdk::{Result, Tape, Tensor, Var, optim::*};
     /// # fn f(t: &mut Tape, optimizer: &mut AdamW, weight: &Tensor, x: Var) -> Result<Var> {
-    /// let rounded = optimizer.rounded(weight)?; // before optimizer.emit(t)
+    /// let rounded = optimizer.rounded(weight)?;
     /// let w = t.param_rounded(weight, &rounded)?;
     /// t.linear(x, w) // x in bfloat16 too
     /// # }
@@ -92,6 +95,9 @@ impl AdamW {
         if let Some(rounded) = &member.rounded {
             return Ok(rounded.clone());
         }
+        if self.emitted {
+            return Err(Error::invalid("AdamW::rounded after emit: no update would write the copy"));
+        }
         let rounded = Tensor::zeros_half(param.shape())?;
         let mut tape = Tape::inference();
         let (from, to) = (tape.bind(param), tape.bind(&rounded));
@@ -104,6 +110,7 @@ impl AdamW {
 
 impl Optimizer for AdamW {
     fn emit(&mut self, tape: &mut Tape) -> Result<()> {
+        self.emitted = true;
         let hyper = tape.bind(&self.hyper);
         for member in &self.members {
             let grad = required_gradient(tape, &member.param)?;
