@@ -14,14 +14,14 @@
 
 use std::cell::Cell;
 
+use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
-use super::moves::Moved;
 use super::packing::{SLACK, Unit, pack_left, pack_right};
+use super::product::SharedResults;
 use super::rounding::{narrow, widen};
 use super::tasks::Stage;
 use super::tiles::Tile;
-use super::{Output, Split};
 
 /// Most columns of a block.
 const WIDE: usize = 768;
@@ -61,13 +61,6 @@ pub(crate) trait Micro {
     /// each is compiled alone; inlined into one function they would spill
     /// accumulators.
     const RUN: &'static [unsafe fn(&Tile)];
-}
-
-/// Where the results go.
-#[derive(Clone, Copy)]
-pub(crate) enum Target {
-    F32(Output),
-    Bf16(Moved<u16>),
 }
 
 /// What aligns packed operands: a cache line.
@@ -154,7 +147,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     split: Split,
     a: Matrix<A::Element>,
     b: Matrix<B::Element>,
-    out: Target,
+    out: SharedResults,
     start: usize,
     alpha: f32,
     accumulate: bool,
@@ -213,12 +206,12 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             // Floats from one row of them to the next.
             let wide = width + APART;
             let (to, stride) = match out {
-                Target::F32(out) => {
+                SharedResults::F32(out) => {
                     // The last element too is inside.
                     out.at(begin + (height - 1) * n + width - 1);
                     (out.at(begin), n)
                 }
-                Target::Bf16(out) => {
+                SharedResults::Bf16(out) => {
                     sums = grown(sums, height * wide);
                     let to = sums.as_mut_ptr().cast::<f32>();
                     for i in (0..height).filter(|_| accumulate) {
@@ -265,7 +258,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             n * size,
                         );
                     }
-                    if let Target::Bf16(out) = out {
+                    if let SharedResults::Bf16(out) = out {
                         add_lines(&mut ahead, out.at(begin).cast_const(), height, width, n);
                     }
                 }
@@ -303,12 +296,12 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             for i in 0..height {
                 let at = begin + i * n;
                 match (out, epilogue) {
-                    (Target::F32(_), None) => break,
-                    (Target::F32(out), Some(epilogue)) => {
+                    (SharedResults::F32(_), None) => break,
+                    (SharedResults::F32(out), Some(epilogue)) => {
                         // SAFETY: a row of the block, which is this task's.
                         epilogue.finish(unsafe { out.range(at, width) }, at, left + col);
                     }
-                    (Target::Bf16(out), epilogue) => {
+                    (SharedResults::Bf16(out), epilogue) => {
                         // SAFETY: a row of the block's sums.
                         let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * wide), width) };
                         if let Some(epilogue) = epilogue {
@@ -331,8 +324,10 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
 mod tests {
     use super::*;
     use crate::bf16;
+    use crate::cpu::Output;
     use crate::cpu::gemm_avx2::Avx2;
     use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
+    use crate::cpu::moves::Moved;
     use crate::cpu::packing::Pair;
     use crate::cpu::simd::{Level, level};
 
@@ -377,9 +372,9 @@ mod tests {
                 );
             }
         };
-        let wide = |run: &dyn Fn(Target)| {
+        let wide = |run: &dyn Fn(SharedResults)| {
             let mut out = before.clone();
-            run(Target::F32(Output::new(&mut out)));
+            run(SharedResults::F32(Output::new(&mut out)));
             out
         };
         // SAFETY: the level was checked; operands are dense in their
@@ -396,7 +391,7 @@ mod tests {
         compare("f32 · bf16", &wide(&fh), 0.0);
         compare("bf16", &wide(&hh), 0.0);
         let mut out = bits(&before);
-        hh(Target::Bf16(Moved::new(&mut out)));
+        hh(SharedResults::Bf16(Moved::new(&mut out)));
         let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
         compare("bf16 to bf16", &out, 1.0 / 256.0);
         if level() < Level::Avx512Bf16 {
@@ -408,7 +403,7 @@ mod tests {
         };
         compare("pairs", &wide(&pairs), 0.0);
         let mut out = bits(&before);
-        pairs(Target::Bf16(Moved::new(&mut out)));
+        pairs(SharedResults::Bf16(Moved::new(&mut out)));
         let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
         compare("pairs to bf16", &out, 1.0 / 256.0);
     }

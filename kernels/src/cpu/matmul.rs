@@ -7,7 +7,7 @@
 use gemm::Parallelism;
 
 #[cfg(target_arch = "x86_64")]
-use super::blocked::{self, Micro, Target};
+use super::blocked::{self, Micro};
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx2::{self, Avx2};
@@ -15,6 +15,8 @@ use super::gemm_avx2::{self, Avx2};
 use super::gemm_avx512::Avx512;
 #[cfg(target_arch = "x86_64")]
 use super::packing::Unit;
+#[cfg(target_arch = "x86_64")]
+use super::product::SharedResults;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
 use super::{Output, Split};
@@ -194,7 +196,7 @@ pub(crate) unsafe fn large<A: Unit, B: Unit>(
     batch: usize,
     a: Matrix<A::Element>,
     b: Matrix<B::Element>,
-    out: Target,
+    out: SharedResults,
     alpha: f32,
     accumulate: bool,
     epilogue: Option<&Epilogue>,
@@ -227,7 +229,7 @@ pub(crate) unsafe fn large_by<M: Micro, A: Unit, B: Unit>(
     batch: usize,
     a: Matrix<A::Element>,
     b: Matrix<B::Element>,
-    out: Target,
+    out: SharedResults,
     alpha: f32,
     accumulate: bool,
     epilogue: Option<&Epilogue>,
@@ -284,7 +286,7 @@ pub(crate) fn batched(
         // SAFETY: `is_large` found AVX2; the matrices and the output are dense
         // and hold `batch` products.
         unsafe {
-            let out = Target::F32(Output::new(out));
+            let out = SharedResults::F32(Output::new(out));
             large::<f32, f32>(split, batch, a, b, out, alpha, accumulate, epilogue);
         }
         return;

@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::blocked::Target;
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx512::Avx512Bf16;
@@ -123,10 +121,7 @@ pub(crate) fn run(
     let MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, .. } = *dims;
     #[cfg(target_arch = "x86_64")]
     if matmul::is_large(m, n, k) {
-        let out = match out {
-            Results::F32(out) => Target::F32(Output::new(out)),
-            Results::Bf16(out) => Target::Bf16(Moved::new(out)),
-        };
+        let out = out.shared();
         macro_rules! go {
             ($large:ident::<$($unit:ty),*>, $a:expr, $b:expr) => {{
                 let (a, b) = (Matrix::new($a, m, k, trans_a), Matrix::new($b, k, n, trans_b));
