@@ -332,7 +332,8 @@ fn prefetch<T>(row: *const T, len: usize) {
 /// first.
 #[inline(always)]
 pub(crate) fn prefetch_to_write<T>(at: *const T) {
-    // SAFETY: it changes nothing, and takes any address.
+    // SAFETY: it changes nothing, and takes any address; a 64-bit processor that
+    // does not know it does nothing.
     unsafe { std::arch::asm!("prefetchw [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) };
 }
 
