@@ -209,6 +209,8 @@ pub(crate) enum Step {
         dims: HeadDims,
         base: f32,
         eps: f32,
+        /// Of out.
+        dtype: DType,
     },
     RopeNormBackward {
         out: Span,
@@ -218,6 +220,8 @@ pub(crate) enum Step {
         dims: HeadDims,
         base: f32,
         accumulate: bool,
+        /// Of out and dout.
+        dtype: DType,
     },
     RowMap {
         program: Box<Program>,

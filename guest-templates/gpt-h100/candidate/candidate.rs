@@ -230,19 +230,14 @@ impl Model {
             })?;
             *tables += 1;
         }
-        let q = t.rope_norm(q, c.rope_base, EPS)?;
-        let k = t.rope_norm(k, c.rope_base, EPS)?;
+        let q = t.rope_norm_as(q, c.rope_base, EPS, c.operands)?;
+        let k = t.rope_norm_as(k, c.rope_base, EPS, c.operands)?;
         let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
-        let y = self.attend(t, [q, k, v], window)?;
+        let v = self.operand(t, v)?;
+        let y = t.attention(q, k, v, window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let (y, wo) = (self.operand(t, y)?, self.matrix(t, &self.project, layer)?);
         t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
-    }
-
-    /// Attention of operands: bfloat16 takes the tensor cores of a card.
-    fn attend(&self, t: &mut Tape, [q, k, v]: [Var; 3], window: u32) -> Result<Var> {
-        let (q, k, v) = (self.operand(t, q)?, self.operand(t, k)?, self.operand(t, v)?);
-        t.attention(q, k, v, window)
     }
 
     /// The losses of next-token prediction, one per position.

@@ -4,8 +4,10 @@
 //! A rotation R keeps lengths, so with y = s·R·x and s = inv_rms the gradient
 //! needs only y: dx = s · Rᵀ(dy − y · mean(dy · y)).
 
+use super::product::{Numbers, Results, SharedResults};
+use super::rounding::{narrow, widen};
 use super::simd::{dot, fma, multiversion};
-use super::{Output, Split};
+use super::{Output, Split, scratch};
 use crate::step::HeadDims;
 
 /// Elements of a task, at least a position.
@@ -22,7 +24,7 @@ fn angles_at<'a>(angles: &'a [f32], dims: &HeadDims, row: usize) -> (&'a [f32], 
 pub(crate) fn forward(
     split: Split,
     x: &[f32],
-    out: &mut [f32],
+    out: Results,
     inv_rms: &mut [f32],
     angles: &[f32],
     dims: &HeadDims,
@@ -30,16 +32,28 @@ pub(crate) fn forward(
 ) {
     let width = dims.heads * dims.dim;
     let group = (TASK / width).max(1);
-    let (out, inv_rms) = (Output::new(out), Output::new(inv_rms));
+    let (out, inv_rms) = (out.shared(), Output::new(inv_rms));
     split.each(dims.positions.div_ceil(group), |task| {
-        for row in task * group..((task + 1) * group).min(dims.positions) {
-            let (cos, sin) = angles_at(angles, dims, row);
-            let x = &x[row * dims.cols + dims.col..][..width];
-            // SAFETY: positions do not overlap, and each belongs to one task.
-            let (out, inv) =
-                unsafe { (out.range(row * width, width), inv_rms.range(row * dims.heads, dims.heads)) };
-            forward_heads(x, out, inv, cos, sin, eps);
-        }
+        scratch::with(width, |line| {
+            for row in task * group..((task + 1) * group).min(dims.positions) {
+                let (cos, sin) = angles_at(angles, dims, row);
+                let x = &x[row * dims.cols + dims.col..][..width];
+                // SAFETY (all ranges): positions do not overlap, and each
+                // belongs to one task.
+                let inv = unsafe { inv_rms.range(row * dims.heads, dims.heads) };
+                match out {
+                    SharedResults::F32(out) => {
+                        // SAFETY: see above.
+                        forward_heads(x, unsafe { out.range(row * width, width) }, inv, cos, sin, eps);
+                    }
+                    SharedResults::Bf16(out) => {
+                        forward_heads(x, line, inv, cos, sin, eps);
+                        // SAFETY: see above.
+                        narrow(line, unsafe { out.range(row * width, width) });
+                    }
+                }
+            }
+        });
     });
 }
 
@@ -74,9 +88,9 @@ fn forward_body<const FMA: bool>(
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn backward(
     split: Split,
-    out: &[f32],
+    out: Numbers,
     inv_rms: &[f32],
-    dout: &[f32],
+    dout: Numbers,
     dx: &mut [f32],
     angles: &[f32],
     dims: &HeadDims,
@@ -86,15 +100,31 @@ pub(crate) fn backward(
     let group = (TASK / width).max(1);
     let dx = Output::new(dx);
     split.each(dims.positions.div_ceil(group), |task| {
-        for row in task * group..((task + 1) * group).min(dims.positions) {
-            let (cos, sin) = angles_at(angles, dims, row);
-            let part = row * width..(row + 1) * width;
-            let inv = &inv_rms[row * dims.heads..][..dims.heads];
-            // SAFETY: rows do not overlap, and each belongs to one task.
-            let dx = unsafe { dx.range(row * dims.cols + dims.col, width) };
-            backward_heads(&out[part.clone()], &dout[part], dx, inv, cos, sin, accumulate);
-        }
+        scratch::with(2 * width, |lines| {
+            let (y_line, dy_line) = lines.split_at_mut(width);
+            for row in task * group..((task + 1) * group).min(dims.positions) {
+                let (cos, sin) = angles_at(angles, dims, row);
+                let part = row * width..(row + 1) * width;
+                let y = as_floats(out.part(part.clone()), y_line);
+                let dy = as_floats(dout.part(part), dy_line);
+                let inv = &inv_rms[row * dims.heads..][..dims.heads];
+                // SAFETY: rows do not overlap, and each belongs to one task.
+                let dx = unsafe { dx.range(row * dims.cols + dims.col, width) };
+                backward_heads(y, dy, dx, inv, cos, sin, accumulate);
+            }
+        });
     });
+}
+
+/// The numbers, in `line` if they have to be widened.
+fn as_floats<'a>(numbers: Numbers<'a>, line: &'a mut [f32]) -> &'a [f32] {
+    match numbers {
+        Numbers::F32(values) => values,
+        Numbers::Bf16(bits) => {
+            widen(bits, line);
+            line
+        }
+    }
 }
 
 multiversion! {

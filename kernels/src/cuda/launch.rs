@@ -201,7 +201,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 norm_weights(cuda, a, [maybe(dgain), maybe(dbias)])
             }
         }
-        Step::RopeNorm { x, out, inv_rms, dims, base, eps } => {
+        Step::RopeNorm { x, out, inv_rms, dims, base, eps, dtype } => {
             let a = args::RopeNorm {
                 x: at(x),
                 out: at(out),
@@ -214,11 +214,12 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cols: dims.cols as u64,
                 col: dims.col as u64,
                 eps: *eps,
+                half_out: half(*dtype),
             };
             // SAFETY: see above; the angles are kept by `cuda`.
             unsafe { cuda.launch("rope_norm", each_row(dims.positions * dims.heads), 0, a) }
         }
-        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate } => {
+        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate, dtype } => {
             let a = args::RopeNormBackward {
                 out: at(out),
                 inv_rms: at(inv_rms),
@@ -232,6 +233,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cols: dims.cols as u64,
                 col: dims.col as u64,
                 accumulate: u32::from(*accumulate),
+                half_out: half(*dtype),
             };
             // SAFETY: as above.
             unsafe { cuda.launch("rope_norm_backward", each_row(dims.positions * dims.heads), 0, a) }

@@ -120,9 +120,9 @@ proptest! {
     #[test]
     fn rope_norm(
         seed: u64, batch in 1usize..3, time in 1usize..40, heads in 1usize..4, half in 1usize..20,
-        before in 0usize..9, after in 0usize..9, accumulate: bool,
+        before in 0usize..9, after in 0usize..9, rounded: bool, accumulate: bool,
     ) {
-        check_rope_norm(seed, [batch, time, heads, 2 * half], before, after, accumulate);
+        check_rope_norm(seed, [batch, time, heads, 2 * half], [before, after], rounded, accumulate);
     }
 
     #[test]
@@ -144,15 +144,21 @@ proptest! {
     }
 }
 
-fn check_rope_norm(seed: u64, shape: [usize; 4], before: usize, after: usize, accumulate: bool) {
+fn check_rope_norm(
+    seed: u64,
+    shape: [usize; 4],
+    [before, after]: [usize; 2],
+    rounded: bool,
+    accumulate: bool,
+) {
     let [batch, time, heads, dim] = shape;
     let mut bench = Bench::new(seed);
     let (rows, width) = (batch * time, heads * dim);
     let cols = before + width + after;
     let (x, wide) = bench.random(&[rows, cols]);
-    let (dout, dout64) = bench.random(&shape);
+    let (dout, dout64) = bench.random_of(rounded, &shape);
     let (dx, mut want) = bench.random(&[rows, cols]);
-    let out = bench.zeros(&shape);
+    let (out, _) = bench.random_of(rounded, &shape);
     let inv_rms = bench.zeros(&[batch, time, heads]);
     let (base, eps) = (1000.0, 1e-3f32);
     let (x_col, dx_col) = (before as u32, before as u32);
@@ -162,9 +168,24 @@ fn check_rope_norm(seed: u64, shape: [usize; 4], before: usize, after: usize, ac
     ]);
     let part: Vec<f64> = wide.chunks(cols).flat_map(|row| row[before..before + width].to_vec()).collect();
     let (y, inv) = reference::rope_norm(&part, shape, base.into(), eps.into());
-    close(&bench.get(out), &y, 3e-6);
+    let stored = bench.get(out);
+    close(&stored, &y, if rounded { 1.0 / 256.0 } else { 3e-6 });
     close(&bench.get(inv_rms), &inv, 3e-6);
-    let gradient = reference::rope_norm_backward(&part, &dout64, shape, base.into(), eps.into());
+    let gradient = match rounded {
+        false => reference::rope_norm_backward(&part, &dout64, shape, base.into(), eps.into()),
+        // Of what was stored: inv · Rᵀ(dout − out · mean(dout · out)).
+        true => {
+            let heads = stored.chunks(dim).zip(dout64.chunks(dim));
+            let across: Vec<f64> = heads
+                .flat_map(|(y, dy)| {
+                    let mean = y.iter().zip(dy).map(|(y, dy)| f64::from(*y) * dy).sum::<f64>() / dim as f64;
+                    y.iter().zip(dy).map(move |(y, dy)| dy - f64::from(*y) * mean).collect::<Vec<_>>()
+                })
+                .collect();
+            let turned = reference::rope(&across, shape, base.into(), true);
+            turned.iter().enumerate().map(|(i, g)| g * inv[i / dim]).collect()
+        }
+    };
     for (i, g) in gradient.iter().enumerate() {
         let at = i / width * cols + before + i % width;
         want[at] = g + if accumulate { want[at] } else { 0.0 };
@@ -186,7 +207,9 @@ fn large_shapes_do_not_depend_on_threads() {
             true,
         );
     }
-    check_rope_norm(2, [2, 150, 6, 64], 16, 32, true);
+    for rounded in [false, true] {
+        check_rope_norm(2, [2, 150, 6, 64], [16, 32], rounded, true);
+    }
     let mut bench = Bench::new(3);
     let (x, _) = bench.random(&[rows, 96]);
     let (dout, _) = bench.random(&[rows, 96]);

@@ -335,8 +335,14 @@ impl Tape {
     /// # Ok(()) }
     /// ```
     pub fn rope_norm(&mut self, x: Var, base: f32, eps: f32) -> Result<Var> {
+        self.rope_norm_as(x, base, eps, Dtype::Float32)
+    }
+
+    /// As [`Tape::rope_norm`], stored as float32 or, for attention over it, as
+    /// bfloat16: no cast, and half of the memory.
+    pub fn rope_norm_as(&mut self, x: Var, base: f32, eps: f32, result: Dtype) -> Result<Var> {
         match *self.shape(x) {
-            [b, t, h, d] => self.heads(x, 0, [b, t, h, d], base, eps),
+            [b, t, h, d] => self.heads_as(x, 0, [b, t, h, d], base, eps, result),
             _ => Err(Error::shape(format!("rope_norm needs [B,T,H,D], not {:?}", self.shape(x)))),
         }
     }
@@ -353,6 +359,19 @@ impl Tape {
     /// # Ok(()) }
     /// ```
     pub fn heads(&mut self, x: Var, col: u32, shape: [u32; 4], base: f32, eps: f32) -> Result<Var> {
+        self.heads_as(x, col, shape, base, eps, Dtype::Float32)
+    }
+
+    /// As [`Tape::heads`], stored as in [`Tape::rope_norm_as`].
+    pub fn heads_as(
+        &mut self,
+        x: Var,
+        col: u32,
+        shape: [u32; 4],
+        base: f32,
+        eps: f32,
+        result: Dtype,
+    ) -> Result<Var> {
         let [b, t, h, d] = shape;
         let total = self.slot_len(self.slot(x));
         let positions = u64::from(b) * u64::from(t);
@@ -367,7 +386,7 @@ impl Tape {
         let rows = u32::try_from(positions).map_err(|_| Error::shape("heads: too many positions"))?;
         let cols = u32::try_from(cols).map_err(|_| Error::shape("heads: rows are too long"))?;
         let src = self.view(self.slot(x), 0, &[rows, cols])?;
-        let out = self.temporary(&shape);
+        let out = self.temporary_of(result, &shape);
         let inv_rms = self.temporary(&[b, t, h]);
         self.emit(Op::RopeNorm(compute::RopeNorm {
             x: src.raw(),
@@ -384,7 +403,8 @@ impl Tape {
                 if !t.needs_gradient(x) {
                     return Ok(());
                 }
-                let dout = t.buffer(adjoint, y)?;
+                let dout = t.buffer_as_it_is(adjoint, y);
+                let dout = t.converted(dout, result)?;
                 let (dx, mut accumulate) = t.accumulator(x)?;
                 let dx = t.view(dx, 0, &[rows, cols])?;
                 if !accumulate && u64::from(cols) != width {
