@@ -38,18 +38,20 @@ pub(crate) fn forward(
             for row in task * group..((task + 1) * group).min(dims.positions) {
                 let (cos, sin) = angles_at(angles, dims, row);
                 let x = &x[row * dims.cols + dims.col..][..width];
-                // SAFETY (all ranges): positions do not overlap, and each
-                // belongs to one task.
+                // SAFETY: positions do not overlap, and each belongs to one
+                // task.
                 let inv = unsafe { inv_rms.range(row * dims.heads, dims.heads) };
                 match out {
                     SharedResults::F32(out) => {
-                        // SAFETY: see above.
-                        forward_heads(x, unsafe { out.range(row * width, width) }, inv, cos, sin, eps);
+                        // SAFETY: as above.
+                        let out = unsafe { out.range(row * width, width) };
+                        forward_heads(x, out, inv, cos, sin, eps);
                     }
                     SharedResults::Bf16(out) => {
                         forward_heads(x, line, inv, cos, sin, eps);
-                        // SAFETY: see above.
-                        narrow(line, unsafe { out.range(row * width, width) });
+                        // SAFETY: as above.
+                        let out = unsafe { out.range(row * width, width) };
+                        narrow(line, out);
                     }
                 }
             }
