@@ -204,7 +204,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             let begin = start + row * n + left + col;
             let mut sums = SUMS.take();
             // Floats from one row of them to the next.
-            let wide = width + APART;
+            let pitch = width + APART;
             let (to, stride) = match out {
                 SharedResults::F32(out) => {
                     // The last element too is inside.
@@ -212,17 +212,17 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     (out.at(begin), n)
                 }
                 SharedResults::Bf16(out) => {
-                    sums = grown(sums, height * wide);
+                    sums = grown(sums, height * pitch);
                     let to = sums.as_mut_ptr().cast::<f32>();
                     for i in (0..height).filter(|_| accumulate) {
                         // SAFETY: a row of the block, which is this task's,
                         // and of its sums.
                         unsafe {
-                            let line = std::slice::from_raw_parts_mut(to.add(i * wide), width);
+                            let line = std::slice::from_raw_parts_mut(to.add(i * pitch), width);
                             widen(out.range(begin + i * n, width), line);
                         }
                     }
-                    (to, wide)
+                    (to, pitch)
                 }
             };
             let mut strips = grown(LEFT.take(), tall * deep + SLACK);
@@ -303,7 +303,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                     (SharedResults::Bf16(out), epilogue) => {
                         // SAFETY: a row of the block's sums.
-                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * wide), width) };
+                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
                         if let Some(epilogue) = epilogue {
                             epilogue.finish(line, at, left + col);
                         }

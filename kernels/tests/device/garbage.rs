@@ -14,6 +14,7 @@ struct Monkey {
     bench: Bench,
     floats: Vec<Vec<TensorId>>,
     ints: Vec<TensorId>,
+    halves: Vec<TensorId>,
     one: TensorId,
     three: TensorId,
     gone: TensorId,
@@ -34,11 +35,12 @@ impl Monkey {
             floats.push(same);
         }
         let ints = (0..3).map(|_| device.alloc(DType::I32, &[4]).unwrap()).collect();
+        let halves = (0..3).map(|_| device.alloc(DType::Bf16, SHAPES[0]).unwrap()).collect();
         let gone = device.alloc(DType::F32, &[4]).unwrap();
         device.free(gone).unwrap();
         let one = device.alloc(DType::I32, &[1]).unwrap();
         let three = device.alloc(DType::I32, &[3]).unwrap();
-        Monkey { bench: Bench::new(seed), floats, ints, one, three, gone, theme: 0 }
+        Monkey { bench: Bench::new(seed), floats, ints, halves, one, three, gone, theme: 0 }
     }
     fn pick(&mut self, bound: usize) -> usize {
         self.bench.index(bound) as usize
@@ -53,6 +55,14 @@ impl Monkey {
         };
         let place = self.pick(self.floats[shape].len());
         self.floats[shape][place]
+    }
+    fn maybe(&mut self, shape: usize) -> Option<TensorId> {
+        self.flag().then(|| self.of(shape))
+    }
+    /// Four by four, often bfloat16.
+    fn number(&mut self) -> TensorId {
+        let place = self.pick(3);
+        if self.flag() { self.halves[place] } else { self.of(0) }
     }
     fn float(&mut self) -> TensorId {
         self.of(self.theme)
@@ -234,9 +244,8 @@ impl Monkey {
             }
             18 => {
                 let (a, b, out) = (self.float(), self.float(), self.float());
-                let maybe = |this: &mut Self, shape: usize| this.flag().then(|| this.of(shape));
                 let theme = self.theme;
-                let (bias, residual, pre) = (maybe(self, 1), maybe(self, theme), maybe(self, theme));
+                let (bias, residual, pre) = (self.maybe(1), self.maybe(theme), self.maybe(theme));
                 let activation = [Activation::Gelu, Activation::Relu][self.pick(2)];
                 let (backward, alpha) = (self.flag(), self.value());
                 let (trans_a, trans_b) = (self.flag(), self.flag());
@@ -276,24 +285,15 @@ impl Monkey {
                 SortByKey { keys, sources, places, starts, per_source: self.small() }.into()
             }
             24 => {
-                let (x, out, mean, inv_std) = (self.of(0), self.of(0), self.of(1), self.of(1));
-                LayerNorm { x, gain: None, bias: None, out, mean, inv_std, eps: self.value() }.into()
+                let (x, out, mean, inv_std) = (self.of(0), self.number(), self.of(1), self.of(1));
+                let (gain, bias, eps) = (self.maybe(1), self.maybe(1), self.value());
+                LayerNorm { x, gain, bias, out, mean, inv_std, eps }.into()
             }
             25 => {
                 let (x, mean, inv_std) = (self.of(0), self.of(1), self.of(1));
-                let (dout, dx, accumulate) = (self.of(0), self.of(0), self.flag());
-                LayerNormBackward {
-                    x,
-                    gain: None,
-                    mean,
-                    inv_std,
-                    dout,
-                    dx,
-                    dgain: None,
-                    dbias: None,
-                    accumulate,
-                }
-                .into()
+                let (dout, dx, accumulate) = (self.number(), self.of(0), self.flag());
+                let (gain, dgain, dbias) = (self.maybe(1), self.maybe(1), self.maybe(1));
+                LayerNormBackward { x, gain, mean, inv_std, dout, dx, dgain, dbias, accumulate }.into()
             }
             26 => {
                 let (x, out, inv_rms, x_col) = (self.of(0), self.of(9), self.of(3), self.small());
@@ -308,7 +308,8 @@ impl Monkey {
             _ => {
                 let (param, grad) = (self.float(), self.float());
                 let (m, v, hyper) = (self.float(), self.float(), self.of(4));
-                AdamW { param, grad, m, v, hyper, rounded: None }.into()
+                let rounded = self.flag().then(|| self.number());
+                AdamW { param, grad, m, v, hyper, rounded }.into()
             }
         }
     }

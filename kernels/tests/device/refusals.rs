@@ -66,6 +66,50 @@ fn overlapping_outputs() {
     lab.refuses(AdamW { param: a, grad: b, m, v, hyper, rounded: None }, ErrorCode::Alias);
 }
 
+/// Operands that may be missing are held to their sizes, types and places.
+#[test]
+fn optional_operands() {
+    let mut lab = Lab::new();
+    let [x, out, dout, dx] = [(); 4].map(|()| lab.f(&[4, 6]));
+    let [mean, inv_std] = [(); 2].map(|()| lab.f(&[4]));
+    let [gain, bias, dgain, dbias] = [(); 4].map(|()| lab.f(&[6]));
+    let (short, ints) = (lab.f(&[5]), lab.i(&[6]));
+    let forward = |gain, bias| LayerNorm { x, gain, bias, out, mean, inv_std, eps: 1e-5 };
+    lab.accepts(forward(Some(gain), Some(bias)));
+    lab.accepts(forward(None, Some(bias)));
+    for wrong in [short, ints] {
+        lab.refuses(forward(Some(wrong), None), ErrorCode::ShapeMismatch);
+        lab.refuses(forward(None, Some(wrong)), ErrorCode::ShapeMismatch);
+    }
+    let backward = |gain, dgain, dbias| LayerNormBackward {
+        x,
+        gain,
+        mean,
+        inv_std,
+        dout,
+        dx,
+        dgain,
+        dbias,
+        accumulate: false,
+    };
+    lab.accepts(backward(Some(gain), Some(dgain), Some(dbias)));
+    for wrong in [short, ints] {
+        lab.refuses(backward(Some(wrong), None, None), ErrorCode::ShapeMismatch);
+        lab.refuses(backward(None, Some(wrong), None), ErrorCode::ShapeMismatch);
+        lab.refuses(backward(None, None, Some(wrong)), ErrorCode::ShapeMismatch);
+    }
+    lab.refuses(backward(Some(gain), Some(gain), None), ErrorCode::Alias);
+    lab.refuses(backward(None, Some(dgain), Some(dgain)), ErrorCode::Alias);
+    let [param, grad, m, v] = [(); 4].map(|()| lab.f(&[8]));
+    let hyper = lab.f(&[7]);
+    let half = |lab: &mut Lab, len| lab.d.alloc(DType::Bf16, &[len]).unwrap();
+    let (fits, long) = (half(&mut lab, 8), half(&mut lab, 9));
+    let adamw = |rounded| AdamW { param, grad, m, v, hyper, rounded: Some(rounded) };
+    lab.accepts(adamw(fits));
+    lab.refuses(adamw(long), ErrorCode::ShapeMismatch);
+    lab.refuses(adamw(dgain), ErrorCode::ShapeMismatch);
+}
+
 #[test]
 fn row_kernels_in_place_only_over_the_same_elements() {
     let mut lab = Lab::new();

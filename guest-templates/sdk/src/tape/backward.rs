@@ -149,7 +149,8 @@ impl Tape {
     /// A differentiable operation of your own: `output` is what the
     /// operations that you emitted compute from values, and `rule` appends
     /// the gradient: given the adjoint of the output as a buffer of the same
-    /// shape, it calls [`Tape::contribute`] for each operand.
+    /// shape, it calls [`Tape::contribute`] for each operand. Read that buffer
+    /// inside the rule: later operations may add to it.
     pub fn custom(
         &mut self,
         output: Slot,
