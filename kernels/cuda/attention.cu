@@ -1,5 +1,7 @@
 // Causal attention in f32, forward and backward, with a window and grouped
-// key heads: q, out [B,T,H,D]; k, v [B,T,K,D], K divides H; lse [B,H,T].
+// key heads: q, out [B,T,H,D]; k, v [B,T,K,D], K divides H; lse [B,H,T]. Rows
+// of q, k and v, and with them those of dq, dk and dv, may lie further apart
+// than their heads fill; rows of out and dout are dense.
 //
 // Forward: a block owns 64 queries of one head and walks over the blocks of
 // 64 keys that they see, with a running maximum and sum (Milakov and
@@ -23,6 +25,8 @@ struct AttentionArguments {
     // delta [B,H,T]: dout · out of each query.
     float *delta, *dq, *dk, *dv;
     uint64_t batch, time, heads, kv_heads, dim, window;
+    // Elements from one position to the next.
+    uint64_t q_row, k_row, v_row;
     float scale;
 };
 
@@ -34,7 +38,7 @@ struct Tile {
     __device__ __forceinline__ float& at(unsigned row, unsigned col) const { return base[row * stride + col]; }
 };
 
-// Rows first..first+64 of a [.., T, heads, D] tensor; rows after the end are 0.
+// Rows first..first+64 of a head, `row_stride` apart; rows after the end are 0.
 __device__ __forceinline__ void load(const Tile& tile, const float* head, uint64_t first, uint64_t time,
                                      uint64_t row_stride, unsigned dim) {
     for (unsigned i = threadIdx.x; i < BLOCK * dim; i += THREADS) {
@@ -125,18 +129,17 @@ KERNEL(attention, AttentionArguments, THREADS) {
     Tile q = tile(s, 0, dim), k = tile(s, 1, dim), v = tile(s, 2, dim), p = scores_after(s, 3, dim);
     Place at = place(a.heads, a.time);
     uint64_t kv_head = at.head / (a.heads / a.kv_heads);
-    uint64_t q_stride = a.heads * dim, k_stride = a.kv_heads * dim;
-    const float* q_head = a.q + (at.member * a.time * a.heads + at.head) * dim;
-    const float* k_head = a.k + (at.member * a.time * a.kv_heads + kv_head) * dim;
-    const float* v_head = a.v + (at.member * a.time * a.kv_heads + kv_head) * dim;
+    const float* q_head = a.q + at.member * a.time * a.q_row + at.head * dim;
+    const float* k_head = a.k + at.member * a.time * a.k_row + kv_head * dim;
+    const float* v_head = a.v + at.member * a.time * a.v_row + kv_head * dim;
     unsigned ty = threadIdx.x / 16 * 4, tx = threadIdx.x % 16;
     float sums[4][COLUMNS] = {}, most[4], total[4];
     for (unsigned i = 0; i < 4; i++) most[i] = -infinity(), total[i] = 0;
-    load(q, q_head, at.first, a.time, q_stride, dim);
+    load(q, q_head, at.first, a.time, a.q_row, dim);
     for (uint64_t key = first_keys(at.first, a.window); key <= at.first; key += BLOCK) {
         __syncthreads();  // The last k, v and p have been read.
-        load(k, k_head, key, a.time, k_stride, dim);
-        load(v, v_head, key, a.time, k_stride, dim);
+        load(k, k_head, key, a.time, a.k_row, dim);
+        load(v, v_head, key, a.time, a.v_row, dim);
         __syncthreads();
         float z[4][4];
         products(z, q, k, dim);
@@ -236,16 +239,16 @@ KERNEL(attention_backward_queries, AttentionArguments, THREADS) {
     Tile ds_tile = scores_after(s, 4, dim);
     Place at = place(a.heads, a.time);
     uint64_t kv_head = at.head / (a.heads / a.kv_heads);
-    uint64_t q_stride = a.heads * dim, k_stride = a.kv_heads * dim;
-    uint64_t q_offset = (at.member * a.time * a.heads + at.head) * dim;
-    uint64_t k_offset = (at.member * a.time * a.kv_heads + kv_head) * dim;
+    uint64_t row = a.heads * dim, q_offset = at.member * a.time * a.q_row + at.head * dim;
+    const float* k_head = a.k + at.member * a.time * a.k_row + kv_head * dim;
+    const float* v_head = a.v + at.member * a.time * a.v_row + kv_head * dim;
     float sums[4][COLUMNS] = {};
-    load(q, a.q + q_offset, at.first, a.time, q_stride, dim);
-    load(dout, a.dout + q_offset, at.first, a.time, q_stride, dim);
+    load(q, a.q + q_offset, at.first, a.time, a.q_row, dim);
+    load(dout, a.dout + at.member * a.time * row + at.head * dim, at.first, a.time, row, dim);
     for (uint64_t key = first_keys(at.first, a.window); key <= at.first; key += BLOCK) {
         __syncthreads();
-        load(k, a.k + k_offset, key, a.time, k_stride, dim);
-        load(v, a.v + k_offset, key, a.time, k_stride, dim);
+        load(k, k_head, key, a.time, a.k_row, dim);
+        load(v, v_head, key, a.time, a.v_row, dim);
         __syncthreads();
         float p[4][4], ds[4][4];
         gradients(a, at, key, q, k, dout, v, p, ds);
@@ -253,7 +256,7 @@ KERNEL(attention_backward_queries, AttentionArguments, THREADS) {
         __syncthreads();
         accumulate<false>(sums, ds_tile, k, dim);
     }
-    write(a.dq + q_offset, at.first, a.time, q_stride, dim, sums);
+    write(a.dq + q_offset, at.first, a.time, a.q_row, dim, sums);
 }
 
 // dv_s = Σ_t p_ts dout_t, dk_s = Σ_t ds_ts q_t, over the query heads that
@@ -266,17 +269,19 @@ KERNEL(attention_backward_keys, AttentionArguments, THREADS) {
     Tile ds_tile{p_tile.base + BLOCK * (BLOCK + 1), BLOCK + 1};
     Place at = place(a.kv_heads, a.time);
     uint64_t group = a.heads / a.kv_heads;
-    uint64_t q_stride = a.heads * dim, k_stride = a.kv_heads * dim;
-    uint64_t k_offset = (at.member * a.time * a.kv_heads + at.head) * dim;
+    uint64_t row = a.heads * dim;
+    uint64_t k_offset = at.member * a.time * a.k_row + at.head * dim;
+    uint64_t v_offset = at.member * a.time * a.v_row + at.head * dim;
     float sums_k[4][COLUMNS] = {}, sums_v[4][COLUMNS] = {};
-    load(k, a.k + k_offset, at.first, a.time, k_stride, dim);
-    load(v, a.v + k_offset, at.first, a.time, k_stride, dim);
+    load(k, a.k + k_offset, at.first, a.time, a.k_row, dim);
+    load(v, a.v + v_offset, at.first, a.time, a.v_row, dim);
     for (uint64_t head = at.head * group; head < (at.head + 1) * group; head++) {
-        uint64_t q_offset = (at.member * a.time * a.heads + head) * dim;
+        const float* q_head = a.q + at.member * a.time * a.q_row + head * dim;
+        const float* dout_head = a.dout + at.member * a.time * row + head * dim;
         for (uint64_t query = at.first; query < a.time && query < at.first + BLOCK + a.window; query += BLOCK) {
             __syncthreads();
-            load(q, a.q + q_offset, query, a.time, q_stride, dim);
-            load(dout, a.dout + q_offset, query, a.time, q_stride, dim);
+            load(q, q_head, query, a.time, a.q_row, dim);
+            load(dout, dout_head, query, a.time, row, dim);
             __syncthreads();
             float p[4][4], ds[4][4];
             gradients(a, {at.member, head, query}, at.first, q, k, dout, v, p, ds);
@@ -287,6 +292,6 @@ KERNEL(attention_backward_keys, AttentionArguments, THREADS) {
             accumulate<true>(sums_k, ds_tile, q, dim);
         }
     }
-    write(a.dk + k_offset, at.first, a.time, k_stride, dim, sums_k);
-    write(a.dv + k_offset, at.first, a.time, k_stride, dim, sums_v);
+    write(a.dk + k_offset, at.first, a.time, a.k_row, dim, sums_k);
+    write(a.dv + v_offset, at.first, a.time, a.v_row, dim, sums_v);
 }

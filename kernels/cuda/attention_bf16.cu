@@ -1,6 +1,7 @@
 // Causal attention over bfloat16 on tensor cores, forward, for sm_80 and later:
-// q, out [B,T,H,D]; k, v [B,T,K,D], K divides H; lse f32 [B,H,T]. D is at most
-// 64 or 128, smaller heads are filled up with zeros.
+// q, out [B,T,H,D]; k, v [B,T,K,D], K divides H; lse f32 [B,H,T]. Rows of q, k
+// and v may lie further apart than their heads fill: they may be columns of one
+// projection. D is at most 64 or 128, smaller heads are filled up with zeros.
 //
 // out_t = Σ_s p_ts v_s, p_t = softmax over the window of scale · q_t · k_s.
 //
@@ -27,9 +28,8 @@ template <unsigned D>
 __device__ __forceinline__ void attention_bf16(const AttentionBf16Arguments& a, AttentionBf16Shared<D>& s) {
     OwnRows own = own_rows(a.heads, a.time, true);
     uint64_t kv_head = own.head / (a.heads / a.kv_heads);
-    uint64_t q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
-    uint64_t q_offset = own.member * a.time * q_stride + own.head * a.dim;
-    uint64_t k_offset = own.member * a.time * k_stride + kv_head * a.dim;
+    const uint16_t* k_head = a.k + head_offset(a, own.member, kv_head, a.k_row);
+    const uint16_t* v_head = a.v + head_offset(a, own.member, kv_head, a.v_row);
     // Keys that the block's queries see.
     uint64_t begin = own.first + 1 > a.window ? (own.first + 1 - a.window) / STEP_KEYS * STEP_KEYS : 0;
     uint64_t end = own.first + OWN_ROWS < a.time ? own.first + OWN_ROWS : a.time;
@@ -37,12 +37,12 @@ __device__ __forceinline__ void attention_bf16(const AttentionBf16Arguments& a, 
     auto start = [&](unsigned step) {
         if (step < steps) {
             uint64_t key = begin + uint64_t(step) * STEP_KEYS;
-            start_rows<D, STEP_KEYS>(s.stages[step % 2].k, a.k + k_offset, key, k_stride, a);
-            start_rows<D, STEP_KEYS>(s.stages[step % 2].v, a.v + k_offset, key, k_stride, a);
+            start_rows<D, STEP_KEYS>(s.stages[step % 2].k, k_head, key, a.k_row, a);
+            start_rows<D, STEP_KEYS>(s.stages[step % 2].v, v_head, key, a.v_row, a);
         }
         copy_async_commit();
     };
-    start_rows<D, OWN_ROWS>(s.q, a.q + q_offset, own.first, q_stride, a);
+    start_rows<D, OWN_ROWS>(s.q, a.q + head_offset(a, own.member, own.head, a.q_row), own.first, a.q_row, a);
     copy_async_commit();
     start(0);
     copy_async_wait<1>();

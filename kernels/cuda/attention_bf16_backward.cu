@@ -55,10 +55,8 @@ template <unsigned D, bool of_keys>
 __device__ __forceinline__ void attention_backward(const AttentionBf16Arguments& a, AttentionBackwardShared<D>& s) {
     constexpr unsigned STEP = AttentionBackwardShared<D>::STEP;
     uint64_t group = a.heads / a.kv_heads;
-    uint64_t q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
-    uint64_t own_stride = of_keys ? k_stride : q_stride, step_stride = of_keys ? q_stride : k_stride;
+    uint64_t dout_row = a.heads * a.dim;
     OwnRows own = own_rows(of_keys ? a.kv_heads : a.heads, a.time, !of_keys);
-    uint64_t own_offset = own.member * a.time * own_stride + own.head * a.dim;
     // The rows that see or are seen, and how often: once for each query head.
     uint64_t begin, end;
     if (of_keys) {
@@ -75,10 +73,12 @@ __device__ __forceinline__ void attention_backward(const AttentionBf16Arguments&
         if (step < steps) {
             uint64_t head = first_head + step / steps_of_head;
             uint64_t first = begin + uint64_t(step % steps_of_head) * STEP;
-            uint64_t offset = own.member * a.time * step_stride + head * a.dim;
-            auto& tiles = s.stages[step % 2].tiles;
-            start_rows<D, STEP>(tiles[0], (of_keys ? a.q : a.k) + offset, first, step_stride, a);
-            start_rows<D, STEP>(tiles[1], (of_keys ? a.dout : a.v) + offset, first, step_stride, a);
+            uint64_t rows[2] = {of_keys ? a.q_row : a.k_row, of_keys ? dout_row : a.v_row};
+            const uint16_t* from[2] = {of_keys ? a.q : a.k, of_keys ? a.dout : a.v};
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++)
+                start_rows<D, STEP>(s.stages[step % 2].tiles[i], from[i] + head_offset(a, own.member, head, rows[i]),
+                                    first, rows[i], a);
         }
         copy_async_commit();
     };
@@ -95,8 +95,11 @@ __device__ __forceinline__ void attention_backward(const AttentionBf16Arguments&
         if (of_keys && threadIdx.x < 2 * STEP)
             s.statistics[step % 2][threadIdx.x / STEP][threadIdx.x % STEP] = value;
     };
-    start_rows<D, OWN_ROWS>(s.own[0], (of_keys ? a.k : a.q) + own_offset, own.first, own_stride, a);
-    start_rows<D, OWN_ROWS>(s.own[1], (of_keys ? a.v : a.dout) + own_offset, own.first, own_stride, a);
+    uint64_t strides[2] = {of_keys ? a.k_row : a.q_row, of_keys ? a.v_row : dout_row};
+    uint64_t offsets[2] = {head_offset(a, own.member, own.head, strides[0]),
+                           head_offset(a, own.member, own.head, strides[1])};
+    start_rows<D, OWN_ROWS>(s.own[0], (of_keys ? a.k : a.q) + offsets[0], own.first, strides[0], a);
+    start_rows<D, OWN_ROWS>(s.own[1], (of_keys ? a.v : a.dout) + offsets[1], own.first, strides[1], a);
     start(0);
     if (of_keys) keep_statistic(0, statistic(0));
 
@@ -151,9 +154,9 @@ __device__ __forceinline__ void attention_backward(const AttentionBf16Arguments&
     }
     copy_async_wait<0>();
     const float factor[2] = {a.scale, a.scale}, one[2] = {1.0f, 1.0f};
-    store_rows<D>(s.own[0], row, sums, factor, (of_keys ? a.dk : a.dq) + own_offset, own.first, own_stride, a);
+    store_rows<D>(s.own[0], row, sums, factor, (of_keys ? a.dk : a.dq) + offsets[0], own.first, strides[0], a);
     if constexpr (of_keys)
-        store_rows<D>(s.own[1], row, sums_v, one, a.dv + own_offset, own.first, own_stride, a);
+        store_rows<D>(s.own[1], row, sums_v, one, a.dv + offsets[1], own.first, strides[1], a);
 }
 
 KERNEL(attention_backward_bf16_queries_64, AttentionBf16Arguments, THREADS) {

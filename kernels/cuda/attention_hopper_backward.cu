@@ -217,10 +217,13 @@ __device__ __forceinline__ void consume_steps(const AttentionBf16Arguments& a, A
     warpgroup_wait<0>();
     registers_fence(sums);
     registers_fence(sums_v);
-    uint64_t stride = (of_keys ? a.kv_heads : a.heads) * D, offset = own.member * a.time * stride + own.head * D;
+    uint64_t own_row = of_keys ? a.k_row : a.q_row, offset = head_offset(a, own.member, own.head, own_row);
     const float factor[2] = {a.scale, a.scale}, one[2] = {1.0f, 1.0f};
-    store_rows<D>(s.out, row, sums, factor, (of_keys ? a.dk : a.dq) + offset, own.first, stride, a);
-    if constexpr (of_keys) store_rows<D>(s.out, row, sums_v, one, a.dv + offset, own.first, stride, a);
+    store_rows<D>(s.out, row, sums, factor, (of_keys ? a.dk : a.dq) + offset, own.first, own_row, a);
+    if constexpr (of_keys) {
+        uint16_t* head = a.dv + head_offset(a, own.member, own.head, a.v_row);
+        store_rows<D>(s.out, row, sums_v, one, head, own.first, a.v_row, a);
+    }
 }
 
 template <unsigned D, bool of_keys>

@@ -12,6 +12,9 @@ struct AttentionBf16Arguments {
     float* delta;
     uint16_t *dq, *dk, *dv;
     uint64_t batch, time, heads, kv_heads, dim, window;
+    // Elements from one position of q, k and v to the next, and of their
+    // gradients; rows of out and dout are dense.
+    uint64_t q_row, k_row, v_row;
     float scale;
     // Whether all rows are aligned to 16 bytes.
     uint32_t aligned;
@@ -138,6 +141,12 @@ __device__ __forceinline__ float quad_sum(float value) {
 __device__ __forceinline__ float quad_maximum(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
+}
+
+// Where a head of a member of the batch begins, its rows being `row` apart.
+__device__ __forceinline__ uint64_t head_offset(const AttentionBf16Arguments& a, uint64_t member, uint64_t head,
+                                                uint64_t row) {
+    return member * a.time * row + head * a.dim;
 }
 
 // Which member of the batch, head and rows a block has; the longest rows

@@ -461,17 +461,19 @@ fn heads(b: &mut Bench) -> Result<(), Error> {
         let shape = [batch, time, heads, dim];
         let name = format!("Attention {shape:?} window {window}");
         if b.wants(&name) {
-            let [q, k, v, out] = [b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?];
+            let [q, k, v] = [b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?].map(Heads::from);
+            let (out, kv_heads) = (b.floats(&shape)?, heads);
             let lse = b.floats(&[batch, heads, time])?;
-            b.time((name, vec![Attention { q, k, v, out, lse, window, scale: 0.1 }.into()]))?;
+            b.time((name, vec![Attention { q, k, v, kv_heads, out, lse, window, scale: 0.1 }.into()]))?;
         }
         let name = format!("AttentionBackward {shape:?} window {window}");
         if b.wants(&name) {
-            let [q, k, v, out] = [b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?];
+            let [q, k, v] = [b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?].map(Heads::from);
+            let (out, kv_heads) = (b.floats(&shape)?, heads);
             let [dq, dk, dv, dout] =
                 [b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?, b.floats(&shape)?];
             let lse = b.floats(&[batch, heads, time])?;
-            let op = AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale: 0.1 };
+            let op = AttentionBackward { q, k, v, kv_heads, out, lse, dout, dq, dk, dv, window, scale: 0.1 };
             b.time((name, vec![op.into()]))?;
         }
     }

@@ -98,10 +98,14 @@ fn main() -> Result<(), Error> {
     let [q, k, v, out, dout4, dq, dk, dv] = heads[..] else { unreachable!("eight were made") };
     b.time("rope", Rope { x: q, out, base: 1e4, inverse: false })?;
     let lse = b.tensor(&[BATCH, HEADS, TIME])?;
-    let (window, scale) = (0, 0.17);
-    b.time("attention", Attention { q, k, v, out, lse, window, scale })?;
+    let (window, scale, kv_heads) = (0, 0.17, HEADS);
+    let [q, k, v] = [q, k, v].map(Heads::from);
+    b.time("attention", Attention { q, k, v, kv_heads, out, lse, window, scale })?;
     let dout = dout4;
-    b.time("attention backward", AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale })?;
+    b.time(
+        "attention backward",
+        AttentionBackward { q, k, v, kv_heads, out, lse, dout, dq, dk, dv, window, scale },
+    )?;
     let targets = b.device.alloc(DType::I32, &[N])?;
     let table = b.tensor(&[VOCABULARY, CHANNELS])?;
     let (losses, lse, softcap) = (b.tensor(&[N])?, b.tensor(&[N])?, 15.0);

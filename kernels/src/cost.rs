@@ -118,12 +118,23 @@ fn cross_entropy_flops(dims: &CrossEntropyDims, products: u64) -> u64 {
     product(&[dims.rows, dims.vocabulary]).saturating_mul(per_logit).saturating_add(rows)
 }
 
-/// Elements of four bytes that take as much memory as `span`'s.
-fn words(span: &Span, dtype: DType) -> u64 {
+/// Elements of four bytes that take as much memory as `len` of `dtype`.
+fn words_in(len: usize, dtype: DType) -> u64 {
     match dtype {
-        DType::Bf16 => (span.len as u64).div_ceil(2),
-        DType::F32 | DType::I32 => span.len as u64,
+        DType::Bf16 => (len as u64).div_ceil(2),
+        DType::F32 | DType::I32 => len as u64,
     }
+}
+
+/// [`words_in`] a span.
+fn words(span: &Span, dtype: DType) -> u64 {
+    words_in(span.len, dtype)
+}
+
+/// [`words_in`] `each` tensors as large as q and as many as large as k.
+fn heads_moved(dims: &AttentionDims, each: u64) -> u64 {
+    let [of_q, of_k] = dims.elements().map(|len| words_in(len, dims.dtype).saturating_mul(each));
+    of_q.saturating_add(of_k)
 }
 
 /// [`words`] of all.
@@ -266,12 +277,12 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             let table = all(&[*time, *dim / 2], PER_ANGLE);
             total(by_rows(x, 3, batch * time * heads).saturating_add(table), elements(&[x, out]))
         }
-        Step::Attention { q, k, v, out, lse, dims } => {
-            let moved = words_of(&[q, k, v, out], dims.dtype).saturating_add(lse.len as u64);
+        Step::Attention { lse, dims, .. } => {
+            let moved = heads_moved(dims, 2).saturating_add(lse.len as u64);
             total(attention_flops(dims, 2), moved)
         }
-        Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
-            let moved = words_of(&[q, k, v, out, dout, dq, dk, dv], dims.dtype);
+        Step::AttentionBackward { lse, dims, .. } => {
+            let moved = heads_moved(dims, 4);
             total(attention_flops(dims, 5), moved.saturating_add(lse.len as u64))
         }
         Step::Gather { indices, out, .. } => {
@@ -317,6 +328,7 @@ mod tests {
                     window,
                     scale: 1.0,
                     dtype: DType::F32,
+                    rows: [4; 3],
                 };
                 let counted: usize = (0..time).map(|t| t + 1 - dims.first(t)).sum();
                 assert_eq!(visible_pairs(&dims), counted as u64);
@@ -337,6 +349,7 @@ mod tests {
                     window,
                     scale: 1.0,
                     dtype: DType::F32,
+                    rows: [4; 3],
                 };
                 let counted: usize =
                     (0..time.div_ceil(64)).map(|n| n.min((window - 1).div_ceil(64)) + 1).sum();

@@ -187,6 +187,22 @@ pub struct Store {
     pub layout: Layout,
 }
 
+/// Queries, keys or values of an attention. A tensor of rank 4 is \[B,T,heads,D\]
+/// and `col` 0; another has B·T rows of any length, heads·D columns of which,
+/// from `col` on, are meant: a part of a fused projection.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Heads {
+    pub tensor: TensorId,
+    pub col: u32,
+}
+
+impl From<TensorId> for Heads {
+    fn from(tensor: TensorId) -> Heads {
+        Heads { tensor, col: 0 }
+    }
+}
+
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? })*) => {
         $(
@@ -286,13 +302,15 @@ ops! {
     /// Rotary embedding (Su et al. 2021) of x \[B,T,H,D\], pairs (i, i + D/2),
     /// angle t · base^(−2i/D); `inverse` rotates back.
     Rope { x: TensorId, out: TensorId, base: f32, inverse: bool }
-    /// Causal attention: q,out \[B,T,H,D\]; k,v \[B,T,K,D\], K | H; lse \[B,H,T\].
-    /// Position t sees t−window+1..=t (window 0: 0..=t). q, k, v and out are
-    /// all `F32` or all `Bf16`; lse is `F32`.
-    Attention { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, window: u32, scale: f32 }
-    /// Gradients of [`Attention`]; dq, dk, dv are overwritten. All but lse have
-    /// the type of q.
-    AttentionBackward { q: TensorId, k: TensorId, v: TensorId, out: TensorId, lse: TensorId, dout: TensorId, dq: TensorId, dk: TensorId, dv: TensorId, window: u32, scale: f32 }
+    /// Causal attention: out \[B,T,H,D\], H heads of q, `kv_heads` (a divisor of
+    /// H) of k and v, lse \[B,H,T\]. Position t sees t−window+1..=t (window 0:
+    /// 0..=t). q, k, v and out are all `F32` or all `Bf16`; lse is `F32`.
+    Attention { q: Heads, k: Heads, v: Heads, kv_heads: u32, out: TensorId, lse: TensorId, window: u32, scale: f32 }
+    /// Gradients of [`Attention`]: those of the heads in dq, dk, dv are
+    /// overwritten, each tensor of which has the shape of that of q, k or v, and
+    /// the same columns. They may be one tensor if the columns are disjoint. All
+    /// but lse have the type of q.
+    AttentionBackward { q: Heads, k: Heads, v: Heads, kv_heads: u32, out: TensorId, lse: TensorId, dout: TensorId, dq: TensorId, dk: TensorId, dv: TensorId, window: u32, scale: f32 }
     /// out\[n,:\] = table\[indices\[n\],:\].
     Gather { table: TensorId, indices: TensorId, out: TensorId }
     /// table\[indices\[n\],:\] += src\[n,:\] in the order of n, after zeroing the

@@ -5,20 +5,16 @@ use crate::error::fail;
 use crate::step::{AttentionDims, CrossEntropyDims};
 use crate::table::Tensor;
 
+/// With `rows` still to be filled in.
 pub(crate) fn attention_dims(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    out: &Tensor,
+    kv_heads: u32,
     window: u32,
     scale: f32,
 ) -> Result<AttentionDims, Error> {
-    let [batch, time, heads, dim] = rank4("q", q)?;
-    let [k_batch, k_time, kv_heads, k_dim] = rank4("k", k)?;
-    same_shape("k", k, "v", v)?;
-    same("batches of q and k", batch, k_batch)?;
-    same("times of q and k", time, k_time)?;
-    same("head sizes of q and k", dim, k_dim)?;
-    if heads % kv_heads != 0 {
+    let [batch, time, heads, dim] = rank4("out", out)?;
+    let kv_heads = kv_heads as usize;
+    if kv_heads == 0 || heads % kv_heads != 0 {
         return fail!(ShapeMismatch, "{kv_heads} key heads do not divide {heads} query heads");
     }
     if window as usize > time {
@@ -26,7 +22,8 @@ pub(crate) fn attention_dims(
     }
     finite("scale", scale)?;
     let window = if window == 0 { time } else { window as usize };
-    Ok(AttentionDims { batch, time, heads, kv_heads, dim, window, scale, dtype: q.dtype })
+    let dtype = out.dtype;
+    Ok(AttentionDims { batch, time, heads, kv_heads, dim, window, scale, dtype, rows: [0; 3] })
 }
 
 pub(crate) fn check_lse(lse: &Tensor, dims: &AttentionDims) -> Result<(), Error> {

@@ -17,9 +17,23 @@ pub(crate) struct AttentionDims {
     pub scale: f32,
     /// Of q, k, v, the output and all gradients.
     pub dtype: DType,
+    /// Elements from one position of q, k and v to the next, and of their
+    /// gradients; rows of the output are dense.
+    pub rows: [usize; 3],
 }
 
 impl AttentionDims {
+    /// Elements of all heads of q, and of k or v.
+    pub fn elements(&self) -> [usize; 2] {
+        [self.heads, self.kv_heads].map(|heads| self.batch * self.time * heads * self.dim)
+    }
+
+    /// The same, of dense rows.
+    pub fn dense(&self) -> AttentionDims {
+        let rows = [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.dim);
+        AttentionDims { rows, ..*self }
+    }
+
     /// First position that position `t` sees.
     pub fn first(&self, t: usize) -> usize {
         (t + 1).saturating_sub(self.window)

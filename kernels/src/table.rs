@@ -303,6 +303,11 @@ impl Table {
         self.base(span, 4).cast()
     }
 
+    /// As [`Table::f32_ptr`], of bfloat16 numbers.
+    pub fn bf16_ptr(&self, span: Span) -> *mut u16 {
+        self.base(span, 2).cast()
+    }
+
     /// The elements of a span.
     ///
     /// # Safety

@@ -5,11 +5,13 @@
 //! What it proves of every step: handles are live; element types and shapes
 //! fit; every extent lies inside its storage; and an output shares no element
 //! with any other operand of the same step. The last is what lets backends
-//! write several outputs at once and split them between threads. There is one
-//! exception: an `Element` output of a row kernel may be exactly the range of
+//! write several outputs at once and split them between threads. There are two
+//! exceptions: an `Element` output of a row kernel may be exactly the range of
 //! one of its `Element` inputs, because a row kernel reads all of a tile
-//! before it writes it.
+//! before it writes it; and gradients of an attention may be disjoint columns
+//! of one tensor.
 
+mod attention;
 mod experts;
 mod fused;
 
@@ -70,6 +72,9 @@ struct Operand {
     written: bool,
     /// `Element` operands of a row kernel may be updated in place.
     in_place: bool,
+    /// First column that is written and the one after the last, where it is
+    /// not the whole tensor.
+    columns: Option<[usize; 2]>,
 }
 
 struct Check<'a> {
@@ -103,7 +108,7 @@ impl<'a> Check<'a> {
             return fail!(ShapeMismatch, "{name} must be {dtype:?}, and is {:?}", tensor.dtype);
         }
         self.handles.push(id);
-        self.operands.push(Operand { name, span: tensor.span, written, in_place });
+        self.operands.push(Operand { name, span: tensor.span, written, in_place, columns: None });
         Ok(tensor)
     }
 
@@ -162,7 +167,13 @@ impl<'a> Check<'a> {
                     && other.in_place
                     && !other.written
                     && out.span == other.span;
-                if !in_place {
+                let beside = match (out.columns, other.columns) {
+                    (Some([begin, end]), Some([other_begin, other_end])) => {
+                        out.span == other.span && (end <= other_begin || other_end <= begin)
+                    }
+                    _ => false,
+                };
+                if !in_place && !beside {
                     return fail!(
                         Alias,
                         "output {} overlaps {}; write to a tensor of its own",
@@ -328,47 +339,8 @@ impl<'a> Check<'a> {
                 let (x, out) = (x.span, out.span);
                 Ok(Step::Rope { x, out, batch, time, heads, dim, base: o.base, inverse: o.inverse })
             }
-            Op::Attention(o) => {
-                let q = self.number("q", o.q, false)?;
-                let k = self.same_type("k", o.k, q, false)?;
-                let v = self.same_type("v", o.v, q, false)?;
-                let out = self.same_type("out", o.out, q, true)?;
-                let lse = self.write("lse", o.lse)?;
-                let dims = attention_dims(q, k, v, o.window, o.scale)?;
-                same_shape("q", q, "out", out)?;
-                check_lse(lse, &dims)?;
-                Ok(Step::Attention { q: q.span, k: k.span, v: v.span, out: out.span, lse: lse.span, dims })
-            }
-            Op::AttentionBackward(o) => {
-                let q = self.number("q", o.q, false)?;
-                let k = self.same_type("k", o.k, q, false)?;
-                let v = self.same_type("v", o.v, q, false)?;
-                let out = self.same_type("out", o.out, q, false)?;
-                let lse = self.read("lse", o.lse)?;
-                let dout = self.same_type("dout", o.dout, q, false)?;
-                let dq = self.same_type("dq", o.dq, q, true)?;
-                let dk = self.same_type("dk", o.dk, q, true)?;
-                let dv = self.same_type("dv", o.dv, q, true)?;
-                let dims = attention_dims(q, k, v, o.window, o.scale)?;
-                same_shape("q", q, "out", out)?;
-                same_shape("q", q, "dout", dout)?;
-                same_shape("q", q, "dq", dq)?;
-                same_shape("k", k, "dk", dk)?;
-                same_shape("v", v, "dv", dv)?;
-                check_lse(lse, &dims)?;
-                Ok(Step::AttentionBackward {
-                    q: q.span,
-                    k: k.span,
-                    v: v.span,
-                    out: out.span,
-                    lse: lse.span,
-                    dout: dout.span,
-                    dq: dq.span,
-                    dk: dk.span,
-                    dv: dv.span,
-                    dims,
-                })
-            }
+            Op::Attention(o) => self.attention(o),
+            Op::AttentionBackward(o) => self.attention_backward(o),
             Op::Gather(o) => {
                 let table = self.number("table", o.table, false)?;
                 let indices = self.operand("indices", o.indices, Some(DType::I32), false, false)?;

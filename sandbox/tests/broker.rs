@@ -235,7 +235,9 @@ fn a_killed_owner_is_replaced_and_a_hung_one_is_told_from_its_victims() {
     let [q, out] = [(); 2].map(|()| guilty.alloc(DType::F32, &[1, 32768, 4, 64]).unwrap());
     let [k, v] = [(); 2].map(|()| guilty.alloc(DType::F32, &[1, 32768, 1, 64]).unwrap());
     let lse = guilty.alloc(DType::F32, &[1, 4, 32768]).unwrap();
-    let graph = guilty.prepare(vec![Attention { q, k, v, out, lse, window: 0, scale: 0.1 }.into()]).unwrap();
+    let [q, k, v] = [q, k, v].map(Heads::from);
+    let attention = Attention { q, k, v, kv_heads: 1, out, lse, window: 0, scale: 0.1 };
+    let graph = guilty.prepare(vec![attention.into()]).unwrap();
     let error = guilty.run(&graph).unwrap_err();
     assert_eq!(error.code(), ErrorCode::DeviceLost);
     assert!(error.to_string().contains("this evaluation lost the device"), "{error}");

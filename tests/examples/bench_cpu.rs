@@ -41,7 +41,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 struct Block {
     norms: [layers::LayerNorm; 2],
-    heads: [layers::Linear; 3],
+    /// Queries, keys and values in one.
+    heads: layers::Linear,
     project: layers::Linear,
     up: layers::Linear,
     down: layers::Linear,
@@ -53,7 +54,7 @@ impl Block {
         let c = CHANNELS;
         Ok(Block {
             norms: [layers::LayerNorm::new(c)?, layers::LayerNorm::new(c)?],
-            heads: [linear(c, c)?, linear(c, c)?, linear(c, c)?],
+            heads: linear(c, 3 * c)?,
             project: linear(c, c)?,
             up: linear(c, 4 * c)?,
             down: linear(4 * c, c)?,
@@ -61,7 +62,7 @@ impl Block {
     }
 
     fn params(&self) -> Vec<Tensor> {
-        let linears = self.heads.iter().chain([&self.project, &self.up, &self.down]);
+        let linears = [&self.heads, &self.project, &self.up, &self.down].into_iter();
         let norms = self.norms.iter().flat_map(layers::LayerNorm::params);
         linears.flat_map(layers::Linear::params).chain(norms).collect()
     }
@@ -69,14 +70,9 @@ impl Block {
     fn forward(&self, t: &mut Tape, x: Var, weights: &mut Weights) -> terrarium_sdk::Result<Var> {
         let operands = weights.operands;
         let h = self.norms[0].forward_as(t, x, operands)?;
-        let mut heads = Vec::new();
-        for linear in &self.heads {
-            let (weight, bias) = weights.layer(linear, t)?;
-            let y = t.linear_fused(h, weight, Ends { bias, result: operands, ..Ends::default() })?;
-            heads.push(t.reshape(y, &[ROWS, TIME, HEADS, CHANNELS / HEADS])?);
-        }
-        let y = t.attention(heads[0], heads[1], heads[2], 0)?;
-        let y = t.reshape(y, &[ROWS, TIME, CHANNELS])?;
+        let (weight, bias) = weights.layer(&self.heads, t)?;
+        let heads = t.linear_fused(h, weight, Ends { bias, result: operands, ..Ends::default() })?;
+        let y = t.attention_fused(heads, HEADS, HEADS, 0)?;
         let (weight, bias) = weights.layer(&self.project, t)?;
         let x = t.linear_fused(y, weight, Ends { bias, residual: Some(x), ..Ends::default() })?;
         let h = self.norms[1].forward_as(t, x, operands)?;

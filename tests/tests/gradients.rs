@@ -1,7 +1,7 @@
 //! Every differentiable operation of the tape against finite differences.
 
 use terrarium_sdk::rowkernel::Layout::{Element, PerCol, PerRow, Scalar};
-use terrarium_sdk::tape::{Activation, Affine, Ends};
+use terrarium_sdk::tape::{Activation, Affine, Ends, Heads};
 use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Var};
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
@@ -351,6 +351,45 @@ fn attention_with_windows_and_groups() {
     }
 }
 
+/// Queries, keys and values in the columns of one value: with nothing between
+/// them, used besides, with columns that are no one's, and overlapping.
+#[test]
+fn attention_of_one_projection() {
+    for window in [0, 2] {
+        check(&[&[1, 5, 16]], 0.0, &move |t, p| {
+            let y = t.attention_fused(p[0], 4, 2, window)?;
+            weigh(t, y)
+        });
+    }
+    check(&[&[1, 4, 6]], 0.0, &|t, p| {
+        let y = t.attention_fused(p[0], 1, 1, 0)?;
+        let (y, x) = (weigh(t, y)?, weigh(t, p[0])?);
+        t.add(x, y)
+    });
+    check(&[&[4, 9], &[1, 4, 2, 2]], 0.0, &|t, p| {
+        let at = |of, col| Heads { of, col };
+        let y = t.attention_in([1, 4, 2, 2], 1, [at(p[1], 0), at(p[0], 5), at(p[0], 1)], 0)?;
+        weigh(t, y)
+    });
+    check(&[&[4, 5]], 0.0, &|t, p| {
+        let at = |col| Heads { of: p[0], col };
+        let y = t.attention_in([2, 2, 1, 2], 1, [at(0), at(1), at(3)], 0)?;
+        weigh(t, y)
+    });
+}
+
+/// Values out of the projection that queries and keys are made ready from.
+#[test]
+fn attention_beside_heads() {
+    check(&[&[1, 4, 12]], 0.0, &|t, p| {
+        let shape = [1, 4, 2, 2];
+        let q = t.heads(p[0], 0, shape, 10.0, 1e-3)?;
+        let k = t.heads(p[0], 4, shape, 10.0, 1e-3)?;
+        let y = t.attention_in(shape, 2, [q.into(), k.into(), Heads { of: p[0], col: 8 }], 0)?;
+        weigh(t, y)
+    });
+}
+
 #[test]
 fn attention_of_one_value_with_itself() {
     check(&[&[1, 4, 2, 2]], 0.0, &|t, p| {
@@ -443,6 +482,10 @@ fn mistakes_are_errors_that_name_the_shapes() {
     assert!(t.reshape(a, &[7]).is_err());
     assert!(t.columns(a, 2, 2).is_err());
     assert!(t.attention(a, a, a, 0).is_err());
+    assert!(t.attention_fused(a, 1, 1, 0).is_err());
+    assert!(t.attention_fused(a, 0, 0, 0).is_err());
+    let at = |col| Heads { of: a, col };
+    assert!(t.attention_in([3, 1, 1, 1], 1, [at(0), at(1), at(u32::MAX)], 0).is_err());
     assert!(t.rope(a, 10.0).is_err());
     assert!(t.gather(a, a).is_ok_and(|_| t.run().is_err()), "float indices are refused by the device");
 }
@@ -452,7 +495,7 @@ fn mistakes_are_errors_that_name_the_shapes() {
 #[test]
 fn bfloat16_flows_through_attention_and_the_loss() {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
-    let shapes: [&[u32]; 3] = [&[2, 6, 2, 4], &[2, 6, 1, 4], &[5, 8]];
+    let shapes: [&[u32]; 4] = [&[2, 6, 2, 4], &[2, 6, 1, 4], &[5, 8], &[2, 6, 16]];
     let params: Vec<Tensor> = (0..)
         .zip(shapes)
         .map(|(stream, shape)| {
@@ -469,6 +512,12 @@ fn bfloat16_flows_through_attention_and_the_loss() {
             let (q, k) = (t.cast(p[0], dtype)?, t.cast(p[1], dtype)?);
             let weight = t.cast(p[2], dtype)?;
             let y = t.attention(q, k, k, 4)?;
+            let fused = t.cast(p[3], dtype)?;
+            let z = t.attention_fused(fused, 2, 1, 0)?;
+            let (y, z) = (t.cast(y, Dtype::Float32)?, t.cast(z, Dtype::Float32)?);
+            let z = t.reshape(z, &[2, 6, 2, 4])?;
+            let y = t.add(y, z)?;
+            let y = t.cast(y, dtype)?;
             let y = t.reshape(y, &[12, 8])?;
             let targets = t.input(&targets);
             let losses = t.linear_cross_entropy(y, weight, targets, 3.0)?;

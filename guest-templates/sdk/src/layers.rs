@@ -18,7 +18,7 @@
 
 use crate::error::{Error, Result};
 use crate::init::Seeds;
-use crate::tape::{Activation, Affine, Ends, Tape, Var};
+use crate::tape::{Activation, Affine, Ends, Heads, Tape, Var};
 use crate::tensor::{Dtype, Tensor};
 
 /// y = x·Wᵀ + b: [..., inputs] → [..., outputs], 2·inputs·outputs flops a row.
@@ -174,9 +174,8 @@ impl SelfAttention {
         let qkv = t.linear(x, fused)?;
         let q = t.heads(qkv, 0, shape, 10_000.0, 1e-6)?;
         let k = t.heads(qkv, c, shape, 10_000.0, 1e-6)?;
-        let v = t.columns(qkv, 2 * c, c)?;
-        let v = t.reshape(v, &shape)?;
-        let y = t.attention(q, k, v, self.window)?;
+        let v = Heads { of: qkv, col: 2 * c };
+        let y = t.attention_in(shape, self.heads, [q.into(), k.into(), v], self.window)?;
         let y = t.reshape(y, &[b, time, c])?;
         t.linear_fused(y, project, Ends { residual, ..Ends::default() })
     }

@@ -62,6 +62,7 @@
 //! | `linear`, `linear_fused` | \[N,K\], \[M,K\] → \[N,M\] | 2·N·M·K |
 //! | `mlp` | \[N,C\], \[H,C\], \[C,H\] → \[N,C\] | 4·N·C·H |
 //! | `attention` | \[B,T,H,D\] → the same | 4·B·H·D·Σ positions seen (T²/2, or T·window) |
+//! | `attention_fused` | \[B,T,(H+2K)·D\] → \[B,T,H·D\] | the same: one projection holds all three |
 //! | `linear_cross_entropy` | \[N,C\], \[V,C\] → \[N\] | 2·N·V·C, and no logits are stored |
 //! | `mixture` | \[N,C\], experts of width H, k of them | 4·k·N·C·H |
 //! | `map`, norms, `rope_norm` | \[N,C\] → \[N,C\] | a few for each element; the bytes count |

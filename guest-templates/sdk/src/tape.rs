@@ -42,6 +42,7 @@ use crate::bindings::trainer::terrarium::guest::compute;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Tensor, elements};
 
+pub use attention::Heads;
 pub use backward::Adjoint;
 pub use experts::Sorted;
 pub use fused::{Activation, Affine, Ends};

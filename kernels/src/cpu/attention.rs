@@ -24,14 +24,19 @@ pub(crate) const KEYS: usize = 16 * COLS;
 /// column of them does not fall on few lines of the cache.
 pub(crate) const STRIDE: usize = KEYS + COLS;
 
-/// Where the row of position `t` starts in [B,T,heads,D].
-pub(crate) fn row_start(dims: &AttentionDims, heads: usize, b: usize, t: usize, head: usize) -> usize {
-    ((b * dims.time + t) * heads + head) * dims.dim
+/// Where a head of position `t` starts, positions being `row` elements apart.
+pub(crate) fn head_start(dims: &AttentionDims, row: usize, b: usize, t: usize, head: usize) -> usize {
+    (b * dims.time + t) * row + head * dims.dim
 }
 
-/// All rows of a key head, whose first is at the beginning of `of`.
-pub(crate) fn key_head<'a, T>(of: &'a [T], dims: &AttentionDims) -> Matrix<'a, T> {
-    Matrix::strided(of, dims.time, dims.dim, dims.kv_heads * dims.dim)
+/// All rows of a head.
+pub(crate) fn whole_head<'a, T>(
+    of: &'a [T],
+    dims: &AttentionDims,
+    row: usize,
+    (b, head): (usize, usize),
+) -> Matrix<'a, T> {
+    Matrix::strided(&of[head_start(dims, row, b, 0, head)..], dims.time, dims.dim, row)
 }
 
 /// The keys that a query sees of the block at `key`, as a range within it.
@@ -58,7 +63,7 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let AttentionDims { batch, time, heads, kv_heads, dim, .. } = *dims;
+    let AttentionDims { batch, time, heads, kv_heads, dim, rows: [_, k_row, v_row], .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let group = heads / kv_heads;
     let (out, lse) = (Output::new(out), Output::new(lse));
@@ -73,13 +78,12 @@ pub(crate) fn forward(
             split.each(packs + packs * group * blocks, |task| {
                 let Some(task) = task.checked_sub(packs) else {
                     let _task = packed.task();
-                    let (b, kv_head) = ((first + task) / kv_heads, (first + task) % kv_heads);
-                    let at = row_start(dims, kv_heads, b, 0, kv_head);
+                    let head = ((first + task) / kv_heads, (first + task) % kv_heads);
                     // SAFETY: this key head's panels, which are this task's.
                     let panels = unsafe { panels.range(task * of_both, of_both) };
                     let (keys, values) = panels.split_at_mut(of_keys);
-                    Tiles::new().pack_right(key_head(&k[at..], dims).t(), keys);
-                    Tiles::new().pack_right(key_head(&v[at..], dims), values);
+                    Tiles::new().pack_right(whole_head(k, dims, k_row, head).t(), keys);
+                    Tiles::new().pack_right(whole_head(v, dims, v_row, head), values);
                     return;
                 };
                 let (kv, rest) = (task / (group * blocks), task % (group * blocks));
@@ -104,11 +108,11 @@ fn query_block(
     dims: &AttentionDims,
     (b, head, query): (usize, usize, usize),
 ) {
-    let AttentionDims { time, heads, dim, scale, .. } = *dims;
+    let AttentionDims { time, heads, dim, scale, rows: [q_row, ..], .. } = *dims;
     let tiles = Tiles::new();
-    let q_stride = heads * dim;
+    let row = heads * dim;
     let queries = QUERIES.min(time - query);
-    let q_at = row_start(dims, heads, b, query, head);
+    let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, row, b, query, head));
     let strips = (QUERIES * dim + SLACK).next_multiple_of(COLS);
     scratch::with(strips + QUERIES * (STRIDE + 3), |scratch| {
         let (left, scores) = scratch.split_at_mut(strips);
@@ -117,7 +121,7 @@ fn query_block(
         let (total, factor) = state.split_at_mut(QUERIES);
         highest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
-        tiles.pack_left(Matrix::strided(&q[q_at..], queries, dim, q_stride), left);
+        tiles.pack_left(Matrix::strided(&q[q_at..], queries, dim, q_row), left);
         let mut key = dims.first(query) / COLS * COLS;
         let mut fresh = true;
         while key < query + queries {
@@ -128,12 +132,12 @@ fn query_block(
             if !fresh {
                 for (i, factor) in factor[..queries].iter().enumerate() {
                     // SAFETY: rows of this task's queries and head only.
-                    let row = unsafe { out.range(q_at + i * q_stride, dim) };
+                    let row = unsafe { out.range(at + i * row, dim) };
                     row.iter_mut().for_each(|o| *o *= factor);
                 }
             }
             // SAFETY: rows of this task's queries and head only.
-            unsafe { block.weighted(tiles, dims, scores, values_packed, out, q_at, fresh) };
+            unsafe { block.weighted(tiles, dims, scores, values_packed, (out, at, row), fresh) };
             fresh = false;
             key += keys;
         }
@@ -144,7 +148,7 @@ fn query_block(
             lse[i] = highest[i] + total[i].ln();
             let inverse = 1.0 / total[i];
             // SAFETY: rows of this task's queries and head only.
-            let row = unsafe { out.range(q_at + i * q_stride, dim) };
+            let row = unsafe { out.range(at + i * row, dim) };
             row.iter_mut().for_each(|o| *o *= inverse);
         }
     });
@@ -210,8 +214,8 @@ impl Block {
         }
     }
 
-    /// out (=|+=) weights · packed, for rows of a head from `at` on; `packed`
-    /// holds panels of the head's dimensions for all keys.
+    /// out (=|+=) weights · packed, for rows of a head from `at` on, `out_stride`
+    /// apart; `packed` holds panels of the head's dimensions for all keys.
     ///
     /// # Safety
     /// The rows of the block's queries, of one head, which no one else uses.
@@ -222,12 +226,10 @@ impl Block {
         dims: &AttentionDims,
         weights: &[f32],
         packed: &[f32],
-        out: Output,
-        at: usize,
+        (out, at, out_stride): (Output, usize, usize),
         fresh: bool,
     ) {
-        let AttentionDims { time, heads, dim, .. } = *dims;
-        let out_stride = heads * dim;
+        let AttentionDims { time, dim, .. } = *dims;
         for (row, rows, low, high) in self.strips(dims, ROWS) {
             let depth = high - low;
             if depth == 0 {

@@ -7,7 +7,7 @@
 //! A task owns one key head of one batch member, and with it the query heads
 //! that share it: all three gradients are its own, and are summed in order.
 
-use super::attention::{Block, KEYS, STRIDE, key_head, probabilities, row_start};
+use super::attention::{Block, KEYS, STRIDE, head_start, probabilities, whole_head};
 use super::matmul::Matrix;
 use super::simd::{dot, multiversion};
 use super::tiles::{COLS, ROWS, SLACK, Tiles};
@@ -29,23 +29,14 @@ pub(crate) struct Inputs<'a> {
     pub dout: &'a [f32],
 }
 
-/// The three gradients, written in parts.
-#[derive(Clone, Copy)]
-struct Gradients {
-    q: Output,
-    k: Output,
-    v: Output,
-}
-
+/// Gradients of q, k and v, whose rows may be interleaved.
 pub(crate) fn backward(
     split: Split,
     inputs: Inputs,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
+    [dq, dk_out, dv_out]: [Output; 3],
     dims: &AttentionDims,
 ) {
-    let gradients = Gradients { q: Output::new(dq), k: Output::new(dk), v: Output::new(dv) };
+    let [_, k_row, v_row] = dims.rows;
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
         let of_keys = dims.dim * dims.time.next_multiple_of(COLS);
@@ -57,25 +48,28 @@ pub(crate) fn backward(
             let (key_rows, sums) = rest.split_at_mut(of_rows);
             sums.fill(0.0);
             let (dk, dv) = sums.split_at_mut(of_sums);
-            let at = row_start(dims, dims.kv_heads, b, 0, kv_head);
+            let (k, v) = (
+                whole_head(inputs.k, dims, k_row, (b, kv_head)),
+                whole_head(inputs.v, dims, v_row, (b, kv_head)),
+            );
             let tiles = Tiles::new();
-            tiles.pack_right(key_head(&inputs.k[at..], dims).t(), keys);
-            tiles.pack_right(key_head(&inputs.v[at..], dims).t(), values);
-            tiles.pack_right(key_head(&inputs.k[at..], dims), key_rows);
+            tiles.pack_right(k.t(), keys);
+            tiles.pack_right(v.t(), values);
+            tiles.pack_right(k, key_rows);
             let packed = Packed { keys, values, key_rows };
             let group = dims.heads / dims.kv_heads;
             for head in kv_head * group..(kv_head + 1) * group {
                 for query in (0..dims.time).step_by(QUERIES) {
-                    query_block(inputs, &packed, (gradients.q, dk, dv), dims, (b, head, query));
+                    query_block(inputs, &packed, (dq, dk, dv), dims, (b, head, query));
                 }
             }
             let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim));
             for (t, (dk, dv)) in rows.enumerate() {
-                let at = row_start(dims, dims.kv_heads, b, t, kv_head);
+                let at = |row| head_start(dims, row, b, t, kv_head);
                 // SAFETY: rows of this task's key head only.
                 unsafe {
-                    gradients.k.range(at, dims.dim).copy_from_slice(dk);
-                    gradients.v.range(at, dims.dim).copy_from_slice(dv);
+                    dk_out.range(at(k_row), dims.dim).copy_from_slice(dk);
+                    dv_out.range(at(v_row), dims.dim).copy_from_slice(dv);
                 }
             }
         });
@@ -98,13 +92,13 @@ fn query_block(
     dims: &AttentionDims,
     (b, head, query): (usize, usize, usize),
 ) {
-    let AttentionDims { time, heads, dim, scale, .. } = *dims;
+    let AttentionDims { time, heads, dim, scale, rows: [q_row, ..], .. } = *dims;
     let tiles = Tiles::new();
-    let q_stride = heads * dim;
+    let row = heads * dim;
     let queries = QUERIES.min(time - query);
-    let q_at = row_start(dims, heads, b, query, head);
-    let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, q_stride);
-    let dout_block = Matrix::strided(&inputs.dout[q_at..], queries, dim, q_stride);
+    let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, row, b, query, head));
+    let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, q_row);
+    let dout_block = Matrix::strided(&inputs.dout[at..], queries, dim, row);
     let lse = &inputs.lse[(b * heads + head) * time + query..][..queries];
     let strips = (QUERIES * dim + SLACK).next_multiple_of(COLS);
     let panels = QUERIES * dim.next_multiple_of(COLS);
@@ -120,7 +114,7 @@ fn query_block(
         tiles.pack_left(dout_block, dout_left);
         tiles.pack_right(q_block, q_right);
         tiles.pack_right(dout_block, dout_right);
-        row_dots(&inputs.dout[q_at..], &inputs.out[q_at..], q_stride, dim, delta);
+        row_dots(&inputs.dout[at..], &inputs.out[at..], row, dim, delta);
         let mut key = dims.first(query) / COLS * COLS;
         let mut fresh = true;
         while key < query + queries {
@@ -132,7 +126,7 @@ fn query_block(
             block.transposed(tiles, dims, scores, dout_right, dv);
             block.transposed(tiles, dims, dp, q_right, dk);
             // SAFETY: rows of this task's heads only.
-            unsafe { block.weighted(tiles, dims, dp, packed.key_rows, dq, q_at, fresh) };
+            unsafe { block.weighted(tiles, dims, dp, packed.key_rows, (dq, q_at, q_row), fresh) };
             fresh = false;
             key += keys;
         }

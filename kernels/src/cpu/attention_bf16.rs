@@ -8,7 +8,7 @@
 //! their columns are. The block's first key and first query are even, so that
 //! pairs of a block are pairs of the panels.
 
-use super::attention::{Block, KEYS, STRIDE, key_head, online_softmax, probabilities, row_start, visible};
+use super::attention::{Block, KEYS, STRIDE, head_start, online_softmax, probabilities, visible, whole_head};
 use super::blocked::Micro;
 use super::gemm_avx512::Avx512Bf16;
 use super::matmul::Matrix;
@@ -79,7 +79,7 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
-    let AttentionDims { batch, time, heads, kv_heads, dim, .. } = *dims;
+    let AttentionDims { batch, time, heads, kv_heads, dim, rows: [_, k_row, v_row], .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let group = heads / kv_heads;
     let (out, lse) = (Moved::new(out), Output::new(lse));
@@ -94,13 +94,12 @@ pub(crate) fn forward(
             split.each(packs + packs * group * blocks, |task| {
                 let Some(task) = task.checked_sub(packs) else {
                     let _task = packed.task();
-                    let (b, kv_head) = ((first + task) / kv_heads, (first + task) % kv_heads);
-                    let at = row_start(dims, kv_heads, b, 0, kv_head);
+                    let head = ((first + task) / kv_heads, (first + task) % kv_heads);
                     // SAFETY: this key head's panels, which are this task's.
                     let room = unsafe { room.range(task * of_both, of_both) };
                     let (keys, values) = room.split_at_mut(of_keys);
-                    right(key_head(&k[at..], dims).t(), keys);
-                    right(key_head(&v[at..], dims), values);
+                    right(whole_head(k, dims, k_row, head).t(), keys);
+                    right(whole_head(v, dims, v_row, head), values);
                     return;
                 };
                 let (kv, rest) = (task / (group * blocks), task % (group * blocks));
@@ -123,10 +122,10 @@ fn query_block(
     dims: &AttentionDims,
     (b, head, query): (usize, usize, usize),
 ) {
-    let AttentionDims { time, heads, dim, scale, .. } = *dims;
-    let stride = heads * dim;
+    let AttentionDims { time, heads, dim, scale, rows: [q_row, ..], .. } = *dims;
+    let row = heads * dim;
     let queries = QUERIES.min(time - query);
-    let q_at = row_start(dims, heads, b, query, head);
+    let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, row, b, query, head));
     let of_left = strips(QUERIES, dim);
     scratch::with(of_left + QUERIES * (STRIDE + WEIGHTS + dim + 3), |room| {
         let (q_left, room) = room.split_at_mut(of_left);
@@ -137,7 +136,7 @@ fn query_block(
         let (total, factor) = room.split_at_mut(QUERIES);
         highest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
-        left(Matrix::strided(&q[q_at..], queries, dim, stride), q_left);
+        left(Matrix::strided(&q[q_at..], queries, dim, q_row), q_left);
         let mut key = dims.first(query) / COLS * COLS;
         let mut fresh = true;
         while key < query + queries {
@@ -157,12 +156,12 @@ fn query_block(
         }
         // SAFETY: the entries of this task's queries and head only.
         let lse = unsafe { lse.range((b * heads + head) * time + query, queries) };
-        for (i, row) in sums.chunks_exact_mut(dim).take(queries).enumerate() {
+        for (i, sums) in sums.chunks_exact_mut(dim).take(queries).enumerate() {
             lse[i] = highest[i] + total[i].ln();
             let inverse = 1.0 / total[i];
-            row.iter_mut().for_each(|o| *o *= inverse);
+            sums.iter_mut().for_each(|o| *o *= inverse);
             // SAFETY: rows of this task's queries and head only.
-            narrow(row, unsafe { out.range(q_at + i * stride, dim) });
+            narrow(sums, unsafe { out.range(at + i * row, dim) });
         }
     });
 }
@@ -349,8 +348,13 @@ struct Packed<'a> {
 
 /// Gradients of q, k and v. A task owns a key head, and with it the query
 /// heads that share it.
-pub(crate) fn backward(split: Split, inputs: Inputs, gradients: [&mut [u16]; 3], dims: &AttentionDims) {
-    let [dq, dk_out, dv_out] = gradients.map(Moved::new);
+pub(crate) fn backward(
+    split: Split,
+    inputs: Inputs,
+    [dq, dk_out, dv_out]: [Moved<u16>; 3],
+    dims: &AttentionDims,
+) {
+    let [_, k_row, v_row] = dims.rows;
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
         let (of_keys, of_rows) = (panels(dims.dim, dims.time), panels(dims.time, dims.dim));
@@ -361,10 +365,13 @@ pub(crate) fn backward(split: Split, inputs: Inputs, gradients: [&mut [u16]; 3],
             let (key_rows, sums) = room.split_at_mut(of_rows);
             sums.fill(0.0);
             let (dk, dv) = sums.split_at_mut(of_sums);
-            let at = row_start(dims, dims.kv_heads, b, 0, kv_head);
-            right(key_head(&inputs.k[at..], dims).t(), keys);
-            right(key_head(&inputs.v[at..], dims).t(), values);
-            right(key_head(&inputs.k[at..], dims), key_rows);
+            let (k, v) = (
+                whole_head(inputs.k, dims, k_row, (b, kv_head)),
+                whole_head(inputs.v, dims, v_row, (b, kv_head)),
+            );
+            right(k.t(), keys);
+            right(v.t(), values);
+            right(k, key_rows);
             let packed = Packed { keys, values, key_rows };
             let group = dims.heads / dims.kv_heads;
             for head in kv_head * group..(kv_head + 1) * group {
@@ -374,11 +381,11 @@ pub(crate) fn backward(split: Split, inputs: Inputs, gradients: [&mut [u16]; 3],
             }
             let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim));
             for (t, (dk, dv)) in rows.enumerate() {
-                let at = row_start(dims, dims.kv_heads, b, t, kv_head);
+                let at = |row| head_start(dims, row, b, t, kv_head);
                 // SAFETY: rows of this task's key head only.
                 unsafe {
-                    narrow(dk, dk_out.range(at, dims.dim));
-                    narrow(dv, dv_out.range(at, dims.dim));
+                    narrow(dk, dk_out.range(at(k_row), dims.dim));
+                    narrow(dv, dv_out.range(at(v_row), dims.dim));
                 }
             }
         });
@@ -395,12 +402,12 @@ fn gradient_block(
     (b, head, query): (usize, usize, usize),
 ) {
     const QUERIES: usize = QUERIES_BACKWARD;
-    let AttentionDims { time, heads, dim, scale, .. } = *dims;
-    let stride = heads * dim;
+    let AttentionDims { time, heads, dim, scale, rows: [q_row, ..], .. } = *dims;
+    let row = heads * dim;
     let queries = QUERIES.min(time - query);
-    let q_at = row_start(dims, heads, b, query, head);
-    let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, stride);
-    let dout_block = Matrix::strided(&inputs.dout[q_at..], queries, dim, stride);
+    let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, row, b, query, head));
+    let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, q_row);
+    let dout_block = Matrix::strided(&inputs.dout[at..], queries, dim, row);
     let lse = &inputs.lse[(b * heads + head) * time + query..][..queries];
     let (of_left, of_right) = (strips(QUERIES, dim), panels(QUERIES, dim));
     let of_weights = QUERIES * (2 * STRIDE + WEIGHTS) + QUERIES / 2 * STRIDE;
@@ -419,7 +426,7 @@ fn gradient_block(
         left(dout_block, dout_left);
         right(q_block, q_right);
         right(dout_block, dout_right);
-        row_dots(&inputs.dout[q_at..], &inputs.out[q_at..], stride, dim, delta);
+        row_dots(&inputs.dout[at..], &inputs.out[at..], row, dim, delta);
         let mut key = dims.first(query) / COLS * COLS;
         let mut fresh = true;
         while key < query + queries {
@@ -437,9 +444,9 @@ fn gradient_block(
             fresh = false;
             key += keys;
         }
-        for (i, row) in sums.chunks_exact(dim).take(queries).enumerate() {
+        for (i, sums) in sums.chunks_exact(dim).take(queries).enumerate() {
             // SAFETY: rows of this task's heads only.
-            narrow(row, unsafe { dq.range(q_at + i * stride, dim) });
+            narrow(sums, unsafe { dq.range(q_at + i * q_row, dim) });
         }
     });
 }

@@ -2,12 +2,13 @@
 
 use super::epilogue::{Epilogue, Pre};
 use super::faults::StepFaults;
+use super::moves::Moved;
 use super::product::{self, Numbers, Results};
 use super::rounding::{narrow, widen};
 use super::tasks::Split;
 use super::{
-    Kept, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm, moves,
-    norm, random, reduce, rope, rope_norm, row_map,
+    Kept, Output, adamw, attention, attention_backward, cross_entropy, experts, halves, indexing, layer_norm,
+    moves, norm, random, reduce, rope, rope_norm, row_map,
 };
 use crate::bf16;
 use crate::op::DType;
@@ -269,7 +270,8 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             if dims.dtype == DType::Bf16 =>
         {
             let inputs = [q, k, v, out, dout].map(|span| half!(span));
-            let gradients = [dq, dk, dv].map(|span| output_half!(span));
+            // SAFETY: see above; they may be interleaved, so each is an address.
+            let gradients = [dq, dk, dv].map(|span| unsafe { Moved::from_raw(t.bf16_ptr(*span), span.len) });
             halves::attention_backward(split, inputs, input!(lse), gradients, dims);
         }
         Step::AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, dims } => {
@@ -281,7 +283,9 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
                 lse: input!(lse),
                 dout: input!(dout),
             };
-            attention_backward::backward(split, inputs, output!(dq), output!(dk), output!(dv), dims);
+            // SAFETY: see above; they may be interleaved, so each is an address.
+            let outputs = [dq, dk, dv].map(|span| unsafe { Output::from_raw(t.f32_ptr(*span), span.len) });
+            attention_backward::backward(split, inputs, outputs, dims);
         }
         Step::Gather { table, indices, out, entries, cols, dtype: DType::Bf16 } => {
             let (table, indices) = (half!(table), indices!(indices));

@@ -4,10 +4,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::attention_bf16;
-use super::moves::convert;
+use super::moves::{Moved, convert, convert_rows};
 use super::product::Results;
 use super::rounding::{narrow, widen};
-use super::{Split, StepFaults, attention, attention_backward, cross_entropy, scratch};
+use super::{Output, Split, StepFaults, attention, attention_backward, cross_entropy, scratch};
 use crate::step::{AttentionDims, CrossEntropyDims};
 
 /// Cuts the first `len` elements off.
@@ -17,10 +17,20 @@ fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     part
 }
 
-/// As [`cut`], filled with the widened `bits`.
-fn widened<'a>(split: Split, rest: &mut &'a mut [f32], bits: &[u16]) -> &'a [f32] {
-    let part = cut(rest, bits.len());
-    convert(split, bits, part, widen);
+/// As [`cut`], filled with the widened heads of an attention's operand, dense.
+fn widened<'a>(
+    split: Split,
+    rest: &mut &'a mut [f32],
+    (bits, row): (&[u16], usize),
+    heads: usize,
+    dims: &AttentionDims,
+) -> &'a [f32] {
+    let (positions, width) = (dims.batch * dims.time, heads * dims.dim);
+    let part = cut(rest, positions * width);
+    // SAFETY: `part` is borrowed for all of it.
+    unsafe {
+        convert_rows(split, (bits, Moved::new(part)), [positions, width], [row, width], widen);
+    }
     part
 }
 
@@ -39,10 +49,13 @@ pub(crate) fn attention(
     if attention_bf16::can() {
         return attention_bf16::forward(split, [q, k, v], out, lse, dims);
     }
-    scratch::with(2 * (q.len() + k.len()), |mut rest| {
-        let [q, k, v] = [q, k, v].map(|bits| widened(split, &mut rest, bits));
+    let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);
+    scratch::with(2 * (of_q + of_k), |mut rest| {
+        let mut wide = |operand, heads| widened(split, &mut rest, operand, heads, dims);
+        let q = wide((q, q_row), dims.heads);
+        let [k, v] = [(k, k_row), (v, v_row)].map(|operand| wide(operand, dims.kv_heads));
         let sums = cut(&mut rest, out.len());
-        attention::forward(split, q, k, v, sums, lse, dims);
+        attention::forward(split, q, k, v, sums, lse, &dims.dense());
         rounded(split, sums, out);
     });
 }
@@ -52,7 +65,7 @@ pub(crate) fn attention_backward(
     split: Split,
     inputs: [&[u16]; 5],
     lse: &[f32],
-    gradients: [&mut [u16]; 3],
+    gradients: [Moved<u16>; 3],
     dims: &AttentionDims,
 ) {
     #[cfg(target_arch = "x86_64")]
@@ -61,15 +74,22 @@ pub(crate) fn attention_backward(
         let inputs = attention_bf16::Inputs { q, k, v, out, lse, dout };
         return attention_bf16::backward(split, inputs, gradients, dims);
     }
-    let len = |slice: &[u16]| slice.len();
-    let total = inputs.map(len).iter().sum::<usize>() + gradients.iter().map(|g| g.len()).sum::<usize>();
-    scratch::with(total, |mut rest| {
-        let [q, k, v, out, dout] = inputs.map(|bits| widened(split, &mut rest, bits));
-        let [dq, dk, dv] = gradients.each_ref().map(|gradient| cut(&mut rest, gradient.len()));
+    let [q, k, v, out, dout] = inputs;
+    let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);
+    scratch::with(4 * (of_q + of_k), |mut rest| {
+        let mut wide = |operand, heads| widened(split, &mut rest, operand, heads, dims);
+        let row = dims.heads * dims.dim;
+        let [q, out, dout] = [(q, q_row), (out, row), (dout, row)].map(|operand| wide(operand, dims.heads));
+        let [k, v] = [(k, k_row), (v, v_row)].map(|operand| wide(operand, dims.kv_heads));
+        let mut sums = [of_q, of_k, of_k].map(|len| cut(&mut rest, len));
         let inputs = attention_backward::Inputs { q, k, v, out, lse, dout };
-        attention_backward::backward(split, inputs, dq, dk, dv, dims);
-        for (values, bits) in [dq, dk, dv].into_iter().zip(gradients) {
-            rounded(split, values, bits);
+        let outputs = sums.each_mut().map(|sums| Output::new(sums));
+        attention_backward::backward(split, inputs, outputs, &dims.dense());
+        let positions = dims.batch * dims.time;
+        for ((sums, bits), row) in sums.into_iter().zip(gradients).zip(dims.rows) {
+            let width = sums.len() / positions;
+            // SAFETY: heads of one gradient, which are the step's outputs.
+            unsafe { convert_rows(split, (&*sums, bits), [positions, width], [width, row], narrow) };
         }
     });
 }

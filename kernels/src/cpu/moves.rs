@@ -23,6 +23,12 @@ impl<T> Moved<T> {
         Moved { base: slice.as_mut_ptr(), len: slice.len() }
     }
 
+    /// # Safety
+    /// `base..base + len` is memory that the step owns as an output.
+    pub unsafe fn from_raw(base: *mut T, len: usize) -> Moved<T> {
+        Moved { base, len }
+    }
+
     /// Address of element `start`.
     ///
     /// # Panics
@@ -57,6 +63,27 @@ pub(crate) fn convert<A: Copy + Sync, B: Copy + Send>(
         let count = TASK.min(len - start);
         // SAFETY: tasks take disjoint ranges.
         cast(&src[start..start + count], unsafe { dst.range(start, count) });
+    });
+}
+
+/// As [`convert`], of `count` slices of `width` elements, whose distances in src
+/// and dst are `rows`.
+///
+/// # Safety
+/// While it runs nothing else reads or writes the slices of dst.
+pub(crate) unsafe fn convert_rows<A: Copy + Sync, B: Copy + Send>(
+    split: Split,
+    (src, dst): (&[A], Moved<B>),
+    [count, width]: [usize; 2],
+    rows: [usize; 2],
+    cast: impl Fn(&[A], &mut [B]) + Sync + Send,
+) {
+    let group = (TASK / width).max(1);
+    split.each(count.div_ceil(group), |task| {
+        for i in task * group..((task + 1) * group).min(count) {
+            // SAFETY: tasks take disjoint slices; the rest is the caller's promise.
+            cast(&src[i * rows[0]..][..width], unsafe { dst.range(i * rows[1], width) });
+        }
     });
 }
 

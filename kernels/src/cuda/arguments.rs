@@ -114,13 +114,15 @@ twins! {
     Attention {
         q: Address, k: Address, v: Address, out: Address, lse: Address, dout: Address,
         delta: Address, dq: Address, dk: Address, dv: Address,
-        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32,
+        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64,
+        q_row: u64, k_row: u64, v_row: u64, scale: f32,
     }
     // attention_tiles.cuh
     AttentionBf16 {
         q: Address, k: Address, v: Address, out: Address, lse: Address, dout: Address,
         delta: Address, dq: Address, dk: Address, dv: Address,
-        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64, scale: f32, aligned: u32,
+        batch: u64, time: u64, heads: u64, kv_heads: u64, dim: u64, window: u64,
+        q_row: u64, k_row: u64, v_row: u64, scale: f32, aligned: u32,
     }
     // attention_hopper.cu
     AttentionHopper { q: TensorMap, k: TensorMap, v: TensorMap, whole: AttentionBf16 }

@@ -1,9 +1,9 @@
 //! Launches of attention. Over bfloat16 it runs on tensor cores where a head
 //! is at most 128 wide; wider ones are widened into scratch memory.
 
-use super::arguments::{Attention, AttentionBf16, AttentionHopper, AttentionHopperBackward, shared};
+use super::arguments::{Attention, AttentionBf16, AttentionHopper, AttentionHopperBackward, Columns, shared};
 use super::driver::{Address, TensorMap};
-use super::launch::copy;
+use super::launch::{copy, each};
 use super::{Cuda, WARPS};
 use crate::Error;
 use crate::error::fail;
@@ -19,6 +19,7 @@ const MAX_DIM: u64 = 256;
 pub(super) fn arguments(dims: &AttentionDims) -> Attention {
     let [batch, time, heads, kv_heads, dim, window] =
         [dims.batch, dims.time, dims.heads, dims.kv_heads, dims.dim, dims.window].map(|d| d as u64);
+    let [q_row, k_row, v_row] = dims.rows.map(|row| row as u64);
     let none = 0;
     Attention {
         q: none,
@@ -37,6 +38,9 @@ pub(super) fn arguments(dims: &AttentionDims) -> Attention {
         kv_heads,
         dim,
         window,
+        q_row,
+        k_row,
+        v_row,
         scale: dims.scale,
     }
 }
@@ -89,22 +93,27 @@ fn by_hopper(cuda: &Cuda, whole: &AttentionBf16, width: usize) -> bool {
     cuda.driver.card.capability == (9, 0) && whole.aligned == 1 && whole.dim == width as u64
 }
 
-/// Of [B, T, heads · D], for boxes of 64 columns × `rows` rows.
+/// Of [B, T, heads · D], positions being `row` apart, for boxes of 64 columns
+/// × `rows` rows.
 fn head_rows(
     cuda: &Cuda,
     whole: &AttentionBf16,
     address: Address,
-    heads: u64,
+    (heads, row): (u64, u64),
     rows: u32,
 ) -> Result<TensorMap, Error> {
-    cuda.driver.tensor_map(address, [heads * whole.dim, whole.time, whole.batch], [64, rows, 1])
+    let sizes = [heads * whole.dim, whole.time, whole.batch];
+    cuda.driver.tensor_map(address, sizes, row, [64, rows, 1])
 }
 
 fn forward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
-    let map = |address, heads| head_rows(cuda, &whole, address, heads, 128);
-    let (q, k, v) =
-        (map(whole.q, whole.heads)?, map(whole.k, whole.kv_heads)?, map(whole.v, whole.kv_heads)?);
-    let arguments = AttentionHopper { q, k, v, whole };
+    let map = |address, heads, row| head_rows(cuda, &whole, address, (heads, row), 128);
+    let arguments = AttentionHopper {
+        q: map(whole.q, whole.heads, whole.q_row)?,
+        k: map(whole.k, whole.kv_heads, whole.k_row)?,
+        v: map(whole.v, whole.kv_heads, whole.v_row)?,
+        whole,
+    };
     let name = if width == 64 { "attention_hopper_64" } else { "attention_hopper_128" };
     let (blocks, bytes) = (own_blocks(&whole, whole.heads), shared::attention_hopper(width));
     // SAFETY: addresses and dimensions are those of a validated step; the maps
@@ -114,12 +123,12 @@ fn forward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result
 
 /// With delta computed.
 fn backward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Result<(), Error> {
-    let map = |address, heads| head_rows(cuda, &whole, address, heads, 64);
+    let map = |address, heads, row| head_rows(cuda, &whole, address, (heads, row), 64);
     let arguments = AttentionHopperBackward {
-        q: map(whole.q, whole.heads)?,
-        k: map(whole.k, whole.kv_heads)?,
-        v: map(whole.v, whole.kv_heads)?,
-        dout: map(whole.dout, whole.heads)?,
+        q: map(whole.q, whole.heads, whole.q_row)?,
+        k: map(whole.k, whole.kv_heads, whole.k_row)?,
+        v: map(whole.v, whole.kv_heads, whole.v_row)?,
+        dout: map(whole.dout, whole.heads, whole.heads * whole.dim)?,
         whole,
     };
     let (of_queries, of_keys) = match width {
@@ -135,18 +144,14 @@ fn backward_hopper(cuda: &mut Cuda, whole: AttentionBf16, width: usize) -> Resul
     Ok(())
 }
 
-/// Elements of q, and of k.
-fn counts(a: &Attention) -> [usize; 2] {
-    [a.heads, a.kv_heads].map(|heads| (a.batch * a.time * heads * a.dim) as usize)
-}
-
 /// The same for the kernels over bfloat16, the width of whose heads is also
 /// given: `None` where heads are too wide.
 fn halves(a: &Attention) -> Option<(AttentionBf16, usize)> {
     let Attention { q, k, v, out, lse, dout, delta, dq, dk, dv, .. } = *a;
-    let Attention { batch, time, heads, kv_heads, dim, window, scale, .. } = *a;
-    let aligned = [q, k, v, out, dout, dq, dk, dv].iter().all(|address| address.is_multiple_of(16));
-    let aligned = u32::from(aligned && dim.is_multiple_of(8));
+    let Attention { batch, time, heads, kv_heads, dim, window, q_row, k_row, v_row, scale, .. } = *a;
+    let addresses = [q, k, v, out, dout, dq, dk, dv].iter().all(|address| address.is_multiple_of(16));
+    let rows = [dim, q_row, k_row, v_row].iter().all(|elements| elements.is_multiple_of(8));
+    let aligned = u32::from(addresses && rows);
     let width = match dim {
         0..=64 => 64,
         65..=128 => 128,
@@ -169,6 +174,9 @@ fn halves(a: &Attention) -> Option<(AttentionBf16, usize)> {
         kv_heads,
         dim,
         window,
+        q_row,
+        k_row,
+        v_row,
         scale,
         aligned,
     };
@@ -190,9 +198,10 @@ pub(super) fn forward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error>
         // SAFETY: addresses and dimensions are those of a validated step.
         return unsafe { cuda.launch(name, blocks, bytes, halves) };
     }
-    let [of_q, of_k] = counts(&a);
-    widened(cuda, [(a.q, of_q), (a.k, of_k), (a.v, of_k)], [(a.out, of_q)], 0, |cuda, [q, k, v], [out], _| {
-        forward(cuda, Attention { q, k, v, out, ..a })
+    let [q, k, v, out] =
+        [a.heads_of(a.q, a.q_row), a.keys_of(a.k, a.k_row), a.keys_of(a.v, a.v_row), a.dense_heads(a.out)];
+    widened(cuda, [q, k, v], [out], 0, |cuda, [q, k, v], [out], _| {
+        forward(cuda, Attention { q, k, v, out, ..a.dense() })
     })
 }
 
@@ -216,43 +225,120 @@ pub(super) fn backward_halves(cuda: &mut Cuda, a: Attention) -> Result<(), Error
             cuda.launch(of_keys, own_blocks(&halves, a.kv_heads), bytes, halves)
         };
     }
-    let [of_q, of_k] = counts(&a);
-    let inputs = [(a.q, of_q), (a.k, of_k), (a.v, of_k), (a.out, of_q), (a.dout, of_q)];
-    let outputs = [(a.dq, of_q), (a.dk, of_k), (a.dv, of_k)];
+    let inputs = [
+        a.heads_of(a.q, a.q_row),
+        a.keys_of(a.k, a.k_row),
+        a.keys_of(a.v, a.v_row),
+        a.dense_heads(a.out),
+        a.dense_heads(a.dout),
+    ];
+    let outputs = [a.heads_of(a.dq, a.q_row), a.keys_of(a.dk, a.k_row), a.keys_of(a.dv, a.v_row)];
     widened(cuda, inputs, outputs, rows, |cuda, [q, k, v, out, dout], [dq, dk, dv], delta| {
-        backward_with(cuda, Attention { q, k, v, out, dout, dq, dk, dv, delta, ..a })
+        backward_with(cuda, Attention { q, k, v, out, dout, dq, dk, dv, delta, ..a.dense() })
     })
 }
 
-/// Runs `task` with addresses of the widened inputs, of f32 memory for the
-/// outputs, and of `more` words; then rounds the outputs to where they belong.
-/// Tensors are addresses of bfloat16 and counts.
+/// Heads in the columns of a tensor of bfloat16.
+#[derive(Clone, Copy)]
+struct Strided {
+    address: Address,
+    positions: u64,
+    /// Elements of all heads of a position.
+    width: u64,
+    /// Elements from one position to the next.
+    row: u64,
+}
+
+impl Attention {
+    fn heads_of(&self, address: Address, row: u64) -> Strided {
+        Strided { address, positions: self.batch * self.time, width: self.heads * self.dim, row }
+    }
+
+    fn keys_of(&self, address: Address, row: u64) -> Strided {
+        Strided { address, positions: self.batch * self.time, width: self.kv_heads * self.dim, row }
+    }
+
+    fn dense_heads(&self, address: Address) -> Strided {
+        self.heads_of(address, self.heads * self.dim)
+    }
+
+    /// The same, of dense rows.
+    fn dense(self) -> Attention {
+        let [of_q, of_k] = [self.heads, self.kv_heads].map(|heads| heads * self.dim);
+        Attention { q_row: of_q, k_row: of_k, v_row: of_k, ..self }
+    }
+}
+
+impl Strided {
+    fn count(&self) -> usize {
+        (self.positions * self.width) as usize
+    }
+
+    fn is_dense(&self) -> bool {
+        self.row == self.width
+    }
+
+    /// Copies the heads from here to dense memory, or back.
+    ///
+    /// # Safety
+    /// Both are memory of the step's.
+    unsafe fn gather(&self, cuda: &mut Cuda, dense: Address, back: bool) -> Result<(), Error> {
+        let ((src, src_cols), (dst, dst_cols)) = match back {
+            false => ((self.address, self.row), (dense, self.width)),
+            true => ((dense, self.width), (self.address, self.row)),
+        };
+        let (rows, width) = (self.positions, self.width);
+        let a = Columns { src, dst, rows, src_cols, dst_cols, src_col: 0, dst_col: 0, width, accumulate: 0 };
+        // SAFETY: the caller's promise.
+        unsafe { cuda.launch("columns_halves", each(self.count()), 0, a) }
+    }
+}
+
+/// Runs `task` with addresses of the widened, dense inputs, of f32 memory for
+/// the outputs, and of `more` words; then rounds the outputs to where they
+/// belong.
 fn widened<const I: usize, const O: usize>(
     cuda: &mut Cuda,
-    inputs: [(Address, usize); I],
-    outputs: [(Address, usize); O],
+    inputs: [Strided; I],
+    outputs: [Strided; O],
     more: usize,
     task: impl FnOnce(&mut Cuda, [Address; I], [Address; O], Address) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let bytes = |count: usize| (count * 4).next_multiple_of(16);
-    let total: usize = inputs.iter().chain(&outputs).map(|(_, count)| bytes(*count)).sum();
-    let mut next = cuda.scratch(total + bytes(more))?;
+    let all = || inputs.iter().chain(&outputs);
+    let total: usize = all().map(|heads| bytes(heads.count())).sum();
+    // One after the other passes through the same memory.
+    let gathered = all().filter(|heads| !heads.is_dense()).map(|heads| heads.count().div_ceil(2)).max();
+    let gathered = gathered.unwrap_or(0);
+    let mut next = cuda.scratch(total + bytes(more) + bytes(gathered))?;
     let mut cut = |count: usize| {
         let at = next;
         next += bytes(count) as Address;
         at
     };
-    let wide_inputs = inputs.map(|(_, count)| cut(count));
-    let wide_outputs = outputs.map(|(_, count)| cut(count));
-    let rest = cut(more);
-    for ((from, count), to) in inputs.into_iter().zip(wide_inputs) {
+    let wide_inputs = inputs.map(|heads| cut(heads.count()));
+    let wide_outputs = outputs.map(|heads| cut(heads.count()));
+    let (rest, gathered) = (cut(more), cut(gathered));
+    for (from, to) in inputs.into_iter().zip(wide_inputs) {
         // SAFETY: an operand of a validated step; the scratch holds it.
-        unsafe { copy(cuda, from, to, count, DType::Bf16, DType::F32)? };
+        unsafe {
+            let narrow = if from.is_dense() { from.address } else { gathered };
+            if !from.is_dense() {
+                from.gather(cuda, narrow, false)?;
+            }
+            copy(cuda, narrow, to, from.count(), DType::Bf16, DType::F32)?;
+        }
     }
     task(cuda, wide_inputs, wide_outputs, rest)?;
-    for ((to, count), from) in outputs.into_iter().zip(wide_outputs) {
+    for (to, from) in outputs.into_iter().zip(wide_outputs) {
         // SAFETY: as above.
-        unsafe { copy(cuda, from, to, count, DType::F32, DType::Bf16)? };
+        unsafe {
+            let narrow = if to.is_dense() { to.address } else { gathered };
+            copy(cuda, from, narrow, to.count(), DType::F32, DType::Bf16)?;
+            if !to.is_dense() {
+                to.gather(cuda, narrow, true)?;
+            }
+        }
     }
     Ok(())
 }

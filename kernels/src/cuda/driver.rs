@@ -351,17 +351,19 @@ impl Driver {
         self.checked(result, "launching a kernel")
     }
 
-    /// A map of a dense bfloat16 tensor of `sizes` (the fastest first), read in
-    /// boxes of `extents` with the swizzle of 128 bytes; zeros outside of it.
+    /// A map of a bfloat16 tensor of `sizes` (the fastest first), whose rows are
+    /// `row` elements apart and otherwise dense, read in boxes of `extents` with
+    /// the swizzle of 128 bytes; zeros outside of it.
     pub fn tensor_map(
         &self,
         address: Address,
         sizes: [u64; 3],
+        row: u64,
         extents: [u32; 3],
     ) -> Result<TensorMap, Error> {
         self.enter()?;
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let strides = [sizes[0] * 2, sizes[0] * sizes[1] * 2];
+        let strides = [row * 2, row * sizes[1] * 2];
         let steps = [1u32; 3];
         // SAFETY: the arrays have as many entries as the rank says (one stride
         // less) and live through the call; `map` is a live local. The driver

@@ -54,7 +54,7 @@ impl Stored {
     /// For boxes of 64 columns × `rows` rows.
     fn map(&self, cuda: &Cuda, rows: u32) -> Result<TensorMap, Error> {
         let sizes = [self.cols, self.rows, self.batch].map(|d| d as u64);
-        cuda.driver.tensor_map(self.address, sizes, [64, rows, 1])
+        cuda.driver.tensor_map(self.address, sizes, sizes[0], [64, rows, 1])
     }
 }
 

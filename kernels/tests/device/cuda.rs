@@ -76,7 +76,7 @@ fn every_operation_agrees_with_the_reference_in_the_simulator() {
     for seed in ["1", "2"] {
         passed(&again(
             library,
-            &["experts::", "fused::", "matrices::", "models::", "rows::", "secrets::"],
+            &["experts::", "fused::", "heads::", "matrices::", "models::", "rows::", "secrets::"],
             &[("TERRARIUM_SIM_SEED", seed)],
         ));
     }
@@ -87,7 +87,7 @@ fn tensor_cores_agree_with_the_reference_in_the_simulator() {
     let Some(library) = simulator() else { return };
     // TMA and wgmma, and what older cards have.
     for capability in ["90", "80"] {
-        let tests = ["halves::", "tensor_cores::"];
+        let tests = ["halves::", "heads::", "tensor_cores::"];
         passed(&again(library, &tests, &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
 }

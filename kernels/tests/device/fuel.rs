@@ -53,9 +53,10 @@ fn product(batch: u32, side: u32) -> f64 {
 
 fn attention(shape: [u32; 4], window: u32) -> f64 {
     let mut c = Case::new();
-    let [q, k, v, out] = [(); 4].map(|()| c.floats(&shape));
+    let [q, k, v] = [(); 3].map(|()| c.floats(&shape).into());
+    let out = c.floats(&shape);
     let lse = c.floats(&[shape[0], shape[2], shape[1]]);
-    c.price(vec![Attention { q, k, v, out, lse, window, scale: 1.0 }.into()])
+    c.price(vec![Attention { q, k, v, kv_heads: shape[2], out, lse, window, scale: 1.0 }.into()])
 }
 
 fn scatter(entries: u32, rows: u32) -> f64 {

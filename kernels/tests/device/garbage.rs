@@ -84,6 +84,21 @@ impl Monkey {
     fn small(&mut self) -> u32 {
         if self.pick(20) == 0 { self.word() as u32 } else { self.pick(6) as u32 }
     }
+    /// Of keys: mostly what the theme's shapes have.
+    fn kv_heads(&mut self) -> u32 {
+        if self.pick(8) == 0 {
+            return self.small();
+        }
+        if self.theme == 9 { 1 } else { 2 }
+    }
+    /// In theme 9, whose heads are narrow, columns of a tensor.
+    fn heads(&mut self) -> Heads {
+        if self.theme != 9 {
+            return self.float().into();
+        }
+        let col = if self.pick(8) == 0 { self.small() } else { 2 * self.pick(2) as u32 };
+        Heads { tensor: self.of(0), col }
+    }
     fn value(&mut self) -> f32 {
         match self.pick(16) {
             0 => f32::NAN,
@@ -195,19 +210,20 @@ impl Monkey {
                 Rope { x, out, base: self.value(), inverse: self.flag() }.into()
             }
             11 => {
-                self.theme = 2;
-                let (q, k, v) = (self.float(), self.float(), self.float());
-                let (out, lse) = (self.float(), self.of(3));
+                self.theme = if self.flag() { 9 } else { 2 };
+                let (q, k, v) = (self.heads(), self.heads(), self.heads());
+                let (out, lse, kv_heads) = (self.float(), self.of(3), self.kv_heads());
                 let (window, scale) = (self.small(), self.value());
-                Attention { q, k, v, out, lse, window, scale }.into()
+                Attention { q, k, v, kv_heads, out, lse, window, scale }.into()
             }
             12 => {
-                self.theme = 2;
-                let (q, k, v) = (self.float(), self.float(), self.float());
+                self.theme = if self.flag() { 9 } else { 2 };
+                let (q, k, v) = (self.heads(), self.heads(), self.heads());
                 let (out, lse, dout) = (self.float(), self.of(3), self.float());
-                let (dq, dk, dv) = (self.float(), self.float(), self.float());
-                let (window, scale) = (self.small(), self.value());
-                AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into()
+                let wide = if self.theme == 9 { 0 } else { 2 };
+                let (dq, dk, dv) = (self.of(wide), self.of(wide), self.of(wide));
+                let (kv_heads, window, scale) = (self.kv_heads(), self.small(), self.value());
+                AttentionBackward { q, k, v, kv_heads, out, lse, dout, dq, dk, dv, window, scale }.into()
             }
             13 => Gather { table: self.of(6), indices: self.int(), out: self.of(0) }.into(),
             14 => {

@@ -6,44 +6,13 @@ use proptest::prelude::*;
 use terrarium_kernels::*;
 
 use crate::bench::{Bench, cases, close};
+use crate::heads::{self, scale};
 
-/// Of what is rounded to bfloat16 at the end, and between two products.
+/// Of what is rounded to bfloat16 at the end.
 const STORED: f64 = 8e-3;
-/// Of a gradient: besides, the output that it starts from was rounded.
-const GRADIENT: f64 = 1.6e-2;
 
 fn check_attention(seed: u64, dims: reference::Attention) {
-    let mut bench = Bench::new(seed);
-    let reference::Attention { batch, time, heads, kv_heads, dim, window, scale } = dims;
-    let (wide, narrow) = ([batch, time, heads, dim], [batch, time, kv_heads, dim]);
-    let (q, q64) = bench.random_of(true, &wide);
-    let (k, k64) = bench.random_of(true, &narrow);
-    let (v, v64) = bench.random_of(true, &narrow);
-    let (dout, dout64) = bench.random_of(true, &wide);
-    // Overwritten: what was there must not matter.
-    let (out, _) = bench.random_of(true, &wide);
-    let (dq, _) = bench.random_of(true, &wide);
-    let (dk, _) = bench.random_of(true, &narrow);
-    let (dv, _) = bench.random_of(true, &narrow);
-    let lse = bench.zeros(&[batch, heads, time]);
-    let (window, scale32) = (window as u32, scale as f32);
-    bench.run(vec![
-        Attention { q, k, v, out, lse, window, scale: scale32 }.into(),
-        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale: scale32 }.into(),
-    ]);
-    let (want, want_lse) = reference::attention(&q64, &k64, &v64, dims);
-    close(&bench.get(out), &want, STORED);
-    close(&bench.get(lse), &want_lse, 1e-5);
-    let (want_q, want_k, want_v) = reference::attention_backward(&q64, &k64, &v64, &dout64, dims);
-    close(&bench.get(dq), &want_q, GRADIENT);
-    close(&bench.get(dk), &want_k, GRADIENT);
-    close(&bench.get(dv), &want_v, GRADIENT);
-}
-
-/// A scale that leaves the softmax neither flat nor a maximum.
-fn scale(dim: usize) -> f64 {
-    // Exact in f32, which the operation takes.
-    f64::from((2.0 / (dim as f32).sqrt() * 256.0).round() / 256.0)
+    heads::check(seed, dims, true, heads::APART);
 }
 
 proptest! {
@@ -130,13 +99,16 @@ fn gradients_of_attention_repeat_to_the_bit() {
     let mut bench = Bench::new(13);
     let (wide, narrow) = ([1, 200, 4, 64], [1, 200, 2, 64]);
     let [q, dout] = [0; 2].map(|_| bench.random_of(true, &wide).0);
-    let [k, v] = [0; 2].map(|_| bench.random_of(true, &narrow).0);
+    let [k, v] = [0; 2].map(|_| Heads::from(bench.random_of(true, &narrow).0));
+    let q = q.into();
     let (out, lse) = (bench.halves(&wide), bench.zeros(&[1, 4, 200]));
     let (window, scale) = (90, 0.25);
-    bench.run(vec![Attention { q, k, v, out, lse, window, scale }.into()]);
+    bench.run(vec![Attention { q, k, v, kv_heads: 2, out, lse, window, scale }.into()]);
     let mut gradients = || {
         let (dq, dk, dv) = (bench.halves(&wide), bench.halves(&narrow), bench.halves(&narrow));
-        bench.run(vec![AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into()]);
+        bench.run(vec![
+            AttentionBackward { q, k, v, kv_heads: 2, out, lse, dout, dq, dk, dv, window, scale }.into(),
+        ]);
         [dq, dk, dv].map(|id| bench.get(id).into_iter().map(f32::to_bits).collect::<Vec<_>>())
     };
     let first = gradients();
@@ -167,7 +139,17 @@ fn attention_is_causal_to_the_bit() {
         let lse = bench.zeros(&[1, 2, 150]);
         bench.run(vec![
             Copy { src: wide, dst: k }.into(),
-            Attention { q, k, v: k, out, lse, window: 0, scale: 0.25 }.into(),
+            Attention {
+                q: q.into(),
+                k: k.into(),
+                v: k.into(),
+                kv_heads: 2,
+                out,
+                lse,
+                window: 0,
+                scale: 0.25,
+            }
+            .into(),
         ]);
         outputs.push(bench.get(out));
     }
@@ -266,7 +248,8 @@ fn types_that_do_not_fit_are_refused() {
     let [wide, lse] = [of(DType::F32, &shape), of(DType::F32, &[1, 2, 4])];
     let whole = of(DType::I32, &shape);
     let half_lse = of(DType::Bf16, &[1, 2, 4]);
-    let attention = Attention { q, k, v, out, lse, window: 0, scale: 1.0 };
+    let [q, k, v] = [q, k, v].map(Heads::from);
+    let attention = Attention { q, k, v, kv_heads: 2, out, lse, window: 0, scale: 1.0 };
     let (x, weight) = (of(DType::Bf16, &[4, 8]), of(DType::Bf16, &[5, 8]));
     let (x_wide, w_wide) = (of(DType::F32, &[4, 8]), of(DType::F32, &[5, 8]));
     let (w_half, targets) = (of(DType::Bf16, &[5, 8]), of(DType::I32, &[4]));
@@ -285,9 +268,9 @@ fn types_that_do_not_fit_are_refused() {
         accumulate: false,
     };
     let refused: Vec<Op> = vec![
-        Attention { k: wide, ..attention.clone() }.into(),
+        Attention { k: wide.into(), ..attention.clone() }.into(),
         Attention { out: wide, ..attention.clone() }.into(),
-        Attention { q: whole, ..attention.clone() }.into(),
+        Attention { q: whole.into(), ..attention.clone() }.into(),
         Attention { lse: half_lse, ..attention.clone() }.into(),
         LinearCrossEntropy { x: x_wide, ..loss.clone() }.into(),
         LinearCrossEntropy { weight: w_wide, ..loss.clone() }.into(),

@@ -9,6 +9,7 @@ mod garbage;
 mod gradients;
 mod halves;
 mod handles;
+mod heads;
 mod image;
 mod levels;
 mod matrices;

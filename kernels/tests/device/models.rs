@@ -5,34 +5,10 @@ use proptest::prelude::*;
 use terrarium_kernels::*;
 
 use crate::bench::{Bench, close};
+use crate::heads;
 
-/// Runs both directions of attention and compares everything.
 fn check_attention(seed: u64, dims: reference::Attention) {
-    let mut bench = Bench::new(seed);
-    let reference::Attention { batch, time, heads, kv_heads, dim, window, scale } = dims;
-    let (wide, narrow) = ([batch, time, heads, dim], [batch, time, kv_heads, dim]);
-    let (q, q64) = bench.random(&wide);
-    let (k, k64) = bench.random(&narrow);
-    let (v, v64) = bench.random(&narrow);
-    let (dout, dout64) = bench.random(&wide);
-    // Overwritten: what was there must not matter.
-    let (out, _) = bench.random(&wide);
-    let (dq, _) = bench.random(&wide);
-    let (dk, _) = bench.random(&narrow);
-    let (dv, _) = bench.random(&narrow);
-    let lse = bench.zeros(&[batch, heads, time]);
-    let (window, scale32) = (window as u32, scale as f32);
-    bench.run(vec![
-        Attention { q, k, v, out, lse, window, scale: scale32 }.into(),
-        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale: scale32 }.into(),
-    ]);
-    let (want, want_lse) = reference::attention(&q64, &k64, &v64, dims);
-    close(&bench.get(out), &want, 3e-6);
-    close(&bench.get(lse), &want_lse, 3e-6);
-    let (want_q, want_k, want_v) = reference::attention_backward(&q64, &k64, &v64, &dout64, dims);
-    close(&bench.get(dq), &want_q, 2e-5);
-    close(&bench.get(dk), &want_k, 2e-5);
-    close(&bench.get(dv), &want_v, 2e-5);
+    heads::check(seed, dims, false, heads::APART);
 }
 
 proptest! {
@@ -163,7 +139,10 @@ fn attention_is_causal_to_the_bit() {
     for values in [values, changed] {
         let k = bench.put(&shape, &values);
         let (out, lse) = (bench.zeros(&shape), bench.zeros(&[1, 2, 150]));
-        bench.run(vec![Attention { q, k, v: k, out, lse, window: 0, scale: 0.4 }.into()]);
+        bench.run(vec![
+            Attention { q: q.into(), k: k.into(), v: k.into(), kv_heads: 2, out, lse, window: 0, scale: 0.4 }
+                .into(),
+        ]);
         outputs.push(bench.get(out));
     }
     let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

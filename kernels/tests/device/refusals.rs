@@ -207,14 +207,87 @@ fn attention_arguments() {
     let mut lab = Lab::new();
     let (q, out, lse) = (lab.f(&[2, 5, 4, 8]), lab.f(&[2, 5, 4, 8]), lab.f(&[2, 4, 5]));
     let (k, v, odd) = (lab.f(&[2, 5, 2, 8]), lab.f(&[2, 5, 2, 8]), lab.f(&[2, 5, 3, 8]));
-    let base = Attention { q, k, v, out, lse, window: 5, scale: 0.3 };
+    let [q, k, v] = [q, k, v].map(Heads::from);
+    let base = Attention { q, k, v, kv_heads: 2, out, lse, window: 5, scale: 0.3 };
     lab.accepts(base.clone());
     lab.refuses(Attention { window: 6, ..base.clone() }, InvalidArgument);
     lab.refuses(Attention { scale: f32::INFINITY, ..base.clone() }, InvalidArgument);
-    lab.refuses(Attention { k: odd, v: odd, ..base.clone() }, ShapeMismatch);
-    lab.refuses(Attention { v: odd, ..base.clone() }, ShapeMismatch);
+    lab.refuses(Attention { k: odd.into(), v: odd.into(), ..base.clone() }, ShapeMismatch);
+    lab.refuses(Attention { v: odd.into(), ..base.clone() }, ShapeMismatch);
+    lab.refuses(Attention { kv_heads: 3, ..base.clone() }, ShapeMismatch);
+    lab.refuses(Attention { kv_heads: 0, ..base.clone() }, ShapeMismatch);
     let flat = lab.f(&[40]);
-    lab.refuses(Attention { lse: flat, ..base }, ShapeMismatch);
+    lab.refuses(Attention { lse: flat, ..base.clone() }, ShapeMismatch);
+    // All heads of a tensor of rank 4 are meant; of others, columns that exist.
+    lab.refuses(Attention { q: Heads { tensor: q.tensor, col: 1 }, ..base.clone() }, InvalidArgument);
+    let (fused, short) = (lab.f(&[10, 70]), lab.f(&[2, 4, 70]));
+    let at = |tensor, col| Heads { tensor, col };
+    for col in [55, u32::MAX] {
+        lab.refuses(Attention { v: at(fused, col), ..base.clone() }, ShapeMismatch);
+    }
+    lab.refuses(Attention { v: at(short, 0), ..base.clone() }, ShapeMismatch);
+    lab.accepts(Attention { v: at(fused, 54), ..base });
+}
+
+#[test]
+fn gradients_of_attention_in_one_tensor() {
+    use ErrorCode::{Alias, ShapeMismatch};
+    let mut lab = Lab::new();
+    let [out, dout] = [(); 2].map(|()| lab.f(&[2, 5, 4, 8]));
+    let (lse, fused, gradient) = (lab.f(&[2, 4, 5]), lab.f(&[10, 70]), lab.f(&[10, 70]));
+    let [q, k, v] = [0, 32, 48].map(|col| Heads { tensor: fused, col });
+    let (dq, dk, dv) = (gradient, gradient, gradient);
+    let base = AttentionBackward { q, k, v, kv_heads: 2, out, lse, dout, dq, dk, dv, window: 0, scale: 0.3 };
+    lab.accepts(base.clone());
+    // Columns that overlap, by one or by all.
+    lab.refuses(AttentionBackward { v: Heads { col: 47, ..v }, ..base.clone() }, Alias);
+    lab.refuses(AttentionBackward { v: k, ..base.clone() }, Alias);
+    // What is read, and another shape.
+    lab.refuses(AttentionBackward { dv: fused, ..base.clone() }, Alias);
+    let other = lab.f(&[10, 71]);
+    lab.refuses(AttentionBackward { dv: other, ..base.clone() }, ShapeMismatch);
+    // A window onto the same storage is not the same tensor.
+    let long = lab.f(&[11, 70]);
+    let (first, second) = (lab.d.view(long, 0, &[10, 70]).unwrap(), lab.d.view(long, 70, &[10, 70]).unwrap());
+    lab.refuses(AttentionBackward { dq: first, dk: first, dv: second, ..base.clone() }, Alias);
+    lab.accepts(AttentionBackward { dq: first, dk: first, dv: first, ..base });
+    let whole = [(); 2].map(|()| lab.f(&[2, 5, 2, 8]));
+    let [k, v] = whole.map(Heads::from);
+    lab.refuses(
+        AttentionBackward {
+            q,
+            k,
+            v,
+            dq,
+            dk: out,
+            dv: out,
+            kv_heads: 2,
+            out,
+            lse,
+            dout,
+            window: 0,
+            scale: 0.3,
+        },
+        ShapeMismatch,
+    );
+    let both = lab.f(&[2, 5, 2, 8]);
+    lab.refuses(
+        AttentionBackward {
+            q,
+            k,
+            v,
+            dq,
+            dk: both,
+            dv: both,
+            kv_heads: 2,
+            out,
+            lse,
+            dout,
+            window: 0,
+            scale: 0.3,
+        },
+        Alias,
+    );
 }
 
 #[test]

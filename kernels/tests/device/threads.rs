@@ -84,12 +84,13 @@ fn cross_entropy_and_attention() {
     }
     let shape = [4, 128, 4, 32];
     let [q, k, v, dout] = [0; 4].map(|_| bench.random(&shape).0);
+    let [q, k, v] = [q, k, v].map(Heads::from);
     let [out, dq, dk, dv] = [0; 4].map(|_| bench.zeros(&shape));
     let lse = bench.zeros(&[4, 4, 128]);
     let (window, scale) = (100, 0.2);
     bench.run(vec![
-        Attention { q, k, v, out, lse, window, scale }.into(),
-        AttentionBackward { q, k, v, out, lse, dout, dq, dk, dv, window, scale }.into(),
+        Attention { q, k, v, kv_heads: 4, out, lse, window, scale }.into(),
+        AttentionBackward { q, k, v, kv_heads: 4, out, lse, dout, dq, dk, dv, window, scale }.into(),
     ]);
     for id in [out, lse, dq, dk, dv] {
         assert!(bench.get(id).iter().any(|v| *v != 0.0));
@@ -111,7 +112,8 @@ fn attention_of_many_heads() {
     let (window, scale) = (0, 0.2);
     let attend = |bench: &mut Bench, batch, [q, k, v]: [TensorId; 3]| {
         let (out, lse) = (bench.zeros(&[batch, time, heads, dim]), bench.zeros(&[batch, heads, time]));
-        bench.run(vec![Attention { q, k, v, out, lse, window, scale }.into()]);
+        let [q, k, v] = [q, k, v].map(Heads::from);
+        bench.run(vec![Attention { q, k, v, kv_heads: 2, out, lse, window, scale }.into()]);
         bench.get(out)
     };
     let all = attend(&mut bench, batch, [q, k, v]);

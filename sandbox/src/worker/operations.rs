@@ -10,6 +10,10 @@ const fn t(bits: u64) -> TensorId {
     TensorId::from_bits(bits)
 }
 
+const fn heads(heads: wit::Heads) -> kernels::Heads {
+    kernels::Heads { tensor: t(heads.tensor), col: heads.col }
+}
+
 /// One operation.
 pub(super) fn op(op: wit::Op) -> kernels::Op {
     use wit::Op as G;
@@ -188,9 +192,10 @@ pub(super) fn op(op: wit::Op) -> kernels::Op {
         .into(),
         G::Rope(o) => kernels::Rope { x: t(o.x), out: t(o.out), base: o.base, inverse: o.inverse }.into(),
         G::Attention(o) => kernels::Attention {
-            q: t(o.q),
-            k: t(o.k),
-            v: t(o.v),
+            q: heads(o.q),
+            k: heads(o.k),
+            v: heads(o.v),
+            kv_heads: o.kv_heads,
             out: t(o.out),
             lse: t(o.lse),
             window: o.window,
@@ -198,9 +203,10 @@ pub(super) fn op(op: wit::Op) -> kernels::Op {
         }
         .into(),
         G::AttentionBackward(o) => kernels::AttentionBackward {
-            q: t(o.q),
-            k: t(o.k),
-            v: t(o.v),
+            q: heads(o.q),
+            k: heads(o.k),
+            v: heads(o.v),
+            kv_heads: o.kv_heads,
             out: t(o.out),
             lse: t(o.lse),
             dout: t(o.dout),

@@ -142,13 +142,13 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
             &[batch, time, heads, groups, dim, window],
         ) => {
             let of = dtype(of)?;
-            let q = b.tensor(of, &[batch, time, heads, dim])?;
+            let q = b.tensor(of, &[batch, time, heads, dim])?.into();
             let [key, v] = [(); 2].map(|()| b.tensor(of, &[batch, time, groups, dim]));
-            let (key, v) = (key?, v?);
+            let (key, v, kv_heads) = (key?.into(), v?.into(), u32::try_from(groups)?);
             let out = b.zeros(of, &[batch, time, heads, dim])?;
             let lse = b.zeros(F, &[batch, heads, time])?;
             let (scale, window32) = (1.0 / (dim as f32).sqrt(), u32::try_from(window)?);
-            let forward = k::Attention { q, k: key, v, out, lse, window: window32, scale };
+            let forward = k::Attention { q, k: key, v, kv_heads, out, lse, window: window32, scale };
             let flops = 4 * batch * heads * dim * seen(time, window);
             if *name == "attention" {
                 return Ok((forward.into(), vec![out, lse], flops));
@@ -159,7 +159,8 @@ fn operation(b: &mut Builder<'_>, words: &[&str], numbers: &[u64]) -> Result<Bui
             let dq = b.zeros(of, &[batch, time, heads, dim])?;
             let [dk, dv] = [(); 2].map(|()| b.zeros(of, &[batch, time, groups, dim]));
             let (dk, dv, window) = (dk?, dv?, window32);
-            let op = k::AttentionBackward { q, k: key, v, out, lse, dout, dq, dk, dv, window, scale };
+            let op =
+                k::AttentionBackward { q, k: key, v, kv_heads, out, lse, dout, dq, dk, dv, window, scale };
             // Five products instead of two.
             Ok((op.into(), vec![dq, dk, dv], flops / 2 * 5))
         }

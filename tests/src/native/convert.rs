@@ -8,6 +8,11 @@ pub fn id(raw: u64) -> k::TensorId {
     k::TensorId::from_bits(raw)
 }
 
+/// Heads of an attention.
+fn heads(heads: g::Heads) -> k::Heads {
+    k::Heads { tensor: id(heads.tensor), col: heads.col }
+}
+
 /// An element type.
 pub fn dtype(dtype: g::Dtype) -> k::DType {
     match dtype {
@@ -69,11 +74,12 @@ fn node(node: &g::Node) -> k::Node {
 /// `op!(o, GuestOp => KernelOp [tensors…] [values…] [tensors that may be
 /// missing…])`
 macro_rules! op {
-    ($o:ident => $name:ident [$($tensor:ident)*] [$($value:ident)*] $([$($maybe:ident)*])?) => {
+    ($o:ident => $name:ident [$($tensor:ident)*] [$($value:ident)*]
+     $([$($maybe:ident)*] $([$($heads:ident)*])?)?) => {
         k::$name {
             $($tensor: id($o.$tensor),)*
             $($value: $o.$value,)*
-            $($($maybe: $o.$maybe.map(id),)*)?
+            $($($maybe: $o.$maybe.map(id),)* $($($heads: heads($o.$heads),)*)?)?
         }
         .into()
     };
@@ -158,9 +164,9 @@ pub fn op(op: &g::Op) -> k::Op {
         g::Op::RmsNorm(o) => op!(o => RmsNorm [x out inv_rms] [eps]),
         g::Op::RmsNormBackward(o) => op!(o => RmsNormBackward [x inv_rms dout dx] [accumulate]),
         g::Op::Rope(o) => op!(o => Rope [x out] [base inverse]),
-        g::Op::Attention(o) => op!(o => Attention [q k v out lse] [window scale]),
+        g::Op::Attention(o) => op!(o => Attention [out lse] [kv_heads window scale] [] [q k v]),
         g::Op::AttentionBackward(o) => {
-            op!(o => AttentionBackward [q k v out lse dout dq dk dv] [window scale])
+            op!(o => AttentionBackward [out lse dout dq dk dv] [kv_heads window scale] [] [q k v])
         }
         g::Op::Gather(o) => op!(o => Gather [table indices out] []),
         g::Op::ScatterAdd(o) => op!(o => ScatterAdd [src indices table] [accumulate]),

@@ -1,6 +1,7 @@
 //! Normalisation, rotary embedding, and attention.
 
-use super::{Tape, Var};
+use super::backward::Destination;
+use super::{Slot, Tape, Var};
 use crate::bindings::trainer::terrarium::guest::compute::{self, Op};
 use crate::error::{Error, Result};
 use crate::tensor::Dtype;
@@ -109,55 +110,201 @@ impl Tape {
     /// # Ok(()) }
     /// ```
     pub fn attention(&mut self, q: Var, k: Var, v: Var, window: u32) -> Result<Var> {
-        let shape = self.shape(q).to_vec();
-        if shape.len() != 4 || self.shape(k).len() != 4 {
-            return Err(self.mismatch("attention", q, k));
+        match (self.shape(q), self.shape(k)) {
+            (&[b, t, h, d], &[_, _, kv_heads, _]) => {
+                self.attention_in([b, t, h, d], kv_heads, [q, k, v].map(Heads::from), window)
+            }
+            _ => Err(self.mismatch("attention", q, k)),
         }
-        let (b, time, heads, dim) = (shape[0], shape[1], shape[2], shape[3]);
+    }
+
+    /// As [`Tape::attention`], of one projection `[B,T,(H+2K)·D]` whose columns
+    /// are H heads of queries, K of keys, and K of values → `[B,T,H·D]`. One
+    /// large product makes it, and nothing is copied.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Var};
+    /// # fn f(t: &mut Tape, x: Var, w: Var) -> Result<Var> {
+    /// let qkv = t.linear(x, w)?; // [8, 128, 64] · [192, 64]ᵀ → [8, 128, 192]
+    /// t.attention_fused(qkv, 4, 4, 0) // [8, 128, 64]
+    /// # }
+    /// ```
+    pub fn attention_fused(&mut self, qkv: Var, heads: u32, kv_heads: u32, window: u32) -> Result<Var> {
+        let all = u64::from(heads) + 2 * u64::from(kv_heads);
+        let (b, t, d) = match *self.shape(qkv) {
+            [b, t, cols] if heads > 0 && u64::from(cols).is_multiple_of(all) => {
+                (b, t, (u64::from(cols) / all) as u32)
+            }
+            _ => {
+                return Err(Error::shape(format!(
+                    "attention_fused needs [B,T,{all}·D] for {heads} and twice {kv_heads} heads, not {:?}",
+                    self.shape(qkv)
+                )));
+            }
+        };
+        // At most the columns, which fit.
+        let at = |head: u32| Heads { of: qkv, col: head * d };
+        let parts = [at(0), at(heads), at(heads + kv_heads)];
+        let y = self.attention_in([b, t, heads, d], kv_heads, parts, window)?;
+        self.reshape(y, &[b, t, heads * d])
+    }
+
+    /// As [`Tape::attention`], to `shape` `[B,T,H,D]`, of queries, keys and
+    /// values that may be columns of others: values out of a projection whose
+    /// queries and keys were made ready by [`Tape::heads`], for one.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Result, Tape, Var, tape::Heads};
+    /// # fn f(t: &mut Tape, qkv: Var) -> Result<Var> {
+    /// let shape = [8, 128, 4, 16]; // of qkv [8, 128, 192]
+    /// let q = t.heads(qkv, 0, shape, 10_000.0, 1e-6)?;
+    /// let k = t.heads(qkv, 64, shape, 10_000.0, 1e-6)?;
+    /// let v = Heads { of: qkv, col: 128 };
+    /// t.attention_in(shape, 4, [q.into(), k.into(), v], 0)
+    /// # }
+    /// ```
+    pub fn attention_in(
+        &mut self,
+        shape: [u32; 4],
+        kv_heads: u32,
+        parts: [Heads; 3],
+        window: u32,
+    ) -> Result<Var> {
+        let [b, time, heads, dim] = shape;
         let scale = 1.0 / (dim as f32).sqrt();
         let window = if window >= time { 0 } else { window };
-        let (sq, sk, sv) = (self.slot(q), self.slot(k), self.slot(v));
-        let dtype = self.slot_dtype(sq);
+        let mut places = Vec::new();
+        for (part, count) in parts.into_iter().zip([heads, kv_heads, kv_heads]) {
+            let width = u64::from(count) * u64::from(dim);
+            places.push(self.place_of(part, u64::from(b) * u64::from(time), width)?);
+        }
+        let operand = |i: usize| compute::Heads { tensor: places[i].slot.raw(), col: parts[i].col };
+        let [q, k, v] = [0, 1, 2].map(operand);
+        let dtype = self.slot_dtype(places[0].slot);
         let out = self.temporary_of(dtype, &shape);
         let lse = self.temporary(&[b, heads, time]);
+        let (raw_out, raw_lse) = (out.raw(), lse.raw());
         self.emit(Op::Attention(compute::Attention {
-            q: sq.raw(),
-            k: sk.raw(),
-            v: sv.raw(),
-            out: out.raw(),
-            lse: lse.raw(),
+            q,
+            k,
+            v,
+            kv_heads,
+            out: raw_out,
+            lse: raw_lse,
             window,
             scale,
         }));
-        let needs = [q, k, v].iter().any(|&x| self.needs_gradient(x));
+        let needs = parts.iter().any(|part| self.needs_gradient(part.of));
         let y = self.add_var(out, needs);
         self.rule(
             y,
             Box::new(move |t, adjoint| {
                 let dout = t.buffer_as_it_is(adjoint, y);
                 let dout = t.converted(dout, dtype)?;
-                // One variable in two places needs two buffers: `destination`
-                // gives its own to the first and a temporary to the next.
-                let (dq, dk, dv) =
-                    (t.destination_of(q, dtype)?, t.destination_of(k, dtype)?, t.destination_of(v, dtype)?);
+                let (groups, of) = t.gradients_of(&places, dtype)?;
+                let to = |i: usize| of[i].raw();
                 t.emit(Op::AttentionBackward(compute::AttentionBackward {
-                    q: sq.raw(),
-                    k: sk.raw(),
-                    v: sv.raw(),
-                    out: out.raw(),
-                    lse: lse.raw(),
+                    q,
+                    k,
+                    v,
+                    kv_heads,
+                    out: raw_out,
+                    lse: raw_lse,
                     dout: dout.raw(),
-                    dq: dq.slot.raw(),
-                    dk: dk.slot.raw(),
-                    dv: dv.slot.raw(),
+                    dq: to(0),
+                    dk: to(1),
+                    dv: to(2),
                     window,
                     scale,
                 }));
-                t.deliver(dq)?;
-                t.deliver(dk)?;
-                t.deliver(dv)
+                groups.into_iter().try_for_each(|to| t.deliver(to))
             }),
         );
         Ok(y)
+    }
+
+    /// Where a part lies that has `width` columns in each of `rows` positions.
+    fn place_of(&mut self, part: Heads, rows: u64, width: u64) -> Result<Place> {
+        let shape = self.shape(part.of).to_vec();
+        let (slot, columns) = (self.slot(part.of), u64::from(part.col)..u64::from(part.col) + width);
+        if shape.len() == 4 && part.col == 0 {
+            return Ok(Place { of: part.of, slot, shape, columns });
+        }
+        let total = self.slot_len(slot);
+        let cols = total.checked_div(rows).unwrap_or(0);
+        let flat = [u32::try_from(rows), u32::try_from(cols)];
+        match flat {
+            [Ok(rows), Ok(cols)]
+                if rows as u64 * u64::from(cols) == total && columns.end <= u64::from(cols) =>
+            {
+                let slot = self.view(slot, 0, &[rows, cols])?;
+                Ok(Place { of: part.of, slot, shape: vec![rows, cols], columns })
+            }
+            _ => Err(Error::shape(format!(
+                "attention needs columns {}..{} of {rows} rows, not of {shape:?}",
+                columns.start, columns.end
+            ))),
+        }
+    }
+
+    /// Buffers for the gradients of some places, one for all columns of a value,
+    /// and for each place its own. The parts of a value that are no one's become
+    /// 0. Places that overlap get two.
+    fn gradients_of(&mut self, places: &[Place], dtype: Dtype) -> Result<(Vec<Destination>, Vec<Slot>)> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (i, place) in places.iter().enumerate() {
+            let beside = |group: &&mut Vec<usize>| group.iter().all(|&other| places[other].is_beside(place));
+            match groups.iter_mut().find(beside) {
+                Some(group) => group.push(i),
+                None => groups.push(vec![i]),
+            }
+        }
+        let mut slots = vec![places[0].slot; places.len()];
+        let mut destinations = Vec::new();
+        for group in groups {
+            let first = &places[group[0]];
+            let to = self.destination_of(first.of, dtype)?;
+            let slot = self.view(to.slot, 0, &first.shape)?;
+            let written: u64 = group.iter().map(|&i| places[i].columns.end - places[i].columns.start).sum();
+            let row = if first.shape.len() == 4 { written } else { u64::from(first.shape[1]) };
+            if written < row {
+                self.emit_fill(slot, 0.0);
+            }
+            group.iter().for_each(|&i| slots[i] = slot);
+            destinations.push(to);
+        }
+        Ok((destinations, slots))
+    }
+}
+
+/// Queries, keys or values of an attention: a value `[B,T,heads,D]`, or columns
+/// `col..col + heads·D` of one that has a row for each position.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Where they are.
+    pub of: Var,
+    /// Their first column.
+    pub col: u32,
+}
+
+impl From<Var> for Heads {
+    fn from(of: Var) -> Self {
+        Self { of, col: 0 }
+    }
+}
+
+/// Columns of a value, in the shape that the operation takes it.
+struct Place {
+    of: Var,
+    slot: Slot,
+    shape: Vec<u32>,
+    columns: std::ops::Range<u64>,
+}
+
+impl Place {
+    /// Whether both are columns of one value, and none is both's.
+    fn is_beside(&self, other: &Place) -> bool {
+        let apart = self.columns.end <= other.columns.start || other.columns.end <= self.columns.start;
+        self.of == other.of && self.shape.len() == 2 && apart
     }
 }

@@ -45,9 +45,11 @@ pub(super) fn for_each(op: &mut Op, visit: &mut dyn FnMut(&mut u64)) {
         Op::RmsNorm(o) => all(&mut [&mut o.x, &mut o.out, &mut o.inv_rms]),
         Op::RmsNormBackward(o) => all(&mut [&mut o.x, &mut o.inv_rms, &mut o.dout, &mut o.dx]),
         Op::Rope(o) => all(&mut [&mut o.x, &mut o.out]),
-        Op::Attention(o) => all(&mut [&mut o.q, &mut o.k, &mut o.v, &mut o.out, &mut o.lse]),
+        Op::Attention(o) => {
+            all(&mut [&mut o.q.tensor, &mut o.k.tensor, &mut o.v.tensor, &mut o.out, &mut o.lse]);
+        }
         Op::AttentionBackward(o) => {
-            all(&mut [&mut o.q, &mut o.k, &mut o.v, &mut o.out, &mut o.lse]);
+            all(&mut [&mut o.q.tensor, &mut o.k.tensor, &mut o.v.tensor, &mut o.out, &mut o.lse]);
             all(&mut [&mut o.dout, &mut o.dq, &mut o.dk, &mut o.dv]);
         }
         Op::Gather(o) => all(&mut [&mut o.table, &mut o.indices, &mut o.out]),
