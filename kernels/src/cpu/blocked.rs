@@ -299,16 +299,17 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     (SharedResults::F32(_), None) => break,
                     (SharedResults::F32(out), Some(epilogue)) => {
                         // SAFETY: a row of the block, which is this task's.
-                        epilogue.finish(unsafe { out.range(at, width) }, at, left + col);
+                        epilogue.finish(unsafe { out.range(at, width) }, &mut [], at, left + col);
                     }
                     (SharedResults::Bf16(out), epilogue) => {
                         // SAFETY: a row of the block's sums.
                         let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
-                        if let Some(epilogue) = epilogue {
-                            epilogue.finish(line, at, left + col);
-                        }
                         // SAFETY: a row of the block, which is this task's.
-                        narrow(line, unsafe { out.range(at, width) });
+                        let half = unsafe { out.range(at, width) };
+                        match epilogue {
+                            Some(epilogue) => epilogue.finish(line, half, at, left + col),
+                            None => narrow(line, half),
+                        }
                     }
                 }
             }

@@ -1,17 +1,21 @@
 //! What a fused matrix product does to a block of its result while the block
 //! is in a cache: bias, activation, residual, or the activation's derivative.
 
+#[cfg(target_arch = "x86_64")]
+use super::ends_avx512;
 use super::math::sigmoid;
 use super::product::{Numbers, Results, SharedResults};
 use super::rounding::narrow;
 use super::simd::{fma, multiversion};
+#[cfg(target_arch = "x86_64")]
+use super::{Level, level};
 use crate::bf16;
 use crate::op::Activation;
 
 /// 2 · √(2/π) and the cubic term of GELU. With t twice what its tanh is of,
 /// (1 + tanh(t/2)) / 2 = sigmoid(t), which takes half the operations.
-const TWICE: f32 = 1.595_769_2;
-const CUBIC: f32 = 0.044_715;
+pub(super) const TWICE: f32 = 1.595_769_2;
+pub(super) const CUBIC: f32 = 0.044_715;
 /// Elements that are widened at a time.
 const PART: usize = 256;
 
@@ -50,31 +54,87 @@ impl Epilogue<'_> {
     }
 
     /// Finishes one row of a block: `row` holds the product's elements
-    /// `start..` of the output, which begin at column `col`.
-    pub fn finish(&self, row: &mut [f32], start: usize, col: usize) {
+    /// `start..` of the output, which begin at column `col`. The result is
+    /// there, or rounded in `half` where that is not empty.
+    pub fn finish(&self, row: &mut [f32], half: &mut [u16], start: usize, col: usize) {
         let len = row.len();
         let bias = if self.bias.is_empty() { self.bias } else { &self.bias[col..col + len] };
         let residual =
             if self.residual.is_empty() { self.residual } else { &self.residual[start..start + len] };
         match self.pre {
-            Pre::Read(pre) => gradient(row, pre.part(start..start + row.len()), self.activation),
-            Pre::Dropped => apply(row, bias, residual, Results::F32(&mut []), self.activation),
+            Pre::Read(pre) => gradient(row, pre.part(start..start + len), self.activation, half),
+            Pre::Dropped => apply(row, bias, residual, Results::F32(&mut []), self.activation, half),
             Pre::Stored(pre) => {
                 // SAFETY: blocks do not overlap, and each is one task's.
-                let pre = unsafe { pre.range(start, row.len()) };
-                apply(row, bias, residual, pre, self.activation);
+                let pre = unsafe { pre.range(start, len) };
+                apply(row, bias, residual, pre, self.activation, half);
             }
         }
     }
 }
 
+/// What is behind the first `done` of those that are there.
+fn rest<T>(of: &[T], done: usize) -> &[T] {
+    &of[done.min(of.len())..]
+}
+
+/// As [`rest`], to write.
+fn rest_mut<T>(of: &mut [T], done: usize) -> &mut [T] {
+    let done = done.min(of.len());
+    &mut of[done..]
+}
+
+/// act(row + bias) + residual, with the value before it to `pre`.
+fn apply(
+    row: &mut [f32],
+    bias: &[f32],
+    residual: &[f32],
+    mut pre: Results,
+    act: Activation,
+    half: &mut [u16],
+) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 {
+        // SAFETY: the level's instructions.
+        done = unsafe { ends_avx512::apply(row, bias, residual, &mut pre, act, half) };
+    }
+    let row = rest_mut(row, done);
+    if row.is_empty() {
+        return;
+    }
+    let pre = match pre {
+        Results::F32(pre) => Results::F32(rest_mut(pre, done)),
+        Results::Bf16(pre) => Results::Bf16(rest_mut(pre, done)),
+    };
+    in_passes(row, rest(bias, done), rest(residual, done), pre, act);
+    narrow(&row[..half.len().saturating_sub(done)], rest_mut(half, done));
+}
+
+/// row · act'(pre).
+fn gradient(row: &mut [f32], pre: Numbers, act: Activation, half: &mut [u16]) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if level() >= Level::Avx512 {
+        // SAFETY: the level's instructions.
+        done = unsafe { ends_avx512::gradient(row, pre, act, half) };
+    }
+    let len = row.len();
+    let row = rest_mut(row, done);
+    if row.is_empty() {
+        return;
+    }
+    gradient_in_passes(row, pre.part(done..len), act);
+    narrow(&row[..half.len().saturating_sub(done)], rest_mut(half, done));
+}
+
 multiversion! {
     /// row = act(row + bias) + residual, with the value before it to `pre`.
-    fn apply(row: &mut [f32], bias: &[f32], residual: &[f32], pre: Results, act: Activation) = apply_body
+    fn in_passes(row: &mut [f32], bias: &[f32], residual: &[f32], pre: Results, act: Activation) = passes_body
 }
 
 #[inline(always)]
-fn apply_body<const FMA: bool>(
+fn passes_body<const FMA: bool>(
     row: &mut [f32],
     bias: &[f32],
     residual: &[f32],
@@ -112,7 +172,7 @@ fn apply_body<const FMA: bool>(
 
 multiversion! {
     /// row *= act'(pre).
-    fn gradient(row: &mut [f32], pre: Numbers, act: Activation) = gradient_body
+    fn gradient_in_passes(row: &mut [f32], pre: Numbers, act: Activation) = gradient_body
 }
 
 #[inline(always)]
@@ -146,5 +206,88 @@ fn multiply_by_slopes<const FMA: bool>(row: &mut [f32], pre: &[f32], act: Activa
             let s = sigmoid::<FMA>(*z);
             *d *= s * fma::<FMA>(*z, 1.0 - s, 1.0);
         }),
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    const ACTIVATIONS: [Activation; 5] =
+        [Activation::Identity, Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::Silu];
+
+    /// Numbers of every size and sign, and what is no number.
+    fn numbers(len: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        (0..len)
+            .map(|_| match next() % 12 {
+                0 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40][next() as usize % 6],
+                1 => f32::from_bits(next() << 8 | next() & 0xff),
+                2 => (next() % 2000) as f32 / 10.0 - 100.0,
+                _ => (next() % 20_000) as f32 / 2500.0 - 4.0,
+            })
+            .collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        // Which NaN it is says nothing.
+        values.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+    }
+
+    fn widened(halves: &[u16]) -> Vec<u32> {
+        bits(&halves.iter().map(|&half| bf16::value(half)).collect::<Vec<_>>())
+    }
+
+    /// The same ends by [`passes_body`], with the operations of AVX2.
+    #[test]
+    fn one_pass_has_the_bits_of_several() {
+        if level() < Level::Avx512 {
+            return;
+        }
+        for len in [1, 15, 16, 17, 31, 64, 250] {
+            for (act, what) in ACTIVATIONS.into_iter().flat_map(|act| (0..32).map(move |what| (act, what))) {
+                let z = numbers(len, what + 7 * len as u32);
+                let some = |bit: u32| if what >> bit & 1 > 0 { numbers(len, bit + 3) } else { vec![] };
+                let (bias, residual) = (some(0), some(1));
+                let run = |passes: bool| {
+                    let mut row = z.clone();
+                    let (mut pre, mut pre_half) = (vec![0f32; some(2).len()], vec![0u16; some(3).len()]);
+                    let mut half = vec![0u16; some(4).len()];
+                    let to = if pre_half.is_empty() {
+                        Results::F32(&mut pre)
+                    } else {
+                        Results::Bf16(&mut pre_half)
+                    };
+                    if passes {
+                        in_passes(&mut row, &bias, &residual, to, act);
+                        narrow(&row[..half.len()], &mut half);
+                    } else {
+                        apply(&mut row, &bias, &residual, to, act, &mut half);
+                    }
+                    // A rounded result need not be there in full.
+                    let row = if half.is_empty() { bits(&row) } else { vec![] };
+                    (row, bits(&pre), widened(&pre_half), widened(&half))
+                };
+                assert_eq!(run(false), run(true), "{act:?} {what:05b} {len}");
+                let (d, half_pre) =
+                    (numbers(len, what + 1), z.iter().map(|&x| bf16::round(x)).collect::<Vec<_>>());
+                let pre = if what & 1 > 0 { Numbers::Bf16(&half_pre) } else { Numbers::F32(&z) };
+                let run = |passes: bool| {
+                    let (mut row, mut half) = (d.clone(), vec![0u16; some(4).len()]);
+                    if passes {
+                        gradient_in_passes(&mut row, pre, act);
+                        narrow(&row[..half.len()], &mut half);
+                    } else {
+                        gradient(&mut row, pre, act, &mut half);
+                    }
+                    (if half.is_empty() { bits(&row) } else { vec![] }, widened(&half))
+                };
+                assert_eq!(run(false), run(true), "gradient {act:?} {what:05b} {len}");
+            }
+        }
     }
 }

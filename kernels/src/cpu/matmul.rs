@@ -316,7 +316,7 @@ pub(crate) fn batched(
                     let start = (member * m + row + i) * n + col;
                     // SAFETY: a row of the block, which is this task's.
                     let line = unsafe { out.range(start, b_block.cols) };
-                    epilogue.finish(line, start, col);
+                    epilogue.finish(line, &mut [], start, col);
                 }
             }
         }

@@ -13,6 +13,8 @@ mod attention_bf16;
 mod blocked;
 mod cross_entropy;
 mod dispatch;
+#[cfg(target_arch = "x86_64")]
+mod ends_avx512;
 mod epilogue;
 mod experts;
 mod faults;

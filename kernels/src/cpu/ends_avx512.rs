@@ -1,0 +1,253 @@
+//! The ends of products in one pass, with AVX-512: what `epilogue` does in
+//! several passes over a row, sixteen elements at a time in registers, to the
+//! same bits.
+
+use std::arch::x86_64::*;
+
+use super::epilogue::{CUBIC, TWICE};
+use super::math::{EXP_MIN, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND};
+use super::product::{Numbers, Results};
+use crate::op::Activation;
+
+const LANES: usize = 16;
+
+/// Sixteen numbers of a slice from `at` on.
+///
+/// # Safety
+/// They are inside.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(from: &[f32], at: usize) -> __m512 {
+    debug_assert!(at + LANES <= from.len());
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_loadu_ps(from.as_ptr().add(at)) }
+}
+
+/// Their bits widened.
+///
+/// # Safety
+/// As [`load`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_halves(from: &[u16], at: usize) -> __m512 {
+    debug_assert!(at + LANES <= from.len());
+    // SAFETY: the caller's promise.
+    let bits = unsafe { _mm256_loadu_si256(from.as_ptr().add(at).cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+}
+
+/// # Safety
+/// As [`load`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store(to: &mut [f32], at: usize, x: __m512) {
+    debug_assert!(at + LANES <= to.len());
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(at), x) }
+}
+
+/// Rounded as [`crate::bf16::round`] does.
+///
+/// # Safety
+/// As [`load`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store_halves(to: &mut [u16], at: usize, x: __m512) {
+    debug_assert!(at + LANES <= to.len());
+    let bits = _mm512_castps_si512(x);
+    let upper = _mm512_srli_epi32::<16>(bits);
+    let even = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    let carried = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even);
+    let rounded = _mm512_srli_epi32::<16>(carried);
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    let rounded = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().add(at).cast(), _mm512_cvtepi32_epi16(rounded)) }
+}
+
+/// As `math::sigmoid`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sigmoid(x: __m512) -> __m512 {
+    let of = |value: f32| _mm512_set1_ps(value);
+    let sign = _mm512_set1_epi32(i32::MIN);
+    // e to the −|x|, as `math::exp_negative`.
+    let y = _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(x), sign));
+    let inside = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(y, of(EXP_MIN));
+    // (The second is taken if one is NaN.)
+    let low = _mm512_max_ps(of(EXP_MIN), y);
+    let shifted = _mm512_fmadd_ps(low, of(LOG2_E), of(ROUND));
+    let n = _mm512_sub_ps(shifted, of(ROUND));
+    let r = _mm512_fmadd_ps(n, of(-LN_2_LOW), _mm512_fmadd_ps(n, of(-LN_2_HIGH), low));
+    let square = _mm512_mul_ps(r, r);
+    let above = _mm512_fmadd_ps(of(1.0 / 6.0), r, of(0.5));
+    let of_low = _mm512_fmadd_ps(above, square, _mm512_add_ps(of(1.0), r));
+    let above = _mm512_fmadd_ps(of(1.0 / 5040.0), r, of(1.0 / 720.0));
+    let of_high = _mm512_fmadd_ps(above, square, _mm512_fmadd_ps(of(1.0 / 120.0), r, of(1.0 / 24.0)));
+    let value = _mm512_fmadd_ps(of_high, _mm512_mul_ps(square, square), of_low);
+    let exponent = _mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127));
+    let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent));
+    let e = _mm512_maskz_mul_ps(inside, value, scale);
+    let positive = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, of(0.0));
+    let above = _mm512_mask_mov_ps(e, positive, of(1.0));
+    _mm512_div_ps(above, _mm512_add_ps(of(1.0), e))
+}
+
+/// The activation of z; `ACT` is an [`Activation`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn value<const ACT: u8>(z: __m512) -> __m512 {
+    let zero = _mm512_setzero_ps();
+    // NaN stays NaN.
+    let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(z, zero);
+    match ACT {
+        RELU => _mm512_maskz_mov_ps(above, z),
+        RELU_SQUARED => _mm512_maskz_mul_ps(above, z, z),
+        GELU => {
+            let cubic = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(CUBIC), z), z);
+            let inner = _mm512_mul_ps(_mm512_set1_ps(TWICE), _mm512_fmadd_ps(cubic, z, z));
+            _mm512_mul_ps(z, sigmoid(inner))
+        }
+        SILU => _mm512_mul_ps(z, sigmoid(z)),
+        _ => z,
+    }
+}
+
+/// d times the slope of the activation at z.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn times_slope<const ACT: u8>(d: __m512, z: __m512) -> __m512 {
+    let one = _mm512_set1_ps(1.0);
+    let zero = _mm512_setzero_ps();
+    match ACT {
+        RELU => _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(z, zero), d),
+        RELU_SQUARED => {
+            let above = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(z, zero);
+            _mm512_mul_ps(d, _mm512_maskz_mul_ps(above, _mm512_set1_ps(2.0), z))
+        }
+        GELU => {
+            let square = _mm512_mul_ps(z, z);
+            let cubic = _mm512_mul_ps(_mm512_set1_ps(CUBIC), square);
+            let s = sigmoid(_mm512_mul_ps(_mm512_set1_ps(TWICE), _mm512_fmadd_ps(cubic, z, z)));
+            let inner = _mm512_fmadd_ps(_mm512_set1_ps(3.0 * CUBIC), square, one);
+            let inner = _mm512_mul_ps(_mm512_set1_ps(TWICE), inner);
+            let outer = _mm512_mul_ps(_mm512_mul_ps(z, s), _mm512_sub_ps(one, s));
+            _mm512_mul_ps(d, _mm512_fmadd_ps(outer, inner, s))
+        }
+        SILU => {
+            let s = sigmoid(z);
+            let slope = _mm512_mul_ps(s, _mm512_fmadd_ps(z, _mm512_sub_ps(one, s), one));
+            _mm512_mul_ps(d, slope)
+        }
+        _ => d,
+    }
+}
+
+const IDENTITY: u8 = Activation::Identity as u8;
+const RELU: u8 = Activation::Relu as u8;
+const RELU_SQUARED: u8 = Activation::ReluSquared as u8;
+const GELU: u8 = Activation::Gelu as u8;
+const SILU: u8 = Activation::Silu as u8;
+
+/// Calls a function of an activation that is known only now.
+macro_rules! by_activation {
+    ($act:expr, $name:ident($($arg:expr),*)) => {
+        match $act {
+            Activation::Identity => $name::<IDENTITY>($($arg),*),
+            Activation::Relu => $name::<RELU>($($arg),*),
+            Activation::ReluSquared => $name::<RELU_SQUARED>($($arg),*),
+            Activation::Gelu => $name::<GELU>($($arg),*),
+            Activation::Silu => $name::<SILU>($($arg),*),
+        }
+    };
+}
+
+/// act(row + bias) + residual, where the row is or to `half`, with the value
+/// before the activation to `pre`. Does whole vectors, and says how many
+/// elements those are. Slices are empty where there is nothing, else as long
+/// as the row.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn apply(
+    row: &mut [f32],
+    bias: &[f32],
+    residual: &[f32],
+    pre: &mut Results,
+    act: Activation,
+    half: &mut [u16],
+) -> usize {
+    by_activation!(act, apply_of(row, bias, residual, pre, half))
+}
+
+#[target_feature(enable = "avx512f")]
+fn apply_of<const ACT: u8>(
+    row: &mut [f32],
+    bias: &[f32],
+    residual: &[f32],
+    pre: &mut Results,
+    half: &mut [u16],
+) -> usize {
+    let whole = row.len() / LANES * LANES;
+    let fits = |len: usize| len == 0 || len >= whole;
+    let of_pre = match pre {
+        Results::F32(pre) => pre.len(),
+        Results::Bf16(pre) => pre.len(),
+    };
+    assert!([bias.len(), residual.len(), half.len(), of_pre].into_iter().all(fits));
+    for at in (0..whole).step_by(LANES) {
+        // SAFETY: at + LANES is at most `whole`, and so inside of each slice
+        // that is not empty (checked).
+        unsafe {
+            let mut z = load(row, at);
+            if !bias.is_empty() {
+                z = _mm512_add_ps(z, load(bias, at));
+            }
+            match pre {
+                Results::F32([]) | Results::Bf16([]) => {}
+                Results::F32(pre) => store(pre, at, z),
+                Results::Bf16(pre) => store_halves(pre, at, z),
+            }
+            z = value::<ACT>(z);
+            if !residual.is_empty() {
+                z = _mm512_add_ps(z, load(residual, at));
+            }
+            if half.is_empty() {
+                store(row, at, z);
+            } else {
+                store_halves(half, at, z);
+            }
+        }
+    }
+    whole
+}
+
+/// row · act'(pre), where the row is or to `half`, as [`apply`].
+#[target_feature(enable = "avx512f")]
+pub(crate) fn gradient(row: &mut [f32], pre: Numbers, act: Activation, half: &mut [u16]) -> usize {
+    by_activation!(act, gradient_of(row, pre, half))
+}
+
+#[target_feature(enable = "avx512f")]
+fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, half: &mut [u16]) -> usize {
+    let whole = row.len() / LANES * LANES;
+    let of_pre = match pre {
+        Numbers::F32(pre) => pre.len(),
+        Numbers::Bf16(pre) => pre.len(),
+    };
+    assert!(of_pre >= whole && (half.is_empty() || half.len() >= whole));
+    for at in (0..whole).step_by(LANES) {
+        // SAFETY: as in `apply_of`.
+        unsafe {
+            let z = match pre {
+                Numbers::F32(pre) => load(pre, at),
+                Numbers::Bf16(pre) => load_halves(pre, at),
+            };
+            let d = times_slope::<ACT>(load(row, at), z);
+            if half.is_empty() {
+                store(row, at, d);
+            } else {
+                store_halves(half, at, d);
+            }
+        }
+    }
+    whole
+}
