@@ -1,13 +1,15 @@
 //! Large matrix products: both operands are packed once, by all threads.
 //!
-//! First the right operand is packed whole, into panels as wide as a tile.
-//! Then each task owns a block of the output. It packs its rows of the left
-//! operand for [`Micro::DEPTH`] of the inner dimension at a time, which fit in
-//! L2, and runs the tiles of the block over them; a panel stays in L1 or L2 for
-//! all strips, which ask for the next one on the way, and for what the task
-//! packs and finishes later. A block stays in L2 from one depth to
-//! the next, and is finished there: bias, activation, residual, rounding. (Goto
-//! and van de Geijn 2008; Van Zee and van de Geijn 2015.)
+//! First the right operand is packed whole, into panels as wide as a tile; so is
+//! a left operand whose rows are neighbours in memory, as the rows of a block
+//! are a part of each cache line there. Then each task owns a block of the
+//! output. It packs its rows of another left operand, for [`Micro::DEPTH`] of the
+//! inner dimension at a time, which fit in L2, and runs the tiles of the block
+//! over them; a panel stays in L1 or L2 for all strips, which ask for the next
+//! one on the way, and for what the task packs and finishes later. A block stays
+//! in L2 from one depth to the next, and is finished there: bias, activation,
+//! residual, rounding. (Goto and van de Geijn 2008; Van Zee and van de Geijn
+//! 2015.)
 //!
 //! Every output is summed over the inner dimension in order, in parts that
 //! depend on the inner dimension alone, wherever in the matrix it lies.
@@ -17,7 +19,7 @@ use std::cell::Cell;
 use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
-use super::packing::{SLACK, Unit, pack_left, pack_right};
+use super::packing::{SLACK, Unit, pack_left, pack_part, pack_right};
 use super::product::SharedResults;
 use super::rounding::{narrow, widen};
 use super::tasks::Stage;
@@ -34,6 +36,9 @@ const TASK_WORK: u64 = 1 << 20;
 /// Most floats of a packed right operand (16 MiB, and what lies between its
 /// panels); a wider one is taken in parts.
 const PANELS: usize = 1 << 22;
+/// Most floats of a packed left operand (8 MiB); rows of a larger one are packed
+/// by the tasks that multiply them.
+const STRIPS: usize = PANELS / 2;
 /// Most of the inner dimension: then [`NARROW`] columns still fit.
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
 /// Elements that a packing task copies, about.
@@ -72,6 +77,7 @@ struct Line {
 
 thread_local! {
     static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static WHOLE_LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static SUMS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     static AHEAD: Cell<Vec<*const u8>> = const { Cell::new(Vec::new()) };
@@ -85,16 +91,16 @@ fn grown(mut lines: Vec<Line>, floats: usize) -> Vec<Line> {
     lines
 }
 
-/// The packed right operand, which all tasks read.
+/// A packed operand, which all tasks read.
 #[derive(Clone, Copy)]
-struct Panels(*mut f32);
-// SAFETY: an address; packing tasks write disjoint panels, and only when all
+struct Packed(*mut f32);
+// SAFETY: an address; packing tasks write disjoint parts, and only when all
 // are done do other tasks read them.
-unsafe impl Send for Panels {}
+unsafe impl Send for Packed {}
 // SAFETY: as above.
-unsafe impl Sync for Panels {}
+unsafe impl Sync for Packed {}
 
-impl Panels {
+impl Packed {
     fn at(&self, float: usize) -> *mut f32 {
         self.0.wrapping_add(float)
     }
@@ -161,7 +167,21 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
     let mut right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
-    let panels = Panels(right.as_mut_ptr().cast());
+    let panels = Packed(right.as_mut_ptr().cast());
+    // A left operand that is packed by all: strips of all rows for each depth.
+    let whole = a.row_stride == 1 && a.col_stride != 1 && m > M::TALL && m <= STRIPS / k;
+    let mut whole_left = WHOLE_LEFT.take();
+    if whole {
+        whole_left = grown(whole_left, m * k);
+    }
+    let all_strips = Packed(whole_left.as_mut_ptr().cast());
+    let left_slice = (PACK / m / 8 * 8).clamp(8, deep.max(8));
+    let left_slices = deep.div_ceil(left_slice);
+    let left_packs = if whole { left_slices * k.div_ceil(deep) } else { 0 };
+    let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
+        let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
+        Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a }
+    };
     for left in (0..n).step_by(width) {
         let cols = width.min(n - left);
         let count = cols.div_ceil(M::COLS);
@@ -179,8 +199,23 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             (depth * M::COLS + depth / deep * APART) * count + panel * (d * M::COLS + APART)
         };
         let packed = Stage::default();
+        // Once for all parts of a wide right operand.
+        let packs_of_left = if left == 0 { left_packs } else { 0 };
         let pack = |task: usize| {
             let _task = packed.task();
+            if task >= packs {
+                let task = task - packs;
+                let depth = task / left_slices * deep;
+                let (d, first) = (deep.min(k - depth), task % left_slices * left_slice);
+                if first < d {
+                    let part = part_of_a(0, m, depth + first, left_slice.min(d - first));
+                    let to = all_strips.at(depth * m);
+                    // SAFETY: AVX2, by the caller; the part is inside a, and
+                    // its places in the strips are this task's.
+                    unsafe { pack_part::<M, A>(&part, to, first, M::ROWS * d) };
+                }
+                return;
+            }
             let (depth, first) = (task / groups / slices * deep, task % groups * group);
             let (d, row) = (deep.min(k - depth), task / groups % slices * slice);
             if row >= d {
@@ -197,6 +232,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         };
         let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
+        let packs = packs + packs_of_left;
         split.each(packs + m.div_ceil(tall) * across, |task| {
             let Some(task) = task.checked_sub(packs) else { return pack(task) };
             let (row, col) = (task / across * tall, task % across * wide);
@@ -225,29 +261,31 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     (to, pitch)
                 }
             };
-            let mut strips = grown(LEFT.take(), tall * deep + SLACK);
+            let mut strips = grown(LEFT.take(), if whole { 0 } else { tall * deep + SLACK });
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
-                let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
-                let part = Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a };
-                let rows_of_a = strips.as_mut_ptr().cast::<f32>();
-                // SAFETY: AVX2, by the caller; the part is inside a, and there
-                // is room for it.
-                unsafe { pack_left::<M, A>(&part, rows_of_a) };
+                let rows_of_a = match whole {
+                    true => all_strips.at(depth * m + row * d),
+                    false => {
+                        let to = strips.as_mut_ptr().cast::<f32>();
+                        // SAFETY: AVX2, by the caller; the part is inside a, and
+                        // there is room for it.
+                        unsafe { pack_left::<M, A>(&part_of_a(row, height, depth, d), to) };
+                        to
+                    }
+                };
                 ahead.clear();
                 if depth + deep < k {
-                    let d = deep.min(k - depth - deep);
-                    let skipped = skipped + deep * M::DEEP * a.col_stride;
-                    let cols = elements(depth + deep, d);
-                    add_matrix(&mut ahead, &Matrix { data: &a.data[skipped..], rows: height, cols, ..a });
+                    if !whole {
+                        let d = deep.min(k - depth - deep);
+                        add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
+                    }
                 } else {
                     // Another thread takes as many tasks meanwhile.
                     let row = (task + split.threads()) / across * tall;
-                    if row < m {
-                        let (rows, cols) = (tall.min(m - row), elements(0, deep));
-                        let data = &a.data[row * a.row_stride..];
-                        add_matrix(&mut ahead, &Matrix { data, rows, cols, ..a });
+                    if row < m && !whole {
+                        add_matrix(&mut ahead, &part_of_a(row, tall.min(m - row), 0, deep));
                     }
                     for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
                         add_lines(
@@ -319,6 +357,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     if right.len() * 16 <= 2 * PANELS {
         RIGHT.set(right);
     }
+    WHOLE_LEFT.set(whole_left);
 }
 
 #[cfg(test)]

@@ -144,6 +144,23 @@ pub(crate) const SLACK: usize = 8;
 /// units of a.rows × a.cols elements and [`SLACK`].
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { pack_part::<M, U>(a, to, 0, M::ROWS * a.cols.div_ceil(U::DEEP)) };
+}
+
+/// As [`pack_left`], for some columns of a matrix, whose strips begin `stride`
+/// floats apart and have `before` units before these. Nothing is written but what
+/// belongs to these columns, if rows are neighbours in memory.
+///
+/// # Safety
+/// As [`pack_left`], of strips that lie so.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
+    a: &Matrix<U::Element>,
+    to: *mut f32,
+    before: usize,
+    stride: usize,
+) {
     let depth = a.cols.div_ceil(U::DEEP);
     let along = a.col_stride.wrapping_mul(U::DEEP);
     let deep = |unit: usize| U::DEEP.min(a.cols - unit * U::DEEP);
@@ -157,7 +174,7 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
                 let ahead = (AHEAD * U::DEEP + i).wrapping_mul(a.col_stride);
                 prefetch(column.wrapping_add(ahead), a.rows);
             }
-            let mut target = to.wrapping_add(k.wrapping_mul(M::ROWS));
+            let mut target = to.wrapping_add((before + k).wrapping_mul(M::ROWS));
             let mut from = column;
             for strip in 0..full {
                 // SAFETY: elements of a, and their places in the strip.
@@ -172,10 +189,10 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
                         copy::<M, U>(from, a.col_stride, deep(k), target);
                     }
                 }
-                target = target.wrapping_add(M::ROWS.wrapping_mul(depth));
+                target = target.wrapping_add(stride);
                 from = from.wrapping_add(M::ROWS);
             }
-            let target = to.wrapping_add((full * M::ROWS * depth).wrapping_add(k.wrapping_mul(rest)));
+            let target = to.wrapping_add((full * stride).wrapping_add((before + k).wrapping_mul(rest)));
             for i in 0..rest {
                 // SAFETY: as above.
                 unsafe { *target.wrapping_add(i) = U::one(from.wrapping_add(i), a.col_stride, deep(k)) };
@@ -186,7 +203,7 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
     for top in (0..a.rows).step_by(M::ROWS) {
         let height = M::ROWS.min(a.rows - top);
         let rows = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride));
-        let target = to.wrapping_add(top.wrapping_mul(depth));
+        let target = to.wrapping_add((top / M::ROWS).wrapping_mul(stride).wrapping_add(before * height));
         let whole = a.cols / (8 * U::DEEP) * 8;
         let done = if height == M::ROWS && a.col_stride == 1 { whole } else { 0 };
         for k in (0..done).step_by(8) {
