@@ -4,8 +4,9 @@
 //! some hundred elements, and its loop is vector code over registers that stay
 //! in L1. A tile is much shorter than a page, so that what the next ones read
 //! is fetched by the processor while this one computes. Where each operand
-//! lies is found out once per launch, but for four sums per tile. All stores of
-//! a tile come after all its reads, which is what makes in-place updates sound.
+//! lies is found out once per launch, but for a few sums per tile. A tile is
+//! stored after its last read of what lies there, which is what makes in-place
+//! updates sound.
 
 mod passes;
 
@@ -102,6 +103,11 @@ impl Place {
     const NOWHERE: Place =
         Place { base: std::ptr::null(), offset: 0, origin: Origin::Fixed, length: Length::None };
 
+    /// Whether it is the same register.
+    fn is(&self, register: &Place) -> bool {
+        self.base.is_null() && self.length == register.length && self.offset == register.offset
+    }
+
     /// The address, and how many elements.
     #[inline(always)]
     fn at(&self, spot: &Spot) -> (*const f32, usize) {
@@ -128,6 +134,22 @@ struct Ready {
     code: Code,
     dst: Place,
     sources: [Place; 4],
+}
+
+impl Ready {
+    /// Whether operand k may be the result's own place, which is then updated:
+    /// an operand that is not given means that to some passes.
+    fn updates(&self, k: usize) -> bool {
+        let uniform = |k: usize| self.sources[k].length == Length::One;
+        match (self.code, k) {
+            (Code::Binary(_) | Code::ByRow(_), _) => true,
+            (Code::Products { .. } | Code::SignOfProducts { .. } | Code::LessProducts { .. }, 1 | 3) => {
+                uniform(0) && uniform(2)
+            }
+            (Code::ProductThen { .. } | Code::ThenProduct { .. }, 1 | 2) => uniform(0),
+            _ => false,
+        }
+    }
 }
 
 /// Makes places; all that they can ever name is inside the operands.
@@ -202,6 +224,51 @@ impl<'a> Places<'a> {
         };
         list.iter().map(ready).collect()
     }
+
+    /// Lets instructions write results where they are stored; returns the
+    /// stores that are left, to be copied at the end of a tile, and where from.
+    ///
+    /// A store may be an input's range too. Then no later instruction may read
+    /// that input, and the one that writes there has to be one that can update.
+    fn settle(&self, body: &mut [Ready], stores: &[Output]) -> Vec<(Place, Layout, Output)> {
+        let fused = &self.program.fused;
+        let mut copies = Vec::new();
+        for ((register, layout), output) in fused.stores.iter().zip(stores) {
+            let from = self.register(*register);
+            let base = output.at(0).cast_const();
+            let alone = fused.stores.iter().filter(|(other, _)| other == register).count() == 1;
+            let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
+            // The register keeps this value to the end, so its last writer makes it.
+            let made = fused.body.iter().rposition(|i| i.dst == *register).filter(|_| whole && alone);
+            let settled = made.is_some_and(|made| {
+                let (maker, later) = body[made..].split_first_mut().expect("has its maker");
+                let is_read = |ready: &Ready| ready.sources.iter().any(|place| place.base == base);
+                let own: Vec<usize> = (0..4).filter(|&k| maker.sources[k].base == base).collect();
+                let updates = match own[..] {
+                    [] => true,
+                    [k] => maker.updates(k),
+                    _ => false,
+                };
+                if !updates || later.iter().any(is_read) {
+                    return false;
+                }
+                assert!(self.program.rows * self.program.cols <= output.len());
+                let there = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
+                maker.dst = there;
+                own.iter().for_each(|&k| maker.sources[k] = Place::NOWHERE);
+                for place in later.iter_mut().flat_map(|ready| &mut ready.sources) {
+                    if place.is(&from) {
+                        *place = there;
+                    }
+                }
+                true
+            });
+            if !settled {
+                copies.push((from, *layout, *output));
+            }
+        }
+        copies
+    }
 }
 
 pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], stores: &[Span]) {
@@ -211,17 +278,10 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
         // SAFETY: the validator lists them as outputs of this step.
         .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
         .collect();
-    let direct = direct(program, &inputs, &stores);
     let places = Places::new(program, inputs);
     let prologue = places.ready(&program.fused.prologue);
     let mut body = places.ready(&program.fused.body);
-    if let (Some(k), Some(last)) = (direct, body.last_mut()) {
-        assert!(program.rows * program.cols <= stores[k].len());
-        let base = stores[k].at(0).cast_const();
-        last.dst = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
-    }
-    let results: Vec<(Place, Layout)> =
-        program.fused.stores.iter().map(|(register, layout)| (places.register(*register), *layout)).collect();
+    let copies = places.settle(&mut body, &stores);
     let needed = places.files();
     let down = program.rows.div_ceil(program.tile_rows);
     let across = program.cols.div_ceil(program.tile_cols);
@@ -247,11 +307,13 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
                 cols: program.tile_cols.min(program.cols - col),
                 start: row * program.cols + col,
             };
-            // SAFETY: as above; what the last instruction writes directly is a
-            // store's part of this tile, which is this task's alone, and the
-            // range of no input (see `direct`).
+            // SAFETY: as above; what is written to a store is this tile's
+            // part, which is this task's alone, and no slice of an input that
+            // lies there is alive (see `Places::settle`).
             unsafe { execute(&body, lines, tile) };
-            store(&results, lines, &stores, tile, direct);
+            for (from, layout, output) in &copies {
+                store(from, *layout, output, tile, lines);
+            }
         }
         if files.len() <= KEPT {
             FILES.set(files);
@@ -259,37 +321,18 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
     });
 }
 
-/// The store whose value the last instruction makes: that may write it where
-/// it belongs, unless an input is the same range.
-fn direct(program: &Program, inputs: &[(*const f32, usize)], stores: &[Output]) -> Option<usize> {
-    let last = program.fused.body.last()?.dst;
-    let mut of_last = program.fused.stores.iter().enumerate().filter(|(_, (register, _))| *register == last);
-    let (k, (register, layout)) = of_last.next()?;
-    let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
-    let base = stores[k].at(0).cast_const();
-    let apart = inputs.iter().all(|(input, _)| *input != base);
-    (whole && apart && of_last.next().is_none()).then_some(k)
-}
-
-fn store(
-    results: &[(Place, Layout)],
-    files: *mut Line,
-    stores: &[Output],
-    tile: Tile,
-    direct: Option<usize>,
-) {
-    for (k, ((place, layout), output)) in results.iter().zip(stores).enumerate() {
-        if direct == Some(k) || (*layout != Layout::Element && tile.col != 0) {
-            continue;
-        }
-        // SAFETY: a register, which nothing writes meanwhile.
-        let values = unsafe { place.read(&Spot::of(tile, files)) };
-        // Of the tiles of a row the first stores what is one per row.
-        let start = if *layout == Layout::Element { tile.start } else { tile.row };
-        // SAFETY: tiles do not overlap, each belongs to one task, and no slice
-        // of an input is alive here.
-        unsafe { output.range(start, values.len()) }.copy_from_slice(values);
-    }
+fn store(from: &Place, layout: Layout, output: &Output, tile: Tile, files: *mut Line) {
+    // Of the tiles of a row the first stores what is one per row.
+    let start = match layout {
+        Layout::Element => tile.start,
+        _ if tile.col == 0 => tile.row,
+        _ => return,
+    };
+    // SAFETY: a register, which nothing writes meanwhile.
+    let values = unsafe { from.read(&Spot::of(tile, files)) };
+    // SAFETY: tiles do not overlap, each belongs to one task, and no slice of an
+    // input is alive here.
+    unsafe { output.range(start, values.len()) }.copy_from_slice(values);
 }
 
 /// Runs the instructions.
@@ -305,7 +348,8 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
         // SAFETY: the caller's promise; no operand is the result: the allocator
         // never gives it an operand's register.
         let dst = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; an operand that the result updates has
+        // no place.
         let [a, b, c, d] = ready.sources.each_ref().map(|place| unsafe { place.read(&spot) });
         match ready.code {
             Code::Load => dst.copy_from_slice(a),
