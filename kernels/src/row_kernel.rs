@@ -106,6 +106,13 @@ pub(crate) enum Code {
     LessProducts {
         subtract: bool,
     },
+    /// c − (rate·sign(f·a + g·b) + decay·c), of uniform f, g, rate and decay.
+    SignStep([Source; 4]),
+    /// d + (factor·a)·(b·c), of a uniform factor.
+    ThenCube(Source),
+    /// (plus + op(scale·a))·(factor·b), of what there is; of the uniform scale,
+    /// plus and factor in this order.
+    Shaped(UnaryOp, [Option<Source>; 3]),
 }
 
 /// One step of the interpreter.

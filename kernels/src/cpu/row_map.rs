@@ -134,6 +134,8 @@ struct Ready {
     code: Code,
     dst: Place,
     sources: [Place; 4],
+    /// What the code names besides.
+    uniform: [Place; 4],
 }
 
 impl Ready {
@@ -147,6 +149,7 @@ impl Ready {
                 uniform(0) && uniform(2)
             }
             (Code::ProductThen { .. } | Code::ThenProduct { .. }, 1 | 2) => uniform(0),
+            (Code::SignStep(_), 2) => true,
             _ => false,
         }
     }
@@ -195,32 +198,43 @@ impl<'a> Places<'a> {
     }
 
     fn of(&self, source: &Option<Source>) -> Place {
+        source.as_ref().map_or(Place::NOWHERE, |source| self.source(source))
+    }
+
+    fn source(&self, source: &Source) -> Place {
         let Program { rows, cols, .. } = *self.program;
         match source {
-            None => Place::NOWHERE,
-            Some(Source::Register(register)) => self.register(*register),
+            Source::Register(register) => self.register(*register),
             // A program outlives its places.
-            Some(Source::Constant(value)) => {
+            Source::Constant(value) => {
                 Place { base: value, offset: 0, origin: Origin::Fixed, length: Length::One }
             }
-            Some(Source::ScalarInput(k)) => self.input(*k, 1, Origin::Fixed, Length::One),
-            Some(Source::ElementInput(k)) => self.input(*k, rows * cols, Origin::Start, Length::Tile),
-            Some(Source::RowInput(k)) => self.input(*k, rows, Origin::Row, Length::Rows),
-            Some(Source::ColInput(k)) => self.input(*k, cols, Origin::Col, Length::Cols),
+            Source::ScalarInput(k) => self.input(*k, 1, Origin::Fixed, Length::One),
+            Source::ElementInput(k) => self.input(*k, rows * cols, Origin::Start, Length::Tile),
+            Source::RowInput(k) => self.input(*k, rows, Origin::Row, Length::Rows),
+            Source::ColInput(k) => self.input(*k, cols, Origin::Col, Length::Cols),
         }
     }
 
-    fn ready(&self, list: &[Instruction]) -> Vec<Ready> {
-        let ready = |instruction: &Instruction| {
+    fn ready(&self, list: &'a [Instruction]) -> Vec<Ready> {
+        let ready = |instruction: &'a Instruction| {
             let mut sources = instruction.sources.each_ref().map(|source| self.of(source));
-            match instruction.code {
-                Code::Scalar(k) => sources[0] = self.input(k, 1, Origin::Fixed, Length::One),
+            let mut uniform = [Place::NOWHERE; 4];
+            match &instruction.code {
+                Code::Scalar(k) => sources[0] = self.input(*k, 1, Origin::Fixed, Length::One),
                 Code::Spread(k) => {
-                    sources[0] = self.input(k, self.program.cols, Origin::Fixed, Length::Cols);
+                    sources[0] = self.input(*k, self.program.cols, Origin::Fixed, Length::Cols);
+                }
+                Code::SignStep(named) => uniform = named.each_ref().map(|source| self.source(source)),
+                Code::ThenCube(factor) => uniform[0] = self.source(factor),
+                Code::Shaped(_, named) => {
+                    for (place, source) in uniform.iter_mut().zip(named) {
+                        *place = self.of(source);
+                    }
                 }
                 _ => {}
             }
-            Ready { code: instruction.code, dst: self.register(instruction.dst), sources }
+            Ready { code: instruction.code, dst: self.register(instruction.dst), sources, uniform }
         };
         list.iter().map(ready).collect()
     }
@@ -351,6 +365,8 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
         // SAFETY: the caller's promise; an operand that the result updates has
         // no place.
         let [a, b, c, d] = ready.sources.each_ref().map(|place| unsafe { place.read(&spot) });
+        // SAFETY: as above.
+        let uniform = |k: usize| unsafe { ready.uniform[k].read(&spot) }.first().copied();
         match ready.code {
             Code::Load => dst.copy_from_slice(a),
             Code::Constant(value) => dst.fill(value),
@@ -378,6 +394,16 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
             Code::Gated(op) => passes::gated(op, dst, [a, b, c]),
             Code::SignOfProducts { subtract } => passes::sign_of_products(subtract, dst, [a, b, c, d]),
             Code::LessProducts { subtract } => passes::less_products(subtract, dst, [a, b, c, d]),
+            Code::SignStep(_) => {
+                let uniform = std::array::from_fn(|k| uniform(k).unwrap_or(0.0));
+                passes::sign_step(dst, [a, b, c], uniform);
+            }
+            Code::ThenCube(_) => passes::then_cube(uniform(0).unwrap_or(1.0), dst, [a, b, c, d]),
+            // What is not there changes nothing, not even the sign of a zero.
+            Code::Shaped(op, _) => {
+                let [scale, plus, factor] = [(0, 1.0), (1, -0.0), (2, 1.0)].map(|(k, none)| uniform(k).unwrap_or(none));
+                passes::shaped(op, dst, [a, b], [scale, plus, factor]);
+            }
             Code::Dot => passes::dots(dst, a, b, cols),
             Code::Reduce(Reduction::Sum) => passes::sums(dst, a, cols),
             Code::Reduce(Reduction::Maximum) => passes::maxima(dst, a, cols),

@@ -106,56 +106,127 @@ pub(super) fn fuse_further(
     body: &mut Vec<Instruction>,
     stores: &[(Register, Layout)],
 ) {
-    use BinaryOp::{Multiply, Subtract};
-    // What is fused is read as often as before, but for what it swallows.
-    let uses = count(body, stores);
-    for at in 0..body.len() {
-        // What made a source, if only this instruction reads it.
-        let only = |source: Option<Source>| match source {
-            Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
-                body[..at].iter().rposition(|i| i.dst == Register::Element(r))
-            }
-            _ => None,
-        };
-        let [x, y, ..] = body[at].sources;
-        let fused = match body[at].code {
-            Code::Binary(Multiply) if whole(&x) && whole(&y) => {
-                [(x, y), (y, x)].into_iter().find_map(|(made, other)| {
-                    let from = only(made)?;
-                    let [a, b, c, _] = body[from].sources;
-                    let (code, sources) = match body[from].code {
-                        Code::Binary(Multiply) if whole(&a) && whole(&b) => {
-                            (Code::Triple, [a, b, other, None])
-                        }
-                        Code::Unary(op) if is_heavy(op) => (Code::Gated(op), [a, other, None, None]),
-                        Code::Gated(op) if c.is_none() => (Code::Gated(op), [a, b, other, None]),
-                        _ => return None,
-                    };
-                    Some((from, code, sources))
-                })
-            }
-            Code::Sign => only(x).and_then(|from| match body[from].code {
-                Code::Products { subtract } => {
-                    Some((from, Code::SignOfProducts { subtract }, body[from].sources))
+    loop {
+        let mut again = false;
+        for at in 0..body.len() {
+            let uses = count(body, stores);
+            // What made a source, if only this instruction reads it.
+            let only = |source: Option<Source>| match source {
+                Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
+                    body[..at].iter().rposition(|i| i.dst == Register::Element(r))
                 }
                 _ => None,
-            }),
-            Code::Binary(Subtract) => only(y).and_then(|from| match body[from].code {
-                Code::Products { subtract } if x == body[from].sources[3] => {
-                    Some((from, Code::LessProducts { subtract }, body[from].sources))
+            };
+            if let Some((gone, code, sources)) = fusion(body, at, only) {
+                (body[at].code, body[at].sources) = (code, sources);
+                for from in gone {
+                    // Read by nobody from now on; swept below.
+                    body[from].sources = [None; 4];
+                    body[from].code = Code::Constant(0.0);
                 }
-                _ => None,
-            }),
-            _ => None,
-        };
-        if let Some((from, code, sources)) = fused {
-            (body[at].code, body[at].sources) = (code, sources);
-            // Read by nobody from now on; swept below.
-            body[from].sources = [None; 4];
-            body[from].code = Code::Constant(0.0);
+                again = true;
+            }
+        }
+        if !again {
+            break;
         }
     }
     sweep(prologue, body, stores);
+}
+
+/// What instruction `at` becomes together with those that made its operands,
+/// whose places come first.
+fn fusion(
+    body: &[Instruction],
+    at: usize,
+    only: impl Fn(Option<Source>) -> Option<usize>,
+) -> Option<(Vec<usize>, Code, [Option<Source>; 4])> {
+    use BinaryOp::{Add, Multiply, Subtract};
+    let Instruction { code, sources: [x, y, z, w], .. } = body[at];
+    // A function with uniform numbers around it, but for its place.
+    let shaped = |source| {
+        let from = only(source)?;
+        let [a, b, ..] = body[from].sources;
+        match body[from].code {
+            Code::Unary(op) if is_heavy(op) => Some((from, op, [None; 3], a)),
+            Code::Shaped(op, around) if b.is_none() => Some((from, op, around, a)),
+            _ => None,
+        }
+    };
+    // A uniform number times something.
+    let scaled = |source| {
+        let from = only(source)?;
+        let [k, a, ..] = ordered(body[from].sources);
+        let scales = body[from].code == Code::Binary(Multiply) && !whole(&k) && whole(&a);
+        scales.then_some((from, k?, a))
+    };
+    let either = [(x, y), (y, x)];
+    match code {
+        Code::Binary(Multiply) if whole(&x) && whole(&y) => either.into_iter().find_map(|(made, other)| {
+            let from = only(made)?;
+            let [a, b, c, _] = body[from].sources;
+            let (code, sources) = match body[from].code {
+                Code::Binary(Multiply) if whole(&a) && whole(&b) => (Code::Triple, [a, b, other, None]),
+                Code::Unary(op) if is_heavy(op) => (Code::Gated(op), [a, other, None, None]),
+                Code::Gated(op) if c.is_none() => (Code::Gated(op), [a, b, other, None]),
+                Code::Shaped(op, [scale, plus, None]) if b.is_none() => {
+                    (Code::Shaped(op, [scale, plus, None]), [a, other, None, None])
+                }
+                _ => return None,
+            };
+            Some((vec![from], code, sources))
+        }),
+        Code::Binary(op @ (Add | Multiply)) => either.into_iter().find_map(|(k, made)| {
+            let (from, function, around, a) = shaped(made).filter(|_| !whole(&k))?;
+            let around = match (op, around) {
+                (Add, [scale, None, None]) => [scale, k, None],
+                (Multiply, [scale, plus, None]) => [scale, plus, k],
+                _ => return None,
+            };
+            Some((vec![from], Code::Shaped(function, around), [a, None, None, None]))
+        }),
+        Code::Unary(op) if is_heavy(op) => {
+            let (from, k, a) = scaled(x)?;
+            Some((vec![from], Code::Shaped(op, [Some(k), None, None]), [a, None, None, None]))
+        }
+        Code::Shaped(op, [scale, plus, None]) => {
+            let (from, k, b) = scaled(y)?;
+            Some((vec![from], Code::Shaped(op, [scale, plus, Some(k)]), [x, b, None, None]))
+        }
+        Code::ProductThen { subtract: false } | Code::ThenProduct { subtract: false } if whole(&z) => {
+            either.into_iter().find_map(|(made, other)| {
+                let ((first, k, a), second) = (scaled(made)?, only(other)?);
+                let [b, c, ..] = body[second].sources;
+                let c = match body[second].code {
+                    Code::Unary(UnaryOp::Square) => b,
+                    Code::Binary(Multiply) if whole(&b) && whole(&c) => c,
+                    _ => return None,
+                };
+                Some((vec![first, second], Code::ThenCube(k), [a, b, c, z]))
+            })
+        }
+        Code::Sign => only(x).and_then(|from| match body[from].code {
+            Code::Products { subtract } => {
+                Some((vec![from], Code::SignOfProducts { subtract }, body[from].sources))
+            }
+            _ => None,
+        }),
+        Code::Binary(Subtract) => only(y).and_then(|from| match body[from].code {
+            Code::Products { subtract } if x == body[from].sources[3] => {
+                Some((vec![from], Code::LessProducts { subtract }, body[from].sources))
+            }
+            _ => None,
+        }),
+        Code::LessProducts { subtract: false } => {
+            let from = only(y)?;
+            let [f, a, g, b] = body[from].sources;
+            let uniform = [f, g, x, z].iter().all(|k| !whole(k));
+            let signs = body[from].code == Code::SignOfProducts { subtract: false };
+            let code = Code::SignStep([f?, g?, x?, z?]);
+            (uniform && signs).then_some((vec![from], code, [a, b, w, None]))
+        }
+        _ => None,
+    }
 }
 
 /// Whether a function takes so long that a pass of its own is no loss, and a
