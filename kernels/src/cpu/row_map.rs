@@ -133,15 +133,17 @@ impl Place {
 struct Ready {
     code: Code,
     dst: Place,
+    /// The other result, if the code has one.
+    second: Place,
     sources: [Place; 4],
     /// What the code names besides.
     uniform: [Place; 4],
 }
 
 impl Ready {
-    /// Whether operand k may be the result's own place, which is then updated:
-    /// an operand that is not given means that to some passes.
-    fn updates(&self, k: usize) -> bool {
+    /// Whether operand k may lie where `result` is to lie, which is then
+    /// updated: an operand that is not given means that to some passes.
+    fn updates(&self, k: usize, result: &Place) -> bool {
         let uniform = |k: usize| self.sources[k].length == Length::One;
         match (self.code, k) {
             (Code::Binary(_) | Code::ByRow(_), _) => true,
@@ -149,7 +151,7 @@ impl Ready {
                 uniform(0) && uniform(2)
             }
             (Code::ProductThen { .. } | Code::ThenProduct { .. }, 1 | 2) => uniform(0),
-            (Code::SignStep(_), 2) => true,
+            (Code::Twins { .. }, 1 | 3) => self.second.is(result),
             _ => false,
         }
     }
@@ -220,12 +222,16 @@ impl<'a> Places<'a> {
         let ready = |instruction: &'a Instruction| {
             let mut sources = instruction.sources.each_ref().map(|source| self.of(source));
             let mut uniform = [Place::NOWHERE; 4];
+            let mut second = Place::NOWHERE;
             match &instruction.code {
                 Code::Scalar(k) => sources[0] = self.input(*k, 1, Origin::Fixed, Length::One),
                 Code::Spread(k) => {
                     sources[0] = self.input(*k, self.program.cols, Origin::Fixed, Length::Cols);
                 }
-                Code::SignStep(named) => uniform = named.each_ref().map(|source| self.source(source)),
+                Code::Twins { factors: [f, g], second: register, .. } => {
+                    second = self.register(*register);
+                    uniform = [sources[0], sources[2], self.source(f), self.source(g)];
+                }
                 Code::ThenCube(factor) => uniform[0] = self.source(factor),
                 Code::Shaped(_, named) => {
                     for (place, source) in uniform.iter_mut().zip(named) {
@@ -234,7 +240,7 @@ impl<'a> Places<'a> {
                 }
                 _ => {}
             }
-            Ready { code: instruction.code, dst: self.register(instruction.dst), sources, uniform }
+            Ready { code: instruction.code, dst: self.register(instruction.dst), second, sources, uniform }
         };
         list.iter().map(ready).collect()
     }
@@ -253,14 +259,14 @@ impl<'a> Places<'a> {
             let alone = fused.stores.iter().filter(|(other, _)| other == register).count() == 1;
             let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
             // The register keeps this value to the end, so its last writer makes it.
-            let made = fused.body.iter().rposition(|i| i.dst == *register).filter(|_| whole && alone);
+            let made = fused.body.iter().rposition(|i| i.results().any(|r| r == *register)).filter(|_| whole && alone);
             let settled = made.is_some_and(|made| {
                 let (maker, later) = body[made..].split_first_mut().expect("has its maker");
                 let is_read = |ready: &Ready| ready.sources.iter().any(|place| place.base == base);
                 let own: Vec<usize> = (0..4).filter(|&k| maker.sources[k].base == base).collect();
                 let updates = match own[..] {
                     [] => true,
-                    [k] => maker.updates(k),
+                    [k] => maker.updates(k, &from),
                     _ => false,
                 };
                 if !updates || later.iter().any(is_read) {
@@ -268,7 +274,11 @@ impl<'a> Places<'a> {
                 }
                 assert!(self.program.rows * self.program.cols <= output.len());
                 let there = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
-                maker.dst = there;
+                if maker.second.is(&from) {
+                    maker.second = there;
+                } else {
+                    maker.dst = there;
+                }
                 own.iter().for_each(|&k| maker.sources[k] = Place::NOWHERE);
                 for place in later.iter_mut().flat_map(|ready| &mut ready.sources) {
                     if place.is(&from) {
@@ -394,9 +404,12 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
             Code::Gated(op) => passes::gated(op, dst, [a, b, c]),
             Code::SignOfProducts { subtract } => passes::sign_of_products(subtract, dst, [a, b, c, d]),
             Code::LessProducts { subtract } => passes::less_products(subtract, dst, [a, b, c, d]),
-            Code::SignStep(_) => {
+            Code::Twins { sign, .. } => {
+                let (to, len) = ready.second.at(&spot);
+                // SAFETY: as the result above, which is elsewhere.
+                let second = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
                 let uniform = std::array::from_fn(|k| uniform(k).unwrap_or(0.0));
-                passes::sign_step(dst, [a, b, c], uniform);
+                passes::twins(sign, dst, second, [b, d], uniform);
             }
             Code::ThenCube(_) => passes::then_cube(uniform(0).unwrap_or(1.0), dst, [a, b, c, d]),
             // What is not there changes nothing, not even the sign of a zero.

@@ -240,7 +240,7 @@ fn code(code: Code) -> (u32, u32) {
         | Code::Gated(_)
         | Code::SignOfProducts { .. }
         | Code::LessProducts { .. }
-        | Code::SignStep(_)
+        | Code::Twins { .. }
         | Code::ThenCube(_)
         | Code::Shaped(..) => unreachable!("not in a plain listing"),
     }

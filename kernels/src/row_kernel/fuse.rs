@@ -131,7 +131,34 @@ pub(super) fn fuse_further(
             break;
         }
     }
+    pair(body);
     sweep(prologue, body, stores);
+}
+
+/// Two sums of products of the same values are made in one pass.
+fn pair(body: &mut Vec<Instruction>) {
+    let uniform = |i: &Instruction| !whole(&i.sources[0]) && !whole(&i.sources[2]);
+    let mut at = 0;
+    while at < body.len() {
+        let first = body[at];
+        at += 1;
+        let sign = match first.code {
+            Code::Products { subtract: false } => false,
+            Code::SignOfProducts { subtract: false } => true,
+            _ => continue,
+        };
+        let [_, b, _, d] = first.sources;
+        let twin = body[at..].iter().position(|i| {
+            let same = i.sources[1] == b && i.sources[3] == d;
+            i.code == Code::Products { subtract: false } && same && uniform(i)
+        });
+        if let Some(twin) = twin.filter(|_| uniform(&first))
+            && let Instruction { sources: [Some(f), _, Some(g), _], dst, .. } = body[at + twin]
+        {
+            body.remove(at + twin);
+            body[at - 1].code = Code::Twins { sign, factors: [f, g], second: dst };
+        }
+    }
 }
 
 /// What instruction `at` becomes together with those that made its operands,
@@ -142,7 +169,7 @@ fn fusion(
     only: impl Fn(Option<Source>) -> Option<usize>,
 ) -> Option<(Vec<usize>, Code, [Option<Source>; 4])> {
     use BinaryOp::{Add, Multiply, Subtract};
-    let Instruction { code, sources: [x, y, z, w], .. } = body[at];
+    let Instruction { code, sources: [x, y, z, _], .. } = body[at];
     // A function with uniform numbers around it, but for its place.
     let shaped = |source| {
         let from = only(source)?;
@@ -217,14 +244,6 @@ fn fusion(
             }
             _ => None,
         }),
-        Code::LessProducts { subtract: false } => {
-            let from = only(y)?;
-            let [f, a, g, b] = body[from].sources;
-            let uniform = [f, g, x, z].iter().all(|k| !whole(k));
-            let signs = body[from].code == Code::SignOfProducts { subtract: false };
-            let code = Code::SignStep([f?, g?, x?, z?]);
-            (uniform && signs).then_some((vec![from], code, [a, b, w, None]))
-        }
         _ => None,
     }
 }

@@ -29,18 +29,22 @@ multiversion! {
     pub(super) fn shaped(op: UnaryOp, dst: &mut [f32], ab: [&[f32]; 2], uniform: [f32; 3]) = shaped_body
 }
 multiversion! {
+    wide
     /// Line by line: an operand has a value per element, per line or one.
     pub(super) fn binary(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) = binary_body
 }
 multiversion! {
+    wide
     /// a·b ± c·d.
     pub(super) fn products(subtract: bool, dst: &mut [f32], abcd: Operands) = products_body
 }
 multiversion! {
+    wide
     /// sign(a·b ± c·d).
     pub(super) fn sign_of_products(subtract: bool, dst: &mut [f32], abcd: Operands) = sign_of_products_body
 }
 multiversion! {
+    wide
     /// d − (a·b ± c·d).
     pub(super) fn less_products(subtract: bool, dst: &mut [f32], abcd: Operands) = less_products_body
 }
@@ -53,14 +57,18 @@ multiversion! {
     pub(super) fn then_product(subtract: bool, dst: &mut [f32], abc: [&[f32]; 3]) = then_product_body
 }
 multiversion! {
+    wide
     /// d + (factor·a)·(b·c).
     pub(super) fn then_cube(factor: f32, dst: &mut [f32], abcd: Operands) = then_cube_body
 }
 multiversion! {
-    /// c − (rate·sign(f·a + g·b) + decay·c), of the uniform f, g, rate, decay.
-    pub(super) fn sign_step(dst: &mut [f32], abc: [&[f32]; 3], uniform: [f32; 4]) = sign_step_body
+    wide
+    /// a·x + c·y or its sign, and f·x + g·y, of the uniform a, c, f, g.
+    pub(super) fn twins(sign: bool, dst: &mut [f32], second: &mut [f32], xy: [&[f32]; 2], uniform: [f32; 4]) =
+        twins_body
 }
 multiversion! {
+    wide
     /// a·b·c.
     pub(super) fn triple(dst: &mut [f32], abc: [&[f32]; 3]) = triple_body
 }
@@ -189,16 +197,36 @@ fn then_cube_body<const FMA: bool>(factor: f32, dst: &mut [f32], [a, b, c, d]: O
 }
 
 #[inline(always)]
-fn sign_step_body<const FMA: bool>(
+fn twins_body<const FMA: bool>(
+    with_sign: bool,
     dst: &mut [f32],
-    [a, b, c]: [&[f32]; 3],
-    [f, g, rate, decay]: [f32; 4],
+    second: &mut [f32],
+    xy: [&[f32]; 2],
+    [a, c, f, g]: [f32; 4],
 ) {
-    let next = |a, b, c| c - (rate * sign(f * a + g * b) + decay * c);
-    if c.is_empty() {
-        dst.iter_mut().zip(a).zip(b).for_each(|((o, a), b)| *o = next(*a, *b, *o));
-    } else {
-        dst.iter_mut().zip(a).zip(b).zip(c).for_each(|(((o, a), b), c)| *o = next(*a, *b, *c));
+    /// p(x, y) and q(x, y), where x or y may be what was in the place of the
+    /// second.
+    #[inline(always)]
+    fn both(
+        dst: &mut [f32],
+        second: &mut [f32],
+        [x, y]: [&[f32]; 2],
+        p: impl Fn(f32, f32) -> f32,
+        q: impl Fn(f32, f32) -> f32,
+    ) {
+        let outputs = dst.iter_mut().zip(second);
+        if x.is_empty() {
+            outputs.zip(y).for_each(|((o, x), y)| (*o, *x) = (p(*x, *y), q(*x, *y)));
+        } else if y.is_empty() {
+            outputs.zip(x).for_each(|((o, y), x)| (*o, *y) = (p(*x, *y), q(*x, *y)));
+        } else {
+            outputs.zip(x).zip(y).for_each(|(((o, s), x), y)| (*o, *s) = (p(*x, *y), q(*x, *y)));
+        }
+    }
+    let q = |x, y| f * x + g * y;
+    match with_sign {
+        false => both(dst, second, xy, |x, y| a * x + c * y, q),
+        true => both(dst, second, xy, |x, y| sign(a * x + c * y), q),
     }
 }
 

@@ -432,7 +432,7 @@ impl Emitter<'_> {
             | Code::Gated(_)
             | Code::SignOfProducts { .. }
             | Code::LessProducts { .. }
-            | Code::SignStep(_)
+            | Code::Twins { .. }
             | Code::ThenCube(_)
             | Code::Shaped(..) => {
                 unreachable!("not in a plain listing")
