@@ -259,7 +259,11 @@ impl<'a> Places<'a> {
             let alone = fused.stores.iter().filter(|(other, _)| other == register).count() == 1;
             let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
             // The register keeps this value to the end, so its last writer makes it.
-            let made = fused.body.iter().rposition(|i| i.results().any(|r| r == *register)).filter(|_| whole && alone);
+            let made = fused
+                .body
+                .iter()
+                .rposition(|i| i.results().any(|r| r == *register))
+                .filter(|_| whole && alone);
             let settled = made.is_some_and(|made| {
                 let (maker, later) = body[made..].split_first_mut().expect("has its maker");
                 let is_read = |ready: &Ready| ready.sources.iter().any(|place| place.base == base);
@@ -374,14 +378,17 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
         let dst = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
         // SAFETY: the caller's promise; an operand that the result updates has
         // no place.
-        let [a, b, c, d] = ready.sources.each_ref().map(|place| unsafe { place.read(&spot) });
+        let from = |k: usize| unsafe { ready.sources[k].read(&spot) };
+        let two = || [from(0), from(1)];
+        let three = || [from(0), from(1), from(2)];
+        let four = || [from(0), from(1), from(2), from(3)];
         // SAFETY: as above.
         let uniform = |k: usize| unsafe { ready.uniform[k].read(&spot) }.first().copied();
         match ready.code {
-            Code::Load => dst.copy_from_slice(a),
+            Code::Load => dst.copy_from_slice(from(0)),
             Code::Constant(value) => dst.fill(value),
-            Code::Scalar(_) => dst.fill(a[0]),
-            Code::Spread(_) => dst.chunks_exact_mut(cols).for_each(|line| line.copy_from_slice(a)),
+            Code::Scalar(_) => dst.fill(from(0)[0]),
+            Code::Spread(_) => dst.chunks_exact_mut(cols).for_each(|line| line.copy_from_slice(from(0))),
             Code::ColIndex => {
                 for line in dst.chunks_exact_mut(cols) {
                     for (col, d) in (tile.col as u32..).zip(line) {
@@ -390,36 +397,37 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
                 }
             }
             Code::Broadcast => {
-                dst.chunks_exact_mut(cols).zip(a).for_each(|(line, value)| line.fill(*value));
+                dst.chunks_exact_mut(cols).zip(from(0)).for_each(|(line, value)| line.fill(*value));
             }
-            Code::Unary(op) => passes::unary(op, dst, a),
-            Code::Binary(op) => passes::binary(op, dst, [a, b], len),
-            Code::ByRow(op) => passes::binary(op, dst, [a, b], cols),
-            Code::Select => passes::select(dst, [a, b, c]),
-            Code::Sign => passes::signs(dst, a),
-            Code::Products { subtract } => passes::products(subtract, dst, [a, b, c, d]),
-            Code::ProductThen { subtract } => passes::product_then(subtract, dst, [a, b, c]),
-            Code::ThenProduct { subtract } => passes::then_product(subtract, dst, [a, b, c]),
-            Code::Triple => passes::triple(dst, [a, b, c]),
-            Code::Gated(op) => passes::gated(op, dst, [a, b, c]),
-            Code::SignOfProducts { subtract } => passes::sign_of_products(subtract, dst, [a, b, c, d]),
-            Code::LessProducts { subtract } => passes::less_products(subtract, dst, [a, b, c, d]),
+            Code::Unary(op) => passes::unary(op, dst, from(0)),
+            Code::Binary(op) => passes::binary(op, dst, two(), len),
+            Code::ByRow(op) => passes::binary(op, dst, two(), cols),
+            Code::Select => passes::select(dst, three()),
+            Code::Sign => passes::signs(dst, from(0)),
+            Code::Products { subtract } => passes::products(subtract, dst, four()),
+            Code::ProductThen { subtract } => passes::product_then(subtract, dst, three()),
+            Code::ThenProduct { subtract } => passes::then_product(subtract, dst, three()),
+            Code::Triple => passes::triple(dst, three()),
+            Code::Gated(op) => passes::gated(op, dst, three()),
+            Code::SignOfProducts { subtract } => passes::sign_of_products(subtract, dst, four()),
+            Code::LessProducts { subtract } => passes::less_products(subtract, dst, four()),
             Code::Twins { sign, .. } => {
                 let (to, len) = ready.second.at(&spot);
                 // SAFETY: as the result above, which is elsewhere.
                 let second = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
                 let uniform = std::array::from_fn(|k| uniform(k).unwrap_or(0.0));
-                passes::twins(sign, dst, second, [b, d], uniform);
+                passes::twins(sign, dst, second, [from(1), from(3)], uniform);
             }
-            Code::ThenCube(_) => passes::then_cube(uniform(0).unwrap_or(1.0), dst, [a, b, c, d]),
+            Code::ThenCube(_) => passes::then_cube(uniform(0).unwrap_or(1.0), dst, four()),
             // What is not there changes nothing, not even the sign of a zero.
             Code::Shaped(op, _) => {
-                let [scale, plus, factor] = [(0, 1.0), (1, -0.0), (2, 1.0)].map(|(k, none)| uniform(k).unwrap_or(none));
-                passes::shaped(op, dst, [a, b], [scale, plus, factor]);
+                let [scale, plus, factor] =
+                    [(0, 1.0), (1, -0.0), (2, 1.0)].map(|(k, none)| uniform(k).unwrap_or(none));
+                passes::shaped(op, dst, two(), [scale, plus, factor]);
             }
-            Code::Dot => passes::dots(dst, a, b, cols),
-            Code::Reduce(Reduction::Sum) => passes::sums(dst, a, cols),
-            Code::Reduce(Reduction::Maximum) => passes::maxima(dst, a, cols),
+            Code::Dot => passes::dots(dst, from(0), from(1), cols),
+            Code::Reduce(Reduction::Sum) => passes::sums(dst, from(0), cols),
+            Code::Reduce(Reduction::Maximum) => passes::maxima(dst, from(0), cols),
         }
     }
 }

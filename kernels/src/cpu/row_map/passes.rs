@@ -272,12 +272,7 @@ fn gated_body<const FMA: bool>(op: UnaryOp, dst: &mut [f32], abc: [&[f32]; 3]) {
 #[inline(always)]
 fn shaped_body<const FMA: bool>(op: UnaryOp, dst: &mut [f32], ab: [&[f32]; 2], uniform: [f32; 3]) {
     #[inline(always)]
-    fn shape(
-        dst: &mut [f32],
-        [a, b]: [&[f32]; 2],
-        [scale, plus, factor]: [f32; 3],
-        f: impl Fn(f32) -> f32,
-    ) {
+    fn shape(dst: &mut [f32], [a, b]: [&[f32]; 2], [scale, plus, factor]: [f32; 3], f: impl Fn(f32) -> f32) {
         let outputs = dst.iter_mut().zip(a);
         if b.is_empty() {
             outputs.for_each(|(o, a)| *o = (plus + f(scale * a)) * factor);
@@ -350,28 +345,27 @@ fn of_line(x: &[f32], line: usize, lines: usize, cols: usize) -> &[f32] {
 }
 
 #[inline(always)]
-fn binary_body<const FMA: bool>(op: BinaryOp, dst: &mut [f32], [a, b]: [&[f32]; 2], cols: usize) {
+fn binary_body<const FMA: bool>(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) {
     #[inline(always)]
-    fn zip(dst: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-        match (a, b) {
-            // A uniform operand has one element. (So has each in a line of one.)
-            ([a], b) if dst.len() > 1 => one(dst, b, |b| f(*a, b)),
-            (a, [b]) if dst.len() > 1 => one(dst, a, |a| f(a, *b)),
-            (a, b) => two(dst, a, b, f),
+    fn zip(dst: &mut [f32], [a, b]: [&[f32]; 2], cols: usize, f: impl Fn(f32, f32) -> f32) {
+        let lines = dst.len() / cols;
+        for (line, dst) in dst.chunks_exact_mut(cols).enumerate() {
+            match (of_line(a, line, lines, cols), of_line(b, line, lines, cols)) {
+                // A uniform operand has one element. (So has each in a line of one.)
+                ([a], b) if dst.len() > 1 => one(dst, b, |b| f(*a, b)),
+                (a, [b]) if dst.len() > 1 => one(dst, a, |a| f(a, *b)),
+                (a, b) => two(dst, a, b, &f),
+            }
         }
     }
-    let lines = dst.len() / cols;
-    for (line, dst) in dst.chunks_exact_mut(cols).enumerate() {
-        let (a, b) = (of_line(a, line, lines, cols), of_line(b, line, lines, cols));
-        match op {
-            BinaryOp::Add => zip(dst, a, b, |a, b| a + b),
-            BinaryOp::Subtract => zip(dst, a, b, |a, b| a - b),
-            BinaryOp::Multiply => zip(dst, a, b, |a, b| a * b),
-            BinaryOp::Divide => zip(dst, a, b, |a, b| a / b),
-            BinaryOp::Minimum => zip(dst, a, b, smaller),
-            BinaryOp::Maximum => zip(dst, a, b, larger),
-            BinaryOp::LessThan => zip(dst, a, b, |a, b| if a < b { 1.0 } else { 0.0 }),
-            BinaryOp::Power => zip(dst, a, b, f32::powf),
-        }
+    match op {
+        BinaryOp::Add => zip(dst, ab, cols, |a, b| a + b),
+        BinaryOp::Subtract => zip(dst, ab, cols, |a, b| a - b),
+        BinaryOp::Multiply => zip(dst, ab, cols, |a, b| a * b),
+        BinaryOp::Divide => zip(dst, ab, cols, |a, b| a / b),
+        BinaryOp::Minimum => zip(dst, ab, cols, smaller),
+        BinaryOp::Maximum => zip(dst, ab, cols, larger),
+        BinaryOp::LessThan => zip(dst, ab, cols, |a, b| if a < b { 1.0 } else { 0.0 }),
+        BinaryOp::Power => zip(dst, ab, cols, f32::powf),
     }
 }
