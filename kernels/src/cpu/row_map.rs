@@ -389,16 +389,8 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
             Code::Constant(value) => dst.fill(value),
             Code::Scalar(_) => dst.fill(from(0)[0]),
             Code::Spread(_) => dst.chunks_exact_mut(cols).for_each(|line| line.copy_from_slice(from(0))),
-            Code::ColIndex => {
-                for line in dst.chunks_exact_mut(cols) {
-                    for (col, d) in (tile.col as u32..).zip(line) {
-                        *d = col as f32;
-                    }
-                }
-            }
-            Code::Broadcast => {
-                dst.chunks_exact_mut(cols).zip(from(0)).for_each(|(line, value)| line.fill(*value));
-            }
+            Code::ColIndex => passes::numbers(dst, tile.col, cols),
+            Code::Broadcast => passes::broadcast(dst, from(0), cols),
             Code::Unary(op) => passes::unary(op, dst, from(0)),
             Code::Binary(op) => passes::binary(op, dst, two(), len),
             Code::ByRow(op) => passes::binary(op, dst, two(), cols),

@@ -49,10 +49,12 @@ multiversion! {
     pub(super) fn less_products(subtract: bool, dst: &mut [f32], abcd: Operands) = less_products_body
 }
 multiversion! {
+    wide
     /// a·b ± c.
     pub(super) fn product_then(subtract: bool, dst: &mut [f32], abc: [&[f32]; 3]) = product_then_body
 }
 multiversion! {
+    wide
     /// c ± a·b.
     pub(super) fn then_product(subtract: bool, dst: &mut [f32], abc: [&[f32]; 3]) = then_product_body
 }
@@ -73,11 +75,24 @@ multiversion! {
     pub(super) fn triple(dst: &mut [f32], abc: [&[f32]; 3]) = triple_body
 }
 multiversion! {
+    wide
+    /// 1, 0 or −1.
     pub(super) fn signs(dst: &mut [f32], a: &[f32]) = signs_body
 }
 multiversion! {
+    wide
     /// b where a is positive, else c.
     pub(super) fn select(dst: &mut [f32], abc: [&[f32]; 3]) = select_body
+}
+multiversion! {
+    wide
+    /// To each line its value.
+    pub(super) fn broadcast(dst: &mut [f32], a: &[f32], cols: usize) = broadcast_body
+}
+multiversion! {
+    wide
+    /// Numbers the columns, from `first` on.
+    pub(super) fn numbers(dst: &mut [f32], first: usize, cols: usize) = numbers_body
 }
 multiversion! {
     pub(super) fn dots(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize) = dots_body
@@ -286,6 +301,22 @@ fn shaped_body<const FMA: bool>(op: UnaryOp, dst: &mut [f32], ab: [&[f32]; 2], u
         UnaryOp::Exponential => shape(dst, ab, uniform, math::exp::<FMA>),
         // No other is fused.
         _ => unreachable!(),
+    }
+}
+
+#[inline(always)]
+fn broadcast_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
+    for (line, value) in dst.chunks_exact_mut(cols).zip(a) {
+        line.fill(*value);
+    }
+}
+
+#[inline(always)]
+fn numbers_body<const FMA: bool>(dst: &mut [f32], first: usize, cols: usize) {
+    for line in dst.chunks_exact_mut(cols) {
+        for (col, d) in (first as u32..).zip(line) {
+            *d = col as f32;
+        }
     }
 }
 
