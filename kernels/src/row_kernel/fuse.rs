@@ -372,19 +372,20 @@ fn sign_of(
 #[cfg(test)]
 mod tests {
     use super::super::compile;
-    use super::Code;
+    use super::{Code, Source};
     use crate::TensorId;
     use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
 
     /// Codes of the fused listing of a kernel over element inputs and two
-    /// scalars, which stores the last node.
-    fn codes(chain: &[Node]) -> Vec<Code> {
+    /// scalars, which stores the last node and the others that are named.
+    fn codes(chain: &[Node], others: &[u32]) -> Vec<Code> {
         let tensor = TensorId::from_bits(0);
         let layouts = [Layout::Element, Layout::Element, Layout::Element, Layout::Scalar, Layout::Scalar];
         let inputs = layouts.map(|layout| Operand { tensor, layout }).to_vec();
         let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
         nodes.extend_from_slice(chain);
-        let stores = vec![Store { node: nodes.len() as u32 - 1, tensor, layout: Layout::Element }];
+        let stored = [nodes.len() as u32 - 1].into_iter().chain(others.iter().copied());
+        let stores = stored.map(|node| Store { node, tensor, layout: Layout::Element }).collect();
         let program = compile(&RowMap { rows: 1, cols: 4096, inputs, nodes, stores }).expect("a kernel");
         program.fused.body.iter().map(|i| i.code).collect()
     }
@@ -395,9 +396,9 @@ mod tests {
         let two = |op, a, b| Node::Binary { op, a, b };
         let one = |op, a| Node::Unary { op, a };
         let swiglu = [one(UnaryOp::Sigmoid, 0), two(Multiply, 0, 5), two(Multiply, 6, 1)];
-        assert_eq!(codes(&swiglu), [Code::Gated(UnaryOp::Sigmoid)]);
-        assert_eq!(codes(&[two(Multiply, 0, 1), two(Multiply, 5, 2)]), [Code::Triple]);
-        let lion = [
+        assert_eq!(codes(&swiglu, &[]), [Code::Gated(UnaryOp::Sigmoid)]);
+        assert_eq!(codes(&[two(Multiply, 0, 1), two(Multiply, 5, 2)], &[]), [Code::Triple]);
+        let mut lion = vec![
             two(Multiply, 3, 1),
             two(Multiply, 4, 2),
             two(Add, 5, 6),
@@ -411,7 +412,42 @@ mod tests {
             two(Subtract, 0, 14),
         ];
         let expected = [Code::SignOfProducts { subtract: false }, Code::LessProducts { subtract: false }];
-        assert_eq!(codes(&lion), expected);
+        assert_eq!(codes(&lion, &[]), expected);
+        // With the new momentum.
+        lion.extend([two(Multiply, 4, 1), two(Multiply, 3, 2), two(Add, 16, 17)]);
+        let [twins, step] = codes(&lion, &[15])[..] else { panic!("{:?}", codes(&lion, &[15])) };
+        assert!(matches!(twins, Code::Twins { sign: true, .. }), "{twins:?}");
+        assert_eq!(step, Code::LessProducts { subtract: false });
+    }
+
+    #[test]
+    fn functions_take_their_uniform_surroundings() {
+        use BinaryOp::{Add, Multiply};
+        let two = |op, a, b| Node::Binary { op, a, b };
+        let one = |op, a| Node::Unary { op, a };
+        let [k, h] = [3, 4].map(|k| Some(Source::ScalarInput(k)));
+        let tanh = |around| Code::Shaped(UnaryOp::Tanh, around);
+        // h·x·(h + tanh(k·(x + k·x·x²))), as GELU is.
+        let gelu = [
+            one(UnaryOp::Square, 0),
+            two(Multiply, 3, 0),
+            two(Multiply, 6, 5),
+            two(Add, 0, 7),
+            two(Multiply, 3, 8),
+            one(UnaryOp::Tanh, 9),
+            two(Add, 4, 10),
+            two(Multiply, 4, 0),
+            two(Multiply, 12, 11),
+        ];
+        assert_eq!(codes(&gelu, &[]), [Code::ThenCube(k.expect("a scalar")), tanh([k, h, h])]);
+        // h·tanh(k·x).
+        let cap = [two(Multiply, 3, 0), one(UnaryOp::Tanh, 5), two(Multiply, 6, 4)];
+        assert_eq!(codes(&cap, &[]), [tanh([k, None, h])]);
+        // A sum with a uniform number after a product with one is another sum.
+        let late = [one(UnaryOp::Tanh, 0), two(Multiply, 3, 5), two(Add, 4, 6)];
+        assert!(!codes(&late, &[]).contains(&tanh([None, h, k])));
+        // What is stored too is made on its own.
+        assert_eq!(codes(&cap, &[6]).len(), 2);
     }
 
     /// What someone else reads too is made on its own.
@@ -420,6 +456,6 @@ mod tests {
         use BinaryOp::{Add, Multiply};
         let two = |op, a, b| Node::Binary { op, a, b };
         let chain = [two(Multiply, 0, 1), two(Multiply, 5, 2), two(Add, 5, 6)];
-        assert!(!codes(&chain).contains(&Code::Triple));
+        assert!(!codes(&chain, &[]).contains(&Code::Triple));
     }
 }

@@ -29,9 +29,13 @@ multiversion! {
     pub(super) fn shaped(op: UnaryOp, dst: &mut [f32], ab: [&[f32]; 2], uniform: [f32; 3]) = shaped_body
 }
 multiversion! {
+    /// Of operands that are whole or uniform.
+    pub(super) fn binary(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2]) = binary_body
+}
+multiversion! {
     wide
     /// Line by line: an operand has a value per element, per line or one.
-    pub(super) fn binary(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) = binary_body
+    pub(super) fn by_line(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) = by_line_body
 }
 multiversion! {
     wide
@@ -80,7 +84,6 @@ multiversion! {
     pub(super) fn signs(dst: &mut [f32], a: &[f32]) = signs_body
 }
 multiversion! {
-    wide
     /// b where a is positive, else c.
     pub(super) fn select(dst: &mut [f32], abc: [&[f32]; 3]) = select_body
 }
@@ -376,7 +379,13 @@ fn of_line(x: &[f32], line: usize, lines: usize, cols: usize) -> &[f32] {
 }
 
 #[inline(always)]
-fn binary_body<const FMA: bool>(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) {
+fn binary_body<const FMA: bool>(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2]) {
+    let cols = dst.len();
+    by_line_body::<FMA>(op, dst, ab, cols);
+}
+
+#[inline(always)]
+fn by_line_body<const FMA: bool>(op: BinaryOp, dst: &mut [f32], ab: [&[f32]; 2], cols: usize) {
     #[inline(always)]
     fn zip(dst: &mut [f32], [a, b]: [&[f32]; 2], cols: usize, f: impl Fn(f32, f32) -> f32) {
         let lines = dst.len() / cols;
