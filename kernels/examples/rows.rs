@@ -1,11 +1,12 @@
 //! Guest-defined row kernels against loops written by hand for the same
 //! thing, interleaved: `cargo run --release -p terrarium-kernels --example
-//! rows [threads]`. The figure is hand-written time / row kernel time: above
-//! 0.9 a guest loses less than a tenth by writing its own.
+//! rows [threads [avx2]]`. The figure is hand-written time / row kernel time:
+//! above 0.9 a guest loses less than a tenth by writing its own.
 //!
 //! The hand-written loops are fused (one pass), compiled for the machine's
-//! vectors, use the device's own polynomials for exp and tanh, and run on one
-//! thread; with one thread the comparison is fair, with more it is not.
+//! vectors (with `avx2`, for no longer ones than that), use the device's own
+//! polynomials for exp and tanh, and run on one thread; with one thread the
+//! comparison is fair, with more it is not.
 
 use std::time::Instant;
 
@@ -85,9 +86,17 @@ macro_rules! by_hand {
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) { portable($($arg),*) }
             #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            fn avx512($($arg: $ty),*) { portable($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: both features were detected.
-                unsafe { avx2($($arg),*) };
+                if is_x86_feature_detected!("avx512f") && !std::env::args().any(|arg| arg == "avx2") {
+                    // SAFETY: all three features were detected.
+                    unsafe { avx512($($arg),*) };
+                } else {
+                    // SAFETY: both features were detected.
+                    unsafe { avx2($($arg),*) };
+                }
                 return;
             }
             portable($($arg),*);

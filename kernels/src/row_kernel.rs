@@ -106,6 +106,18 @@ pub(crate) enum Code {
     LessProducts {
         subtract: bool,
     },
+    /// a·b + c·d or its sign, and f·b + g·d in a register of its own, of uniform
+    /// a and c, f and g.
+    Twins {
+        sign: bool,
+        factors: [Source; 2],
+        second: Register,
+    },
+    /// d + (factor·a)·(b·c), of a uniform factor.
+    ThenCube(Source),
+    /// (plus + op(scale·a))·(factor·b), of what there is; of the uniform scale,
+    /// plus and factor in this order.
+    Shaped(UnaryOp, [Option<Source>; 3]),
 }
 
 /// One step of the interpreter.
@@ -114,6 +126,17 @@ pub(crate) struct Instruction {
     pub code: Code,
     pub dst: Register,
     pub sources: [Option<Source>; 4],
+}
+
+impl Instruction {
+    /// The registers that it writes.
+    pub fn results(&self) -> impl Iterator<Item = Register> {
+        let second = match self.code {
+            Code::Twins { second, .. } => Some(second),
+            _ => None,
+        };
+        [Some(self.dst), second].into_iter().flatten()
+    }
 }
 
 /// A compiled row kernel over `rows` × `cols`, cut into tiles of `tile_rows`
@@ -582,6 +605,10 @@ fn allocate(
         let unused = !last.contains_key(&key(instruction.dst));
         let virtual_dst = key(instruction.dst);
         instruction.dst = dst;
+        if let Code::Twins { second, .. } = &mut instruction.code {
+            // Both are read, or there would be one instruction less.
+            *second = place(*second, &mut real, &mut free);
+        }
         let mut ended: Vec<(bool, usize)> = Vec::new();
         for source in instruction.sources.iter_mut().flatten() {
             if let Source::Register(register) = source {

@@ -4,14 +4,16 @@
 //! some hundred elements, and its loop is vector code over registers that stay
 //! in L1. A tile is much shorter than a page, so that what the next ones read
 //! is fetched by the processor while this one computes. Where each operand
-//! lies is found out once per launch, but for four sums per tile. All stores of
-//! a tile come after all its reads, which is what makes in-place updates sound.
+//! lies is found out once per launch, but for a few sums per tile. A tile is
+//! stored after its last read of what lies there, which is what makes in-place
+//! updates sound.
+
+mod passes;
 
 use std::cell::Cell;
 
-use super::simd::{dot, larger, maximum, multiversion, smaller, sum};
-use super::{Output, Split, math};
-use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+use super::{Output, Split};
+use crate::op::{Layout, Reduction};
 use crate::row_kernel::{Code, Instruction, Program, Register, Source};
 use crate::table::{Span, Table};
 
@@ -50,8 +52,6 @@ struct Tile {
 #[derive(Clone, Copy)]
 enum Origin {
     Fixed,
-    /// The registers of the task.
-    Files,
     Start,
     Row,
     Col,
@@ -67,10 +67,27 @@ enum Length {
     Cols,
 }
 
+/// A tile and the registers of its task, as places are found in them: without
+/// a branch, since that is done for every operand of every tile.
+struct Spot {
+    files: *mut Line,
+    /// By [`Origin`].
+    moves: [usize; 4],
+    /// By [`Length`].
+    lengths: [usize; 5],
+}
+
+impl Spot {
+    fn of(tile: Tile, files: *mut Line) -> Spot {
+        let moves = [0, tile.start, tile.row, tile.col];
+        Spot { files, moves, lengths: [0, 1, tile.rows * tile.cols, tile.rows, tile.cols] }
+    }
+}
+
 /// Where an operand lies: floats from an origin on.
 #[derive(Clone, Copy)]
 struct Place {
-    /// The tensor's first float, or null where the origin is an address.
+    /// A tensor's first float, or null where the task's registers are meant.
     base: *const f32,
     offset: usize,
     origin: Origin,
@@ -86,47 +103,58 @@ impl Place {
     const NOWHERE: Place =
         Place { base: std::ptr::null(), offset: 0, origin: Origin::Fixed, length: Length::None };
 
-    /// The address in a tile, and how many elements.
+    /// Whether it is the same register.
+    fn is(&self, register: &Place) -> bool {
+        self.base.is_null() && self.length == register.length && self.offset == register.offset
+    }
+
+    /// The address, and how many elements.
     #[inline(always)]
-    fn at(&self, tile: Tile, files: *mut Line) -> (*const f32, usize) {
-        let from = match self.origin {
-            Origin::Fixed => self.base,
-            Origin::Files => files.cast_const().cast(),
-            Origin::Start => self.base.wrapping_add(tile.start),
-            Origin::Row => self.base.wrapping_add(tile.row),
-            Origin::Col => self.base.wrapping_add(tile.col),
-        };
-        let len = match self.length {
-            Length::None => 0,
-            Length::One => 1,
-            Length::Tile => tile.rows * tile.cols,
-            Length::Rows => tile.rows,
-            Length::Cols => tile.cols,
-        };
-        (from.wrapping_add(self.offset), len)
+    fn at(&self, spot: &Spot) -> (*const f32, usize) {
+        let base = if self.base.is_null() { spot.files.cast_const().cast() } else { self.base };
+        let from = base.wrapping_add(self.offset).wrapping_add(spot.moves[self.origin as usize]);
+        (from, spot.lengths[self.length as usize])
     }
 
     /// # Safety
     /// [`Places::of`] made it for this program and these files, and nothing
     /// writes there while the slice is alive: an instruction's result is no
-    /// operand of its own, and tasks store inside their own tiles, after the
-    /// tile's reads.
+    /// operand of its own, and tasks store inside their own tiles.
     #[inline(always)]
-    unsafe fn read<'a>(&self, tile: Tile, files: *mut Line) -> &'a [f32] {
-        let (from, len) = self.at(tile, files);
-        if len == 0 {
-            return &[];
-        }
-        // SAFETY: the caller's promise.
+    unsafe fn read<'a>(&self, spot: &Spot) -> &'a [f32] {
+        let (from, len) = self.at(spot);
+        // SAFETY: the caller's promise; nothing is read of no elements, and the
+        // address is then that of the registers.
         unsafe { std::slice::from_raw_parts(from, len) }
     }
 }
 
 /// An instruction whose operands have places.
-struct Ready<'a> {
-    instruction: &'a Instruction,
+struct Ready {
+    code: Code,
     dst: Place,
+    /// The other result, if the code has one.
+    second: Place,
     sources: [Place; 4],
+    /// What the code names besides.
+    uniform: [Place; 4],
+}
+
+impl Ready {
+    /// Whether operand k may lie where `result` is to lie, which is then
+    /// updated: an operand that is not given means that to some passes.
+    fn updates(&self, k: usize, result: &Place) -> bool {
+        let uniform = |k: usize| self.sources[k].length == Length::One;
+        match (self.code, k) {
+            (Code::Binary(_) | Code::ByRow(_), _) => true,
+            (Code::Products { .. } | Code::SignOfProducts { .. } | Code::LessProducts { .. }, 1 | 3) => {
+                uniform(0) && uniform(2)
+            }
+            (Code::ProductThen { .. } | Code::ThenProduct { .. }, 1 | 2) => uniform(0),
+            (Code::Twins { .. }, 1 | 3) => self.second.is(result),
+            _ => false,
+        }
+    }
 }
 
 /// Makes places; all that they can ever name is inside the operands.
@@ -161,7 +189,7 @@ impl<'a> Places<'a> {
                 (first + slot * self.lines[1], Length::Rows)
             }
         };
-        Place { base: std::ptr::null(), offset: line * LINE, origin: Origin::Files, length }
+        Place { base: std::ptr::null(), offset: line * LINE, origin: Origin::Fixed, length }
     }
 
     /// Input k, of at least `len` elements.
@@ -172,34 +200,102 @@ impl<'a> Places<'a> {
     }
 
     fn of(&self, source: &Option<Source>) -> Place {
+        source.as_ref().map_or(Place::NOWHERE, |source| self.source(source))
+    }
+
+    fn source(&self, source: &Source) -> Place {
         let Program { rows, cols, .. } = *self.program;
         match source {
-            None => Place::NOWHERE,
-            Some(Source::Register(register)) => self.register(*register),
+            Source::Register(register) => self.register(*register),
             // A program outlives its places.
-            Some(Source::Constant(value)) => {
+            Source::Constant(value) => {
                 Place { base: value, offset: 0, origin: Origin::Fixed, length: Length::One }
             }
-            Some(Source::ScalarInput(k)) => self.input(*k, 1, Origin::Fixed, Length::One),
-            Some(Source::ElementInput(k)) => self.input(*k, rows * cols, Origin::Start, Length::Tile),
-            Some(Source::RowInput(k)) => self.input(*k, rows, Origin::Row, Length::Rows),
-            Some(Source::ColInput(k)) => self.input(*k, cols, Origin::Col, Length::Cols),
+            Source::ScalarInput(k) => self.input(*k, 1, Origin::Fixed, Length::One),
+            Source::ElementInput(k) => self.input(*k, rows * cols, Origin::Start, Length::Tile),
+            Source::RowInput(k) => self.input(*k, rows, Origin::Row, Length::Rows),
+            Source::ColInput(k) => self.input(*k, cols, Origin::Col, Length::Cols),
         }
     }
 
-    fn ready(&self, list: &'a [Instruction]) -> Vec<Ready<'a>> {
+    fn ready(&self, list: &'a [Instruction]) -> Vec<Ready> {
         let ready = |instruction: &'a Instruction| {
             let mut sources = instruction.sources.each_ref().map(|source| self.of(source));
-            match instruction.code {
-                Code::Scalar(k) => sources[0] = self.input(k, 1, Origin::Fixed, Length::One),
+            let mut uniform = [Place::NOWHERE; 4];
+            let mut second = Place::NOWHERE;
+            match &instruction.code {
+                Code::Scalar(k) => sources[0] = self.input(*k, 1, Origin::Fixed, Length::One),
                 Code::Spread(k) => {
-                    sources[0] = self.input(k, self.program.cols, Origin::Fixed, Length::Cols);
+                    sources[0] = self.input(*k, self.program.cols, Origin::Fixed, Length::Cols);
+                }
+                Code::Twins { factors: [f, g], second: register, .. } => {
+                    second = self.register(*register);
+                    uniform = [sources[0], sources[2], self.source(f), self.source(g)];
+                }
+                Code::ThenCube(factor) => uniform[0] = self.source(factor),
+                Code::Shaped(_, named) => {
+                    for (place, source) in uniform.iter_mut().zip(named) {
+                        *place = self.of(source);
+                    }
                 }
                 _ => {}
             }
-            Ready { instruction, dst: self.register(instruction.dst), sources }
+            Ready { code: instruction.code, dst: self.register(instruction.dst), second, sources, uniform }
         };
         list.iter().map(ready).collect()
+    }
+
+    /// Lets instructions write results where they are stored; returns the
+    /// stores that are left, to be copied at the end of a tile, and where from.
+    ///
+    /// A store may be an input's range too. Then no later instruction may read
+    /// that input, and the one that writes there has to be one that can update.
+    fn settle(&self, body: &mut [Ready], stores: &[Output]) -> Vec<(Place, Layout, Output)> {
+        let fused = &self.program.fused;
+        let mut copies = Vec::new();
+        for ((register, layout), output) in fused.stores.iter().zip(stores) {
+            let from = self.register(*register);
+            let base = output.at(0).cast_const();
+            let alone = fused.stores.iter().filter(|(other, _)| other == register).count() == 1;
+            let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
+            // The register keeps this value to the end, so its last writer makes it.
+            let made = fused
+                .body
+                .iter()
+                .rposition(|i| i.results().any(|r| r == *register))
+                .filter(|_| whole && alone);
+            let settled = made.is_some_and(|made| {
+                let (maker, later) = body[made..].split_first_mut().expect("has its maker");
+                let is_read = |ready: &Ready| ready.sources.iter().any(|place| place.base == base);
+                let own: Vec<usize> = (0..4).filter(|&k| maker.sources[k].base == base).collect();
+                let updates = match own[..] {
+                    [] => true,
+                    [k] => maker.updates(k, &from),
+                    _ => false,
+                };
+                if !updates || later.iter().any(is_read) {
+                    return false;
+                }
+                assert!(self.program.rows * self.program.cols <= output.len());
+                let there = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
+                if maker.second.is(&from) {
+                    maker.second = there;
+                } else {
+                    maker.dst = there;
+                }
+                own.iter().for_each(|&k| maker.sources[k] = Place::NOWHERE);
+                for place in later.iter_mut().flat_map(|ready| &mut ready.sources) {
+                    if place.is(&from) {
+                        *place = there;
+                    }
+                }
+                true
+            });
+            if !settled {
+                copies.push((from, *layout, *output));
+            }
+        }
+        copies
     }
 }
 
@@ -210,17 +306,10 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
         // SAFETY: the validator lists them as outputs of this step.
         .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
         .collect();
-    let direct = direct(program, &inputs, &stores);
     let places = Places::new(program, inputs);
     let prologue = places.ready(&program.fused.prologue);
     let mut body = places.ready(&program.fused.body);
-    if let (Some(k), Some(last)) = (direct, body.last_mut()) {
-        assert!(program.rows * program.cols <= stores[k].len());
-        let base = stores[k].at(0).cast_const();
-        last.dst = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
-    }
-    let results: Vec<(Place, Layout)> =
-        program.fused.stores.iter().map(|(register, layout)| (places.register(*register), *layout)).collect();
+    let copies = places.settle(&mut body, &stores);
     let needed = places.files();
     let down = program.rows.div_ceil(program.tile_rows);
     let across = program.cols.div_ceil(program.tile_cols);
@@ -246,11 +335,13 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
                 cols: program.tile_cols.min(program.cols - col),
                 start: row * program.cols + col,
             };
-            // SAFETY: as above; what the last instruction writes directly is a
-            // store's part of this tile, which is this task's alone, and the
-            // range of no input (see `direct`).
+            // SAFETY: as above; what is written to a store is this tile's
+            // part, which is this task's alone, and no slice of an input that
+            // lies there is alive (see `Places::settle`).
             unsafe { execute(&body, lines, tile) };
-            store(&results, lines, &stores, tile, direct);
+            for (from, layout, output) in &copies {
+                store(from, *layout, output, tile, lines);
+            }
         }
         if files.len() <= KEPT {
             FILES.set(files);
@@ -258,277 +349,77 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
     });
 }
 
-/// The store whose value the last instruction makes: that may write it where
-/// it belongs, unless an input is the same range.
-fn direct(program: &Program, inputs: &[(*const f32, usize)], stores: &[Output]) -> Option<usize> {
-    let last = program.fused.body.last()?.dst;
-    let mut of_last = program.fused.stores.iter().enumerate().filter(|(_, (register, _))| *register == last);
-    let (k, (register, layout)) = of_last.next()?;
-    let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
-    let base = stores[k].at(0).cast_const();
-    let apart = inputs.iter().all(|(input, _)| *input != base);
-    (whole && apart && of_last.next().is_none()).then_some(k)
+fn store(from: &Place, layout: Layout, output: &Output, tile: Tile, files: *mut Line) {
+    // Of the tiles of a row the first stores what is one per row.
+    let start = match layout {
+        Layout::Element => tile.start,
+        _ if tile.col == 0 => tile.row,
+        _ => return,
+    };
+    // SAFETY: a register, which nothing writes meanwhile.
+    let values = unsafe { from.read(&Spot::of(tile, files)) };
+    // SAFETY: tiles do not overlap, each belongs to one task, and no slice of an
+    // input is alive here.
+    unsafe { output.range(start, values.len()) }.copy_from_slice(values);
 }
 
-fn store(
-    results: &[(Place, Layout)],
-    files: *mut Line,
-    stores: &[Output],
-    tile: Tile,
-    direct: Option<usize>,
-) {
-    for (k, ((place, layout), output)) in results.iter().zip(stores).enumerate() {
-        if direct == Some(k) || (*layout != Layout::Element && tile.col != 0) {
-            continue;
-        }
-        // SAFETY: a register, which nothing writes meanwhile.
-        let values = unsafe { place.read(tile, files) };
-        // Of the tiles of a row the first stores what is one per row.
-        let start = if *layout == Layout::Element { tile.start } else { tile.row };
-        // SAFETY: tiles do not overlap, each belongs to one task, and no slice
-        // of an input is alive here.
-        unsafe { output.range(start, values.len()) }.copy_from_slice(values);
-    }
-}
-
-multiversion! {
-    /// Runs the instructions.
-    ///
-    /// # Safety
-    /// Places are those of one program and of these files, which no one else
-    /// uses; nor does anyone write what they read, or use what they write.
-    unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) = execute_body
-}
-
-#[inline(always)]
-unsafe fn execute_body<const FMA: bool>(list: &[Ready], files: *mut Line, tile: Tile) {
+/// Runs the instructions.
+///
+/// # Safety
+/// Places are those of one program and of these files, which no one else
+/// uses; nor does anyone write what they read, or use what they write.
+unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
+    let spot = Spot::of(tile, files);
+    let cols = tile.cols;
     for ready in list {
-        let (to, len) = ready.dst.at(tile, files);
+        let (to, len) = ready.dst.at(&spot);
         // SAFETY: the caller's promise; no operand is the result: the allocator
         // never gives it an operand's register.
         let dst = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
-        let [a, b, c, d] = &ready.sources;
-        // SAFETY: the caller's promise.
-        let [a, b, c, d] =
-            unsafe { [a.read(tile, files), b.read(tile, files), c.read(tile, files), d.read(tile, files)] };
-        match ready.instruction.code {
-            Code::Load => dst.copy_from_slice(a),
+        // SAFETY: the caller's promise; an operand that the result updates has
+        // no place.
+        let from = |k: usize| unsafe { ready.sources[k].read(&spot) };
+        let two = || [from(0), from(1)];
+        let three = || [from(0), from(1), from(2)];
+        let four = || [from(0), from(1), from(2), from(3)];
+        // SAFETY: as above.
+        let uniform = |k: usize| unsafe { ready.uniform[k].read(&spot) }.first().copied();
+        match ready.code {
+            Code::Load => dst.copy_from_slice(from(0)),
             Code::Constant(value) => dst.fill(value),
-            Code::Scalar(_) => dst.fill(a[0]),
-            Code::Spread(_) => {
-                for line in dst.chunks_exact_mut(tile.cols) {
-                    line.copy_from_slice(a);
-                }
+            Code::Scalar(_) => dst.fill(from(0)[0]),
+            Code::Spread(_) => dst.chunks_exact_mut(cols).for_each(|line| line.copy_from_slice(from(0))),
+            Code::ColIndex => passes::numbers(dst, tile.col, cols),
+            Code::Broadcast => passes::broadcast(dst, from(0), cols),
+            Code::Unary(op) => passes::unary(op, dst, from(0)),
+            Code::Binary(op) => passes::binary(op, dst, two()),
+            Code::ByRow(op) => passes::by_line(op, dst, two(), cols),
+            Code::Select => passes::select(dst, three()),
+            Code::Sign => passes::signs(dst, from(0)),
+            Code::Products { subtract } => passes::products(subtract, dst, four()),
+            Code::ProductThen { subtract } => passes::product_then(subtract, dst, three()),
+            Code::ThenProduct { subtract } => passes::then_product(subtract, dst, three()),
+            Code::Triple => passes::triple(dst, three()),
+            Code::Gated(op) => passes::gated(op, dst, three()),
+            Code::SignOfProducts { subtract } => passes::sign_of_products(subtract, dst, four()),
+            Code::LessProducts { subtract } => passes::less_products(subtract, dst, four()),
+            Code::Twins { sign, .. } => {
+                let (to, len) = ready.second.at(&spot);
+                // SAFETY: as the result above, which is elsewhere.
+                let second = unsafe { std::slice::from_raw_parts_mut(to.cast_mut(), len) };
+                let uniform = std::array::from_fn(|k| uniform(k).unwrap_or(0.0));
+                passes::twins(sign, dst, second, [from(1), from(3)], uniform);
             }
-            Code::ColIndex => {
-                for line in dst.chunks_exact_mut(tile.cols) {
-                    for (col, d) in (tile.col as u32..).zip(line) {
-                        *d = col as f32;
-                    }
-                }
+            Code::ThenCube(_) => passes::then_cube(uniform(0).unwrap_or(1.0), dst, four()),
+            // What is not there changes nothing, not even the sign of a zero.
+            Code::Shaped(op, _) => {
+                let [scale, plus, factor] =
+                    [(0, 1.0), (1, -0.0), (2, 1.0)].map(|(k, none)| uniform(k).unwrap_or(none));
+                passes::shaped(op, dst, two(), [scale, plus, factor]);
             }
-            Code::Broadcast => {
-                for (line, value) in dst.chunks_exact_mut(tile.cols).zip(a) {
-                    line.fill(*value);
-                }
-            }
-            Code::Unary(op) => unary::<FMA>(op, dst, a),
-            Code::Binary(op) => binary(op, dst, a, b),
-            Code::Select => {
-                for (((d, a), b), c) in dst.iter_mut().zip(a).zip(b).zip(c) {
-                    *d = if *a > 0.0 { *b } else { *c };
-                }
-            }
-            Code::Products { subtract: false } => products(dst, [a, b, c, d], |x, y| x + y),
-            Code::Products { subtract: true } => products(dst, [a, b, c, d], |x, y| x - y),
-            Code::ProductThen { subtract: false } => product(dst, [a, b, c], |ab, c| ab + c),
-            Code::ProductThen { subtract: true } => product(dst, [a, b, c], |ab, c| ab - c),
-            Code::ThenProduct { subtract: false } => product(dst, [a, b, c], |ab, c| c + ab),
-            Code::ThenProduct { subtract: true } => product(dst, [a, b, c], |ab, c| c - ab),
-            Code::Sign => map(dst, a, sign),
-            Code::Triple => triple(dst, a, b, c),
-            Code::Gated(UnaryOp::Sigmoid) => gated(dst, [a, b, c], math::sigmoid::<FMA>),
-            Code::Gated(UnaryOp::Tanh) => gated(dst, [a, b, c], math::tanh::<FMA>),
-            Code::Gated(UnaryOp::Exponential) => gated(dst, [a, b, c], math::exp::<FMA>),
-            Code::Gated(op) => {
-                unary::<FMA>(op, dst, a);
-                for (o, b) in dst.iter_mut().zip(b) {
-                    *o *= b;
-                }
-                for (o, c) in dst.iter_mut().zip(c) {
-                    *o *= c;
-                }
-            }
-            Code::SignOfProducts { subtract: false } => products(dst, [a, b, c, d], |x, y| sign(x + y)),
-            Code::SignOfProducts { subtract: true } => products(dst, [a, b, c, d], |x, y| sign(x - y)),
-            Code::LessProducts { subtract: false } => less_products(dst, [a, b, c, d], |x, y| x + y),
-            Code::LessProducts { subtract: true } => less_products(dst, [a, b, c, d], |x, y| x - y),
-            Code::ByRow(op) => {
-                let [left, right, ..] = &ready.sources;
-                for (row, line) in dst.chunks_exact_mut(tile.cols).enumerate() {
-                    let (a, b) = (of_row(left, a, row, tile), of_row(right, b, row, tile));
-                    binary(op, line, a, b);
-                }
-            }
-            Code::Dot => dots(dst, a, b, tile.cols),
-            Code::Reduce(Reduction::Sum) => sums(dst, a, tile.cols),
-            Code::Reduce(Reduction::Maximum) => maxima(dst, a, tile.cols),
+            Code::Dot => passes::dots(dst, from(0), from(1), cols),
+            Code::Reduce(Reduction::Sum) => passes::sums(dst, from(0), cols),
+            Code::Reduce(Reduction::Maximum) => passes::maxima(dst, from(0), cols),
         }
-    }
-}
-
-// Functions of their own: inside the large one above their sums would not be
-// kept in vectors.
-
-multiversion! { fn dots(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize) = dots_body }
-multiversion! { fn sums(dst: &mut [f32], a: &[f32], cols: usize) = sums_body }
-multiversion! { fn maxima(dst: &mut [f32], a: &[f32], cols: usize) = maxima_body }
-
-#[inline(always)]
-fn dots_body<const FMA: bool>(dst: &mut [f32], a: &[f32], b: &[f32], cols: usize) {
-    for (d, (a, b)) in dst.iter_mut().zip(a.chunks_exact(cols).zip(b.chunks_exact(cols))) {
-        *d = dot::<FMA>(a, b);
-    }
-}
-
-#[inline(always)]
-fn sums_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
-    for (d, line) in dst.iter_mut().zip(a.chunks_exact(cols)) {
-        *d = sum::<FMA>(line);
-    }
-}
-
-#[inline(always)]
-fn maxima_body<const FMA: bool>(dst: &mut [f32], a: &[f32], cols: usize) {
-    for (d, line) in dst.iter_mut().zip(a.chunks_exact(cols)) {
-        *d = maximum(line);
-    }
-}
-
-/// What one row of a tile reads: its elements, its value, or the uniform one.
-#[inline(always)]
-fn of_row<'a>(place: &Place, values: &'a [f32], row: usize, tile: Tile) -> &'a [f32] {
-    match place.length {
-        Length::Rows => &values[row..row + 1],
-        Length::One => values,
-        Length::None | Length::Tile | Length::Cols => &values[row * tile.cols..][..tile.cols],
-    }
-}
-
-#[inline(always)]
-fn map(dst: &mut [f32], a: &[f32], f: impl Fn(f32) -> f32) {
-    for (d, a) in dst.iter_mut().zip(a) {
-        *d = f(*a);
-    }
-}
-
-#[inline(always)]
-fn zip(dst: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) {
-    match (a, b) {
-        // A uniform operand has one element. (So has each in a tile of one.)
-        ([a], b) if dst.len() > 1 => dst.iter_mut().zip(b).for_each(|(d, b)| *d = f(*a, *b)),
-        (a, [b]) if dst.len() > 1 => dst.iter_mut().zip(a).for_each(|(d, a)| *d = f(*a, *b)),
-        (a, b) => {
-            for ((d, a), b) in dst.iter_mut().zip(a).zip(b) {
-                *d = f(*a, *b);
-            }
-        }
-    }
-}
-
-/// f(a·b, c·d), where a and c may be uniform.
-#[inline(always)]
-fn products(dst: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn(f32, f32) -> f32) {
-    let outputs = dst.iter_mut().zip(b).zip(d);
-    match (a, c) {
-        ([a], [c]) => outputs.for_each(|((o, b), d)| *o = f(a * b, c * d)),
-        ([a], c) => outputs.zip(c).for_each(|(((o, b), d), c)| *o = f(a * b, c * d)),
-        (a, [c]) => outputs.zip(a).for_each(|(((o, b), d), a)| *o = f(a * b, c * d)),
-        (a, c) => outputs.zip(a).zip(c).for_each(|((((o, b), d), a), c)| *o = f(a * b, c * d)),
-    }
-}
-
-#[inline(always)]
-fn sign(x: f32) -> f32 {
-    let (up, down) = (if x > 0.0 { 1.0 } else { 0.0 }, if -x > 0.0 { 1.0 } else { 0.0 });
-    up - down
-}
-
-/// a·b·c.
-#[inline(always)]
-fn triple(dst: &mut [f32], a: &[f32], b: &[f32], c: &[f32]) {
-    for (((o, a), b), c) in dst.iter_mut().zip(a).zip(b).zip(c) {
-        *o = a * b * c;
-    }
-}
-
-/// f(a)·b, and ·c if there is one.
-#[inline(always)]
-fn gated(dst: &mut [f32], [a, b, c]: [&[f32]; 3], f: impl Fn(f32) -> f32) {
-    let outputs = dst.iter_mut().zip(a).zip(b);
-    if c.is_empty() {
-        outputs.for_each(|((o, a), b)| *o = f(*a) * b);
-    } else {
-        outputs.zip(c).for_each(|(((o, a), b), c)| *o = f(*a) * b * c);
-    }
-}
-
-/// d − f(a·b, c·d), where a and c may be uniform.
-#[inline(always)]
-fn less_products(dst: &mut [f32], [a, b, c, d]: [&[f32]; 4], f: impl Fn(f32, f32) -> f32) {
-    let outputs = dst.iter_mut().zip(b).zip(d);
-    match (a, c) {
-        ([a], [c]) => outputs.for_each(|((o, b), d)| *o = d - f(a * b, c * d)),
-        ([a], c) => outputs.zip(c).for_each(|(((o, b), d), c)| *o = d - f(a * b, c * d)),
-        (a, [c]) => outputs.zip(a).for_each(|(((o, b), d), a)| *o = d - f(a * b, c * d)),
-        (a, c) => outputs.zip(a).zip(c).for_each(|((((o, b), d), a), c)| *o = d - f(a * b, c * d)),
-    }
-}
-
-/// f(a·b, c), where a and c may be uniform.
-#[inline(always)]
-fn product(dst: &mut [f32], [a, b, c]: [&[f32]; 3], f: impl Fn(f32, f32) -> f32) {
-    let outputs = dst.iter_mut().zip(b);
-    match (a, c) {
-        ([a], [c]) => outputs.for_each(|(o, b)| *o = f(a * b, *c)),
-        ([a], c) => outputs.zip(c).for_each(|((o, b), c)| *o = f(a * b, *c)),
-        (a, [c]) => outputs.zip(a).for_each(|((o, b), a)| *o = f(a * b, *c)),
-        (a, c) => outputs.zip(a).zip(c).for_each(|(((o, b), a), c)| *o = f(a * b, *c)),
-    }
-}
-
-#[inline(always)]
-fn unary<const FMA: bool>(op: UnaryOp, dst: &mut [f32], a: &[f32]) {
-    match op {
-        UnaryOp::Negate => map(dst, a, |x| -x),
-        UnaryOp::Absolute => map(dst, a, f32::abs),
-        UnaryOp::Reciprocal => map(dst, a, |x| 1.0 / x),
-        UnaryOp::Square => map(dst, a, |x| x * x),
-        UnaryOp::SquareRoot => map(dst, a, f32::sqrt),
-        UnaryOp::ReciprocalSquareRoot => map(dst, a, |x| 1.0 / x.sqrt()),
-        UnaryOp::Exponential => map(dst, a, math::exp::<FMA>),
-        UnaryOp::Logarithm => map(dst, a, math::ln::<FMA>),
-        UnaryOp::Tanh => map(dst, a, math::tanh::<FMA>),
-        UnaryOp::Sigmoid => map(dst, a, math::sigmoid::<FMA>),
-        // NaN stays NaN.
-        UnaryOp::Relu => map(dst, a, |x| if x <= 0.0 { 0.0 } else { x }),
-        UnaryOp::Step => map(dst, a, |x| if x > 0.0 { 1.0 } else { 0.0 }),
-        UnaryOp::Sine => map(dst, a, f32::sin),
-        UnaryOp::Cosine => map(dst, a, f32::cos),
-        UnaryOp::Floor => map(dst, a, f32::floor),
-    }
-}
-
-#[inline(always)]
-fn binary(op: BinaryOp, dst: &mut [f32], a: &[f32], b: &[f32]) {
-    match op {
-        BinaryOp::Add => zip(dst, a, b, |a, b| a + b),
-        BinaryOp::Subtract => zip(dst, a, b, |a, b| a - b),
-        BinaryOp::Multiply => zip(dst, a, b, |a, b| a * b),
-        BinaryOp::Divide => zip(dst, a, b, |a, b| a / b),
-        BinaryOp::Minimum => zip(dst, a, b, smaller),
-        BinaryOp::Maximum => zip(dst, a, b, larger),
-        BinaryOp::LessThan => zip(dst, a, b, |a, b| if a < b { 1.0 } else { 0.0 }),
-        BinaryOp::Power => zip(dst, a, b, f32::powf),
     }
 }

@@ -1,7 +1,8 @@
 //! One body, two machines: kernels are written as plain loops and compiled
 //! twice, for the portable instruction set and for AVX2 with fused
-//! multiply-add. Which one runs is found out once per process. (Large matrix
-//! products have two more ways, for AVX-512 and its bfloat16.)
+//! multiply-add. Which one runs is found out once per process. (Most passes of
+//! row kernels are compiled for AVX-512 too, which changes no bit; large matrix
+//! products have two more ways, for that and its bfloat16.)
 
 use std::sync::OnceLock;
 
@@ -80,7 +81,8 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Defines `fn name(args)` that runs `fn body<const FMA: bool>(args)` at the
-/// machine's level.
+/// machine's level; at the levels above AVX2 only a `wide` one is compiled anew,
+/// for vectors twice as long.
 macro_rules! multiversion {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$doc])*
@@ -98,6 +100,33 @@ macro_rules! multiversion {
                 // where the CPU reported both features.
                 #[cfg(target_arch = "x86_64")]
                 _ => unsafe { avx2($($arg),*) },
+            }
+        }
+    };
+    (wide $(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            fn avx512($($arg: $ty),*) {
+                $body::<true>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) {
+                $body::<true>($($arg),*)
+            }
+            match $crate::cpu::simd::level() {
+                $crate::cpu::simd::Level::Portable => $body::<false>($($arg),*),
+                // SAFETY: `level` returns it only where the CPU reported both
+                // features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above, and these only where it reported AVX-512F.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::simd::Level::Avx512 | $crate::cpu::simd::Level::Avx512Bf16 => unsafe {
+                    avx512($($arg),*)
+                },
             }
         }
     };

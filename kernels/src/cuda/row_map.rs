@@ -236,8 +236,12 @@ fn code(code: Code) -> (u32, u32) {
         Code::ThenProduct { subtract } => (36 + u32::from(subtract), 0),
         Code::Sign => (38, 0),
         Code::Dot => (39, 0),
-        Code::Triple | Code::Gated(_) | Code::SignOfProducts { .. } | Code::LessProducts { .. } => {
-            unreachable!("not in a plain listing")
-        }
+        Code::Triple
+        | Code::Gated(_)
+        | Code::SignOfProducts { .. }
+        | Code::LessProducts { .. }
+        | Code::Twins { .. }
+        | Code::ThenCube(_)
+        | Code::Shaped(..) => unreachable!("not in a plain listing"),
     }
 }

@@ -106,56 +106,146 @@ pub(super) fn fuse_further(
     body: &mut Vec<Instruction>,
     stores: &[(Register, Layout)],
 ) {
-    use BinaryOp::{Multiply, Subtract};
-    // What is fused is read as often as before, but for what it swallows.
-    let uses = count(body, stores);
-    for at in 0..body.len() {
-        // What made a source, if only this instruction reads it.
-        let only = |source: Option<Source>| match source {
-            Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
-                body[..at].iter().rposition(|i| i.dst == Register::Element(r))
-            }
-            _ => None,
-        };
-        let [x, y, ..] = body[at].sources;
-        let fused = match body[at].code {
-            Code::Binary(Multiply) if whole(&x) && whole(&y) => {
-                [(x, y), (y, x)].into_iter().find_map(|(made, other)| {
-                    let from = only(made)?;
-                    let [a, b, c, _] = body[from].sources;
-                    let (code, sources) = match body[from].code {
-                        Code::Binary(Multiply) if whole(&a) && whole(&b) => {
-                            (Code::Triple, [a, b, other, None])
-                        }
-                        Code::Unary(op) if is_heavy(op) => (Code::Gated(op), [a, other, None, None]),
-                        Code::Gated(op) if c.is_none() => (Code::Gated(op), [a, b, other, None]),
-                        _ => return None,
-                    };
-                    Some((from, code, sources))
-                })
-            }
-            Code::Sign => only(x).and_then(|from| match body[from].code {
-                Code::Products { subtract } => {
-                    Some((from, Code::SignOfProducts { subtract }, body[from].sources))
+    loop {
+        let mut again = false;
+        for at in 0..body.len() {
+            let uses = count(body, stores);
+            // What made a source, if only this instruction reads it.
+            let only = |source: Option<Source>| match source {
+                Some(Source::Register(Register::Element(r))) if uses.get(&r) == Some(&1) => {
+                    body[..at].iter().rposition(|i| i.dst == Register::Element(r))
                 }
                 _ => None,
-            }),
-            Code::Binary(Subtract) => only(y).and_then(|from| match body[from].code {
-                Code::Products { subtract } if x == body[from].sources[3] => {
-                    Some((from, Code::LessProducts { subtract }, body[from].sources))
+            };
+            if let Some((gone, code, sources)) = fusion(body, at, only) {
+                (body[at].code, body[at].sources) = (code, sources);
+                for from in gone {
+                    // Read by nobody from now on; swept below.
+                    body[from].sources = [None; 4];
+                    body[from].code = Code::Constant(0.0);
                 }
-                _ => None,
-            }),
-            _ => None,
-        };
-        if let Some((from, code, sources)) = fused {
-            (body[at].code, body[at].sources) = (code, sources);
-            // Read by nobody from now on; swept below.
-            body[from].sources = [None; 4];
-            body[from].code = Code::Constant(0.0);
+                again = true;
+            }
+        }
+        if !again {
+            break;
         }
     }
+    pair(body);
     sweep(prologue, body, stores);
+}
+
+/// Two sums of products of the same values are made in one pass.
+fn pair(body: &mut Vec<Instruction>) {
+    let uniform = |i: &Instruction| !whole(&i.sources[0]) && !whole(&i.sources[2]);
+    let mut at = 0;
+    while at < body.len() {
+        let first = body[at];
+        at += 1;
+        let sign = match first.code {
+            Code::Products { subtract: false } => false,
+            Code::SignOfProducts { subtract: false } => true,
+            _ => continue,
+        };
+        let [_, b, _, d] = first.sources;
+        let twin = body[at..].iter().position(|i| {
+            let same = i.sources[1] == b && i.sources[3] == d;
+            i.code == Code::Products { subtract: false } && same && uniform(i)
+        });
+        if let Some(twin) = twin.filter(|_| uniform(&first))
+            && let Instruction { sources: [Some(f), _, Some(g), _], dst, .. } = body[at + twin]
+        {
+            body.remove(at + twin);
+            body[at - 1].code = Code::Twins { sign, factors: [f, g], second: dst };
+        }
+    }
+}
+
+/// What instruction `at` becomes together with those that made its operands,
+/// whose places come first.
+fn fusion(
+    body: &[Instruction],
+    at: usize,
+    only: impl Fn(Option<Source>) -> Option<usize>,
+) -> Option<(Vec<usize>, Code, [Option<Source>; 4])> {
+    use BinaryOp::{Add, Multiply, Subtract};
+    let Instruction { code, sources: [x, y, z, _], .. } = body[at];
+    // A function with uniform numbers around it, but for its place.
+    let shaped = |source| {
+        let from = only(source)?;
+        let [a, b, ..] = body[from].sources;
+        match body[from].code {
+            Code::Unary(op) if is_heavy(op) => Some((from, op, [None; 3], a)),
+            Code::Shaped(op, around) if b.is_none() => Some((from, op, around, a)),
+            _ => None,
+        }
+    };
+    // A uniform number times something.
+    let scaled = |source| {
+        let from = only(source)?;
+        let [k, a, ..] = ordered(body[from].sources);
+        let scales = body[from].code == Code::Binary(Multiply) && !whole(&k) && whole(&a);
+        scales.then_some((from, k?, a))
+    };
+    let either = [(x, y), (y, x)];
+    match code {
+        Code::Binary(Multiply) if whole(&x) && whole(&y) => either.into_iter().find_map(|(made, other)| {
+            let from = only(made)?;
+            let [a, b, c, _] = body[from].sources;
+            let (code, sources) = match body[from].code {
+                Code::Binary(Multiply) if whole(&a) && whole(&b) => (Code::Triple, [a, b, other, None]),
+                Code::Unary(op) if is_heavy(op) => (Code::Gated(op), [a, other, None, None]),
+                Code::Gated(op) if c.is_none() => (Code::Gated(op), [a, b, other, None]),
+                Code::Shaped(op, [scale, plus, None]) if b.is_none() => {
+                    (Code::Shaped(op, [scale, plus, None]), [a, other, None, None])
+                }
+                _ => return None,
+            };
+            Some((vec![from], code, sources))
+        }),
+        Code::Binary(op @ (Add | Multiply)) => either.into_iter().find_map(|(k, made)| {
+            let (from, function, around, a) = shaped(made).filter(|_| !whole(&k))?;
+            let around = match (op, around) {
+                (Add, [scale, None, None]) => [scale, k, None],
+                (Multiply, [scale, plus, None]) => [scale, plus, k],
+                _ => return None,
+            };
+            Some((vec![from], Code::Shaped(function, around), [a, None, None, None]))
+        }),
+        Code::Unary(op) if is_heavy(op) => {
+            let (from, k, a) = scaled(x)?;
+            Some((vec![from], Code::Shaped(op, [Some(k), None, None]), [a, None, None, None]))
+        }
+        Code::Shaped(op, [scale, plus, None]) => {
+            let (from, k, b) = scaled(y)?;
+            Some((vec![from], Code::Shaped(op, [scale, plus, Some(k)]), [x, b, None, None]))
+        }
+        Code::ProductThen { subtract: false } | Code::ThenProduct { subtract: false } if whole(&z) => {
+            either.into_iter().find_map(|(made, other)| {
+                let ((first, k, a), second) = (scaled(made)?, only(other)?);
+                let [b, c, ..] = body[second].sources;
+                let c = match body[second].code {
+                    Code::Unary(UnaryOp::Square) => b,
+                    Code::Binary(Multiply) if whole(&b) && whole(&c) => c,
+                    _ => return None,
+                };
+                Some((vec![first, second], Code::ThenCube(k), [a, b, c, z]))
+            })
+        }
+        Code::Sign => only(x).and_then(|from| match body[from].code {
+            Code::Products { subtract } => {
+                Some((vec![from], Code::SignOfProducts { subtract }, body[from].sources))
+            }
+            _ => None,
+        }),
+        Code::Binary(Subtract) => only(y).and_then(|from| match body[from].code {
+            Code::Products { subtract } if x == body[from].sources[3] => {
+                Some((vec![from], Code::LessProducts { subtract }, body[from].sources))
+            }
+            _ => None,
+        }),
+        _ => None,
+    }
 }
 
 /// Whether a function takes so long that a pass of its own is no loss, and a
@@ -282,19 +372,20 @@ fn sign_of(
 #[cfg(test)]
 mod tests {
     use super::super::compile;
-    use super::Code;
+    use super::{Code, Source};
     use crate::TensorId;
     use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
 
     /// Codes of the fused listing of a kernel over element inputs and two
-    /// scalars, which stores the last node.
-    fn codes(chain: &[Node]) -> Vec<Code> {
+    /// scalars, which stores the last node and the others that are named.
+    fn codes(chain: &[Node], others: &[u32]) -> Vec<Code> {
         let tensor = TensorId::from_bits(0);
         let layouts = [Layout::Element, Layout::Element, Layout::Element, Layout::Scalar, Layout::Scalar];
         let inputs = layouts.map(|layout| Operand { tensor, layout }).to_vec();
         let mut nodes: Vec<Node> = (0..5).map(Node::Input).collect();
         nodes.extend_from_slice(chain);
-        let stores = vec![Store { node: nodes.len() as u32 - 1, tensor, layout: Layout::Element }];
+        let stored = [nodes.len() as u32 - 1].into_iter().chain(others.iter().copied());
+        let stores = stored.map(|node| Store { node, tensor, layout: Layout::Element }).collect();
         let program = compile(&RowMap { rows: 1, cols: 4096, inputs, nodes, stores }).expect("a kernel");
         program.fused.body.iter().map(|i| i.code).collect()
     }
@@ -305,9 +396,9 @@ mod tests {
         let two = |op, a, b| Node::Binary { op, a, b };
         let one = |op, a| Node::Unary { op, a };
         let swiglu = [one(UnaryOp::Sigmoid, 0), two(Multiply, 0, 5), two(Multiply, 6, 1)];
-        assert_eq!(codes(&swiglu), [Code::Gated(UnaryOp::Sigmoid)]);
-        assert_eq!(codes(&[two(Multiply, 0, 1), two(Multiply, 5, 2)]), [Code::Triple]);
-        let lion = [
+        assert_eq!(codes(&swiglu, &[]), [Code::Gated(UnaryOp::Sigmoid)]);
+        assert_eq!(codes(&[two(Multiply, 0, 1), two(Multiply, 5, 2)], &[]), [Code::Triple]);
+        let mut lion = vec![
             two(Multiply, 3, 1),
             two(Multiply, 4, 2),
             two(Add, 5, 6),
@@ -321,7 +412,42 @@ mod tests {
             two(Subtract, 0, 14),
         ];
         let expected = [Code::SignOfProducts { subtract: false }, Code::LessProducts { subtract: false }];
-        assert_eq!(codes(&lion), expected);
+        assert_eq!(codes(&lion, &[]), expected);
+        // With the new momentum.
+        lion.extend([two(Multiply, 4, 1), two(Multiply, 3, 2), two(Add, 16, 17)]);
+        let [twins, step] = codes(&lion, &[15])[..] else { panic!("{:?}", codes(&lion, &[15])) };
+        assert!(matches!(twins, Code::Twins { sign: true, .. }), "{twins:?}");
+        assert_eq!(step, Code::LessProducts { subtract: false });
+    }
+
+    #[test]
+    fn functions_take_their_uniform_surroundings() {
+        use BinaryOp::{Add, Multiply};
+        let two = |op, a, b| Node::Binary { op, a, b };
+        let one = |op, a| Node::Unary { op, a };
+        let [k, h] = [3, 4].map(|k| Some(Source::ScalarInput(k)));
+        let tanh = |around| Code::Shaped(UnaryOp::Tanh, around);
+        // h·x·(h + tanh(k·(x + k·x·x²))), as GELU is.
+        let gelu = [
+            one(UnaryOp::Square, 0),
+            two(Multiply, 3, 0),
+            two(Multiply, 6, 5),
+            two(Add, 0, 7),
+            two(Multiply, 3, 8),
+            one(UnaryOp::Tanh, 9),
+            two(Add, 4, 10),
+            two(Multiply, 4, 0),
+            two(Multiply, 12, 11),
+        ];
+        assert_eq!(codes(&gelu, &[]), [Code::ThenCube(k.expect("a scalar")), tanh([k, h, h])]);
+        // h·tanh(k·x).
+        let cap = [two(Multiply, 3, 0), one(UnaryOp::Tanh, 5), two(Multiply, 6, 4)];
+        assert_eq!(codes(&cap, &[]), [tanh([k, None, h])]);
+        // A sum with a uniform number after a product with one is another sum.
+        let late = [one(UnaryOp::Tanh, 0), two(Multiply, 3, 5), two(Add, 4, 6)];
+        assert!(!codes(&late, &[]).contains(&tanh([None, h, k])));
+        // What is stored too is made on its own.
+        assert_eq!(codes(&cap, &[6]).len(), 2);
     }
 
     /// What someone else reads too is made on its own.
@@ -330,6 +456,6 @@ mod tests {
         use BinaryOp::{Add, Multiply};
         let two = |op, a, b| Node::Binary { op, a, b };
         let chain = [two(Multiply, 0, 1), two(Multiply, 5, 2), two(Add, 5, 6)];
-        assert!(!codes(&chain).contains(&Code::Triple));
+        assert!(!codes(&chain, &[]).contains(&Code::Triple));
     }
 }

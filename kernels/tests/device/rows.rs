@@ -352,3 +352,195 @@ fn chains() {
         close(&bench.get(target), &want[0], 1e-6);
     }
 }
+
+/// Runs each node in a kernel of its own, where nothing can be fused; returns
+/// the numbers of each.
+fn one_by_one(bench: &mut Bench, rows: u32, cols: u32, inputs: &[Operand], nodes: &[Node]) -> Vec<Vec<f32>> {
+    let mut made: Vec<Operand> = Vec::new();
+    for node in nodes {
+        let (operands, alone) = match *node {
+            Node::Input(k) => {
+                made.push(inputs[k as usize]);
+                continue;
+            }
+            Node::Unary { op, a } => (vec![a], Node::Unary { op, a: 0 }),
+            Node::Binary { op, a, b } => (vec![a, b], Node::Binary { op, a: 0, b: 1 }),
+            ref other => unreachable!("{other:?}"),
+        };
+        let mut chain: Vec<Node> = (0..operands.len() as u32).map(Node::Input).collect();
+        chain.push(alone);
+        let tensor = bench.zeros(&[rows as usize, cols as usize]);
+        let stores = vec![Store { node: operands.len() as u32, tensor, layout: Layout::Element }];
+        let inputs = operands.iter().map(|&a| made[a as usize]).collect();
+        bench.run(vec![RowMap { rows, cols, inputs, nodes: chain, stores }.into()]);
+        made.push(Operand { tensor, layout: Layout::Element });
+    }
+    made.iter().map(|operand| bench.get(operand.tensor)).collect()
+}
+
+/// What optimizers and activations are made of, over what is there: elements,
+/// 0 to 2 and what was made before, and uniform values, 3 and 4.
+fn idiom(bench: &mut Bench, nodes: &mut Vec<Node>) {
+    let mut element = |nodes: &Vec<Node>| match bench.index(nodes.len() - 4) as u32 {
+        made @ 3.. => made + 4,
+        input => input,
+    };
+    let (x, y, z) = (element(nodes), element(nodes), element(nodes));
+    let (f, g) = (3 + bench.index(2) as u32, 3 + bench.index(2) as u32);
+    let function = [UnaryOp::Tanh, UnaryOp::Sigmoid, UnaryOp::Exponential][bench.index(3) as usize];
+    let plus = [BinaryOp::Add, BinaryOp::Subtract][bench.index(2) as usize];
+    let swap = bench.index(2) == 0;
+    let one = |nodes: &mut Vec<Node>, op, a| {
+        nodes.push(Node::Unary { op, a });
+        nodes.len() as u32 - 1
+    };
+    let two = |nodes: &mut Vec<Node>, op, a, b| {
+        let (a, b) = if swap { (b, a) } else { (a, b) };
+        nodes.push(Node::Binary { op, a, b });
+        nodes.len() as u32 - 1
+    };
+    let times = BinaryOp::Multiply;
+    match bench.index(8) {
+        // Per row and per column.
+        0 => drop(two(nodes, plus, x, 5 + u32::from(swap))),
+        1 => drop(two(nodes, [BinaryOp::Maximum, times, plus][bench.index(3) as usize], x, y)),
+        // f·x ± y.
+        2 => {
+            let product = two(nodes, times, f, x);
+            two(nodes, plus, product, y);
+        }
+        // f·x ± g·y, and again with other factors.
+        3 => {
+            let (a, b) = (two(nodes, times, f, x), two(nodes, times, g, y));
+            two(nodes, plus, a, b);
+            let (a, b) = (two(nodes, times, g, x), two(nodes, times, f, y));
+            two(nodes, BinaryOp::Add, a, b);
+        }
+        // Lion: the sign of f·x + g·y, the step, and f·x + f·y.
+        4 => {
+            let (a, b) = (two(nodes, times, f, x), two(nodes, times, g, y));
+            let way = two(nodes, plus, a, b);
+            let back = one(nodes, UnaryOp::Negate, way);
+            let (up, down) = (one(nodes, UnaryOp::Step, way), one(nodes, UnaryOp::Step, back));
+            nodes.push(Node::Binary { op: BinaryOp::Subtract, a: up, b: down });
+            let (a, b) = (two(nodes, times, f, up + 2), two(nodes, times, g, z));
+            let step = two(nodes, BinaryOp::Add, a, b);
+            nodes.push(Node::Binary { op: BinaryOp::Subtract, a: z, b: step });
+            let (a, b) = (two(nodes, times, f, x), two(nodes, times, f, y));
+            two(nodes, BinaryOp::Add, a, b);
+        }
+        // z + (f·x)·(y·y).
+        5 => {
+            let (a, b) = (two(nodes, times, f, x), one(nodes, UnaryOp::Square, y));
+            let cube = two(nodes, times, a, b);
+            two(nodes, plus, cube, z);
+        }
+        // (g + function(f·x))·(f·y), or the parts of it.
+        6 => {
+            let mut made = x;
+            if bench.index(2) == 0 {
+                made = two(nodes, times, f, made);
+            }
+            made = one(nodes, function, made);
+            if bench.index(2) == 0 {
+                made = two(nodes, BinaryOp::Add, g, made);
+            }
+            match bench.index(3) {
+                0 => drop(two(nodes, times, f, made)),
+                1 => drop(two(nodes, times, y, made)),
+                _ => {
+                    let scaled = two(nodes, times, f, y);
+                    two(nodes, times, scaled, made);
+                }
+            }
+        }
+        // function(x)·y·z and x·y·z.
+        _ => {
+            let first = if swap { x } else { one(nodes, function, x) };
+            let product = two(nodes, times, first, y);
+            two(nodes, times, product, z);
+        }
+    }
+}
+
+/// A kernel makes what its nodes make one by one, to the bit, wherever it may
+/// write: over its inputs too, and over what an earlier store has read. That is
+/// the processor's promise; a card has fused forms of its own.
+fn check_bits(seed: u64, rows: usize, cols: usize, length: usize) {
+    if Bench::on_cuda() {
+        return;
+    }
+    let mut bench = Bench::new(seed);
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, 3e38];
+    let layouts = [
+        Layout::Element,
+        Layout::Element,
+        Layout::Element,
+        Layout::Scalar,
+        Layout::Scalar,
+        Layout::PerRow,
+        Layout::PerCol,
+    ];
+    let inputs = layouts.map(|layout| {
+        let shape = match layout {
+            Layout::Element => vec![rows, cols],
+            Layout::PerRow => vec![rows],
+            Layout::PerCol => vec![cols],
+            Layout::Scalar => vec![1],
+        };
+        let count = shape.iter().product();
+        let mut values: Vec<f32> = (0..count).map(|_| bench.draw()).collect();
+        if layout == Layout::Element {
+            for _ in 0..count.div_ceil(50) {
+                let (at, of) = (bench.index(count) as usize, bench.index(special.len()) as usize);
+                values[at] = special[of];
+            }
+        }
+        Operand { tensor: bench.put(&shape, &values), layout }
+    });
+    let mut nodes: Vec<Node> = (0..7).map(Node::Input).collect();
+    for _ in 0..length {
+        idiom(&mut bench, &mut nodes);
+    }
+    let want = one_by_one(&mut bench, rows as u32, cols as u32, &inputs, &nodes);
+    // Up to three of the last nodes, each over an input or somewhere else.
+    let mut stores: Vec<Store> = Vec::new();
+    let count = 1 + bench.index(3) as usize;
+    for over in &inputs[..count] {
+        let node = nodes.len() - 1 - bench.index((nodes.len() - 7).min(8)) as usize;
+        let elsewhere = bench.index(3) == 0;
+        let tensor = if elsewhere { bench.zeros(&[rows, cols]) } else { over.tensor };
+        stores.push(Store { node: node as u32, tensor, layout: Layout::Element });
+    }
+    bench.run(vec![
+        RowMap {
+            rows: rows as u32,
+            cols: cols as u32,
+            inputs: inputs.to_vec(),
+            nodes: nodes.clone(),
+            stores: stores.clone(),
+        }
+        .into(),
+    ]);
+    for store in &stores {
+        for (at, (got, want)) in bench.get(store.tensor).iter().zip(&want[store.node as usize]).enumerate() {
+            // Which of two NaN an operation hands on is the processor's affair.
+            let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+            assert!(same, "{store:?}, element {at}: {got:e}, not {want:e}\n{nodes:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::bench::cases(200)))]
+
+    #[test]
+    fn to_the_bit_in_long_rows(seed: u64, rows in 1usize..4, cols in 1usize..9000, length in 1usize..5) {
+        check_bits(seed, rows, cols, length);
+    }
+
+    #[test]
+    fn to_the_bit_in_short_rows(seed: u64, rows in 1usize..200, cols in 1usize..70, length in 1usize..5) {
+        check_bits(seed, rows, cols, length);
+    }
+}

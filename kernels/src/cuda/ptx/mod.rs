@@ -428,7 +428,13 @@ impl Emitter<'_> {
                 let positive = self.test("setp.gt.f32", &s[0], &zero);
                 self.choose(&s[1], &s[2], &positive)
             }
-            Code::Triple | Code::Gated(_) | Code::SignOfProducts { .. } | Code::LessProducts { .. } => {
+            Code::Triple
+            | Code::Gated(_)
+            | Code::SignOfProducts { .. }
+            | Code::LessProducts { .. }
+            | Code::Twins { .. }
+            | Code::ThenCube(_)
+            | Code::Shaped(..) => {
                 unreachable!("not in a plain listing")
             }
             Code::Sign => {
