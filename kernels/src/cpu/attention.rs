@@ -9,6 +9,8 @@
 //! blocks of queries; tiles of scores that the mask hides are left out. A
 //! non-finite value in k or v reaches every query whose tiles it shares.
 
+#[cfg(target_arch = "x86_64")]
+use super::attention_avx512;
 use super::matmul::Matrix;
 use super::simd::{LANES, larger, maximum, multiversion, sum};
 use super::tasks::Stage;
@@ -58,6 +60,10 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_avx512::can::<f32>() {
+        return attention_avx512::forward::<f32>(split, [q, k, v], out, lse, dims);
+    }
     let AttentionDims { batch, time, heads, kv_heads, dim, .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let group = heads / kv_heads;

@@ -8,6 +8,8 @@
 //! that share it: all three gradients are its own, and are summed in order.
 
 use super::attention::{Block, KEYS, STRIDE, key_head, probabilities, row_start};
+#[cfg(target_arch = "x86_64")]
+use super::attention_avx512;
 use super::matmul::Matrix;
 use super::simd::{dot, multiversion};
 use super::tiles::{COLS, ROWS, SLACK, Tiles};
@@ -45,6 +47,12 @@ pub(crate) fn backward(
     dv: &mut [f32],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_avx512::can::<f32>() {
+        let Inputs { q, k, v, out, lse, dout } = inputs;
+        let inputs = attention_avx512::Inputs { q, k, v, out, lse, dout };
+        return attention_avx512::backward::<f32>(split, inputs, [dq, dk, dv], dims);
+    }
     let gradients = Gradients { q: Output::new(dq), k: Output::new(dk), v: Output::new(dv) };
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);

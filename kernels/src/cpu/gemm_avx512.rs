@@ -10,7 +10,6 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::attention_bf16::WEIGHTS;
 use super::blocked::Micro;
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
@@ -67,13 +66,24 @@ impl Micro for Avx512Bf16 {
     const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs);
 }
 
-impl Avx512Bf16 {
-    /// As [`Micro::RUN`], for rows of attention's weights: units that follow
-    /// each other, rows [`WEIGHTS`] apart.
-    pub const ROWS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, WEIGHTS, 1);
-    /// As [`Micro::RUN`], for columns of attention's weights: rows of units
-    /// [`STRIDE`] apart.
-    pub const COLUMNS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
+/// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
+/// apart.
+pub(crate) trait Weighed: Micro {
+    /// As [`Micro::RUN`], for rows of them: units that follow each other.
+    const ALONG: &'static [unsafe fn(&Tile)];
+    /// As [`Micro::RUN`], for columns of them.
+    const ACROSS: &'static [unsafe fn(&Tile)];
+}
+
+impl Weighed for Avx512 {
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, STRIDE, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STRIDE);
+}
+
+/// A row of pairs has half as many units.
+impl Weighed for Avx512Bf16 {
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, STRIDE / 2, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
 }
 
 /// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
