@@ -170,13 +170,14 @@ pub(crate) fn forward<K: Kind>(
         let (head, query) = (kv_head * group + rest / blocks, rest % blocks * QUERIES);
         // What this thread does next, likely.
         let next = kv + split.threads();
-        let soon = |t: usize, rows: usize| {
+        let soon = |part: usize, t: usize, rows: usize| {
             if next < batch * kv_heads {
                 let (b, kv_head) = (next / kv_heads, next % kv_heads);
-                prefetch_head(q, dims, heads, (b, kv_head * group + rest / blocks), t, rows);
-                if rest < blocks {
-                    prefetch_head(k, dims, kv_heads, (b, kv_head), t, rows);
-                    prefetch_head(v, dims, kv_heads, (b, kv_head), t, rows);
+                match part {
+                    0 => prefetch_head(q, dims, heads, (b, kv_head * group + rest / blocks), t, rows),
+                    _ if rest >= blocks => {}
+                    1 => prefetch_head(k, dims, kv_heads, (b, kv_head), t, rows),
+                    _ => prefetch_head(v, dims, kv_heads, (b, kv_head), t, rows),
                 }
             }
         };
@@ -220,7 +221,7 @@ fn query_block<K: Kind>(
     (out, lse): (Moved<K::Element>, Output),
     dims: &AttentionDims,
     (b, head, query): (usize, usize, usize),
-    soon: impl Fn(usize, usize),
+    soon: impl Fn(usize, usize, usize),
 ) {
     let AttentionDims { time, heads, dim, .. } = *dims;
     let stride = heads * dim;
@@ -245,10 +246,11 @@ fn query_block<K: Kind>(
             for strip in block.strips(dims, ROWS).map(Strip::from) {
                 if last {
                     prefetch_rows(out, q_at + strip.row * stride, strip.rows, stride, dim);
-                    soon(query + strip.row, strip.rows);
                 }
+                let soon = |part| if last { soon(part, query + strip.row, strip.rows) };
                 let sums = &mut sums[strip.row * dim..][..strip.rows * dim];
                 strip.scores::<K>(block, dims, q_left, keys_packed, dims.scale, scores);
+                soon(0);
                 for i in 0..strip.rows {
                     let (row, seeing) = strip.seeing(block, dims, i);
                     let state = (&mut highest[strip.row + i], &mut total[strip.row + i]);
@@ -259,8 +261,10 @@ fn query_block<K: Kind>(
                         unsafe { scale(&mut sums[i * dim..][..dim], factor) };
                     }
                 }
+                soon(1);
                 let weights = strip.along::<K>(scores, weights);
                 strip.weigh::<K>(block, dims, weights, values_packed, sums, fresh);
+                soon(2);
                 for (i, row) in sums.chunks_exact_mut(dim).enumerate().filter(|_| last) {
                     // SAFETY: as above.
                     unsafe { scale(row, 1.0 / total[strip.row + i]) };
@@ -485,25 +489,24 @@ pub(crate) fn backward<K: Kind>(
             let group = dims.heads / dims.kv_heads;
             for head in kv_head * group..(kv_head + 1) * group {
                 let last = head + 1 == (kv_head + 1) * group;
-                let soon = |t: usize, rows: usize| {
+                let soon = |part: usize, t: usize, rows: usize| {
                     // What this thread does next, likely.
                     let next = if last { task + split.threads() } else { task };
-                    if next < dims.batch * dims.kv_heads {
-                        let (b, next) = (next / dims.kv_heads, next % dims.kv_heads);
-                        let next_head = if last { next * group } else { head + 1 };
-                        for of in [inputs.q, inputs.dout, inputs.out] {
-                            prefetch_head(of, dims, dims.heads, (b, next_head), t, rows);
+                    let (b, next) = (next / dims.kv_heads, next % dims.kv_heads);
+                    let next_head = if last { next * group } else { head + 1 };
+                    let from = |of, heads, head| {
+                        if b < dims.batch {
+                            prefetch_head(of, dims, heads, (b, head), t, rows);
                         }
-                        if last {
-                            prefetch_head(inputs.k, dims, dims.kv_heads, (b, next), t, rows);
-                            prefetch_head(inputs.v, dims, dims.kv_heads, (b, next), t, rows);
-                        }
-                    }
-                    if last {
-                        let stride = dims.kv_heads * dims.dim;
-                        let at = row_start(dims, dims.kv_heads, b, t, kv_head);
-                        prefetch_rows(dk_out, at, rows, stride, dims.dim);
-                        prefetch_rows(dv_out, at, rows, stride, dims.dim);
+                    };
+                    match part {
+                        0 => from(inputs.q, dims.heads, next_head),
+                        1 => from(inputs.dout, dims.heads, next_head),
+                        2 => from(inputs.out, dims.heads, next_head),
+                        _ if !last => {}
+                        3 => from(inputs.k, dims.kv_heads, next),
+                        4 => from(inputs.v, dims.kv_heads, next),
+                        _ => {}
                     }
                 };
                 for query in (0..dims.time).step_by(QUERIES_BACKWARD) {
@@ -514,9 +517,9 @@ pub(crate) fn backward<K: Kind>(
             for (t, (dk, dv)) in rows.enumerate() {
                 let at = row_start(dims, dims.kv_heads, b, t, kv_head);
                 let stride = dims.kv_heads * dims.dim;
-                if t % 8 == 0 && t + 8 < dims.time {
-                    prefetch_rows(dk_out, at + 8 * stride, 8.min(dims.time - t - 8), stride, dims.dim);
-                    prefetch_rows(dv_out, at + 8 * stride, 8.min(dims.time - t - 8), stride, dims.dim);
+                if t % 8 == 0 && t + 16 < dims.time {
+                    prefetch_rows(dk_out, at + 16 * stride, 8.min(dims.time - t - 16), stride, dims.dim);
+                    prefetch_rows(dv_out, at + 16 * stride, 8.min(dims.time - t - 16), stride, dims.dim);
                 }
                 // SAFETY: rows of this task's key head only.
                 unsafe {
@@ -536,7 +539,7 @@ fn gradient_block<K: Kind>(
     (dq, dk, dv): (Moved<K::Element>, &mut [f32], &mut [f32]),
     dims: &AttentionDims,
     (b, head, query): (usize, usize, usize),
-    soon: impl Fn(usize, usize),
+    soon: impl Fn(usize, usize, usize),
 ) {
     const QUERIES: usize = QUERIES_BACKWARD;
     let AttentionDims { time, heads, dim, scale: by, .. } = *dims;
@@ -578,19 +581,24 @@ fn gradient_block<K: Kind>(
             for strip in block.strips(dims, ROWS).map(Strip::from) {
                 if last {
                     prefetch_rows(dq, q_at + strip.row * stride, strip.rows, stride, dim);
-                    soon(query + strip.row, strip.rows);
                 }
+                let soon = |part| if last { soon(part, query + strip.row, strip.rows) };
                 strip.scores::<K>(block, dims, q_left, packed.keys, by, scores);
+                soon(0);
                 strip.scores::<K>(block, dims, dout_left, packed.values, by, dp);
+                soon(1);
                 for i in 0..strip.rows {
                     let (row, seeing) = strip.seeing(block, dims, i);
                     let (lse, delta) = (lse[strip.row + i], delta[strip.row + i]);
                     // SAFETY: the level has AVX-512F (`left` checked it).
                     unsafe { gradient(&mut scores[row.clone()], &mut dp[row], seeing, lse, delta) };
                 }
+                soon(2);
                 strip.columns::<K>(scores, p_columns);
+                soon(3);
                 strip.columns::<K>(dp, ds_columns);
                 let weights = strip.along::<K>(dp, weights);
+                soon(4);
                 let sums = &mut sums[strip.row * dim..][..strip.rows * dim];
                 strip.weigh::<K>(block, dims, weights, packed.key_rows, sums, fresh);
                 for (i, row) in sums.chunks_exact(dim).enumerate().filter(|_| last) {
