@@ -7,7 +7,8 @@
 //! (Milakov and Gimelshein 2018; Dao et al. 2022), so that scores need no
 //! more room for a longer text. Keys and values are packed once, for all
 //! blocks of queries; tiles of scores that the mask hides are left out. A
-//! non-finite value in k or v reaches every query whose tiles it shares.
+//! non-finite value in k or v reaches every query whose tiles it shares. With
+//! AVX-512 it is `attention_avx512` that runs.
 
 #[cfg(target_arch = "x86_64")]
 use super::attention_avx512;
@@ -324,7 +325,7 @@ impl Block {
 multiversion! {
     /// Turns scores into exp(score − running maximum), 0 outside the window;
     /// `factor` is what earlier blocks must be multiplied by.
-    pub(crate) fn online_softmax(
+    fn online_softmax(
         scores: &mut [f32],
         highest: &mut [f32],
         total: &mut [f32],

@@ -33,6 +33,8 @@ const QUERIES_BACKWARD: usize = 8 * ROWS;
 /// Key heads for each thread from which a task is one of them, with all queries
 /// that share it: its panels stay in L2.
 const EACH: usize = 4;
+/// Rows ahead of the one that is written, when it is asked for.
+const AHEAD: usize = 12;
 const _: () = assert!(QUERIES.is_multiple_of(2) && ROWS.is_multiple_of(2) && KEYS.is_multiple_of(COLS));
 const _: () = assert!(ROWS == Avx512Bf16::ROWS && COLS == Avx512Bf16::COLS);
 
@@ -128,7 +130,8 @@ fn prefetch_rows<T>(out: Moved<T>, at: usize, rows: usize, stride: usize, dim: u
     }
 }
 
-/// Asks for rows of a head from position `t` on, into L2: another task's.
+/// Asks for rows of a head from position `t` on, into L2: they are read by a
+/// later task.
 fn prefetch_head<T>(
     of: &[T],
     dims: &AttentionDims,
@@ -168,7 +171,7 @@ pub(crate) fn forward<K: Kind>(
     let block = |kv: usize, rest: usize, room: &[f32]| {
         let (b, kv_head) = (kv / kv_heads, kv % kv_heads);
         let (head, query) = (kv_head * group + rest / blocks, rest % blocks * QUERIES);
-        // What this thread does next, likely.
+        // Asks for a part of what this thread reads next, likely.
         let next = kv + split.threads();
         let soon = |part: usize, t: usize, rows: usize| {
             if next < batch * kv_heads {
@@ -214,7 +217,9 @@ pub(crate) fn forward<K: Kind>(
     }
 }
 
-/// One block of queries against all keys that it sees.
+/// One block of queries against all keys that it sees. `soon` asks for a part
+/// of what comes later (0 to 2), for rows from a position on: a few cache lines
+/// at a time, which the products do not wait for.
 fn query_block<K: Kind>(
     q: &[K::Element],
     (keys_packed, values_packed): (&[f32], &[f32]),
@@ -247,7 +252,11 @@ fn query_block<K: Kind>(
                 if last {
                     prefetch_rows(out, q_at + strip.row * stride, strip.rows, stride, dim);
                 }
-                let soon = |part| if last { soon(part, query + strip.row, strip.rows) };
+                let soon = |part| {
+                    if last {
+                        soon(part, query + strip.row, strip.rows)
+                    }
+                };
                 let sums = &mut sums[strip.row * dim..][..strip.rows * dim];
                 strip.scores::<K>(block, dims, q_left, keys_packed, dims.scale, scores);
                 soon(0);
@@ -337,6 +346,7 @@ impl Strip {
         let strip = left[self.row * units..][..self.rows * units].as_ptr();
         for col in (self.first()..self.high).step_by(COLS) {
             let out = &mut scores[col..][..(self.rows - 1) * STRIDE + COLS];
+            let narrow = self.high - col <= COLS / 2;
             let tile = Tile {
                 depth: units,
                 left: strip,
@@ -345,13 +355,14 @@ impl Strip {
                 ahead: &[],
                 out: out.as_mut_ptr(),
                 out_stride: STRIDE,
-                width: COLS,
+                width: if narrow { COLS / 2 } else { COLS },
                 alpha,
                 accumulate: false,
             };
+            let run = if narrow { K::Tile::HALF } else { K::Tile::RUN };
             // SAFETY: the level (`left` checked it); a packed strip, a panel,
             // and rows of the scores.
-            unsafe { K::Tile::RUN[self.rows - 1](&tile) };
+            unsafe { run[self.rows - 1](&tile) };
         }
     }
 
@@ -489,8 +500,8 @@ pub(crate) fn backward<K: Kind>(
             let group = dims.heads / dims.kv_heads;
             for head in kv_head * group..(kv_head + 1) * group {
                 let last = head + 1 == (kv_head + 1) * group;
+                // As in the forward pass.
                 let soon = |part: usize, t: usize, rows: usize| {
-                    // What this thread does next, likely.
                     let next = if last { task + split.threads() } else { task };
                     let (b, next) = (next / dims.kv_heads, next % dims.kv_heads);
                     let next_head = if last { next * group } else { head + 1 };
@@ -505,8 +516,7 @@ pub(crate) fn backward<K: Kind>(
                         2 => from(inputs.out, dims.heads, next_head),
                         _ if !last => {}
                         3 => from(inputs.k, dims.kv_heads, next),
-                        4 => from(inputs.v, dims.kv_heads, next),
-                        _ => {}
+                        _ => from(inputs.v, dims.kv_heads, next),
                     }
                 };
                 for query in (0..dims.time).step_by(QUERIES_BACKWARD) {
@@ -514,12 +524,12 @@ pub(crate) fn backward<K: Kind>(
                 }
             }
             let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim));
+            let stride = dims.kv_heads * dims.dim;
             for (t, (dk, dv)) in rows.enumerate() {
                 let at = row_start(dims, dims.kv_heads, b, t, kv_head);
-                let stride = dims.kv_heads * dims.dim;
-                if t % 8 == 0 && t + 16 < dims.time {
-                    prefetch_rows(dk_out, at + 16 * stride, 8.min(dims.time - t - 16), stride, dims.dim);
-                    prefetch_rows(dv_out, at + 16 * stride, 8.min(dims.time - t - 16), stride, dims.dim);
+                if t + AHEAD < dims.time {
+                    prefetch_rows(dk_out, at + AHEAD * stride, 1, stride, dims.dim);
+                    prefetch_rows(dv_out, at + AHEAD * stride, 1, stride, dims.dim);
                 }
                 // SAFETY: rows of this task's key head only.
                 unsafe {
@@ -532,7 +542,8 @@ pub(crate) fn backward<K: Kind>(
 }
 
 /// The share of one block of queries of one head, run by the task that owns its
-/// key head, whose gradients `dk` and `dv` are.
+/// key head, whose gradients `dk` and `dv` are; `soon` as in [`query_block`],
+/// of parts 0 to 4.
 fn gradient_block<K: Kind>(
     inputs: Inputs<K::Element>,
     packed: &Packed,
@@ -550,17 +561,21 @@ fn gradient_block<K: Kind>(
     let dout_block = Matrix::strided(&inputs.dout[q_at..], queries, dim, stride);
     let lse = &inputs.lse[(b * heads + head) * time + query..][..queries];
     let (of_left, of_right) = (strips::<K>(QUERIES, dim), panels::<K>(QUERIES, dim));
-    let of_columns = QUERIES / K::DEEP * STRIDE;
-    let room = 2 * (of_left + of_right + of_columns) + 3 * ROWS * STRIDE + QUERIES * (dim + 1);
-    scratch::with(room, |room| {
+    // Scores of `f32` become weights where they are; others strip by strip.
+    let (of_scores, of_columns) = match K::DEEP {
+        1 => (QUERIES * STRIDE, 0),
+        _ => (ROWS * STRIDE, QUERIES / K::DEEP * STRIDE),
+    };
+    let of_weights = 2 * (of_scores + of_columns) + ROWS * STRIDE;
+    scratch::with(2 * (of_left + of_right) + of_weights + QUERIES * (dim + 1), |room| {
         let (q_left, room) = room.split_at_mut(of_left);
         let (dout_left, room) = room.split_at_mut(of_left);
         let (q_right, room) = room.split_at_mut(of_right);
         let (dout_right, room) = room.split_at_mut(of_right);
         let (p_columns, room) = room.split_at_mut(of_columns);
         let (ds_columns, room) = room.split_at_mut(of_columns);
-        let (scores, room) = room.split_at_mut(ROWS * STRIDE);
-        let (dp, room) = room.split_at_mut(ROWS * STRIDE);
+        let (scores, room) = room.split_at_mut(of_scores);
+        let (dp, room) = room.split_at_mut(of_scores);
         let (weights, room) = room.split_at_mut(ROWS * STRIDE);
         let (sums, delta) = room.split_at_mut(QUERIES * dim);
         let delta = &mut delta[..queries];
@@ -582,7 +597,13 @@ fn gradient_block<K: Kind>(
                 if last {
                     prefetch_rows(dq, q_at + strip.row * stride, strip.rows, stride, dim);
                 }
-                let soon = |part| if last { soon(part, query + strip.row, strip.rows) };
+                let soon = |part| {
+                    if last {
+                        soon(part, query + strip.row, strip.rows)
+                    }
+                };
+                let at = if K::DEEP == 1 { strip.row * STRIDE } else { 0 };
+                let (scores, dp) = (&mut scores[at..], &mut dp[at..]);
                 strip.scores::<K>(block, dims, q_left, packed.keys, by, scores);
                 soon(0);
                 strip.scores::<K>(block, dims, dout_left, packed.values, by, dp);
@@ -606,8 +627,9 @@ fn gradient_block<K: Kind>(
                     K::narrow(row, unsafe { dq.range(q_at + (strip.row + i) * stride, dim) });
                 }
             }
-            weigh_transposed::<K>(block, dims, p_columns, dout_right, dv);
-            weigh_transposed::<K>(block, dims, ds_columns, q_right, dk);
+            let (p, ds) = if K::DEEP == 1 { (&*scores, &*dp) } else { (&*p_columns, &*ds_columns) };
+            weigh_transposed::<K>(block, dims, p, dout_right, dv);
+            weigh_transposed::<K>(block, dims, ds, q_right, dk);
             fresh = false;
             key += keys;
         }
@@ -631,26 +653,23 @@ impl Strip {
 
     /// Puts its weights where tiles read columns of the block's, and 0 beside
     /// them: tiles of keys begin elsewhere than those of scores.
-    fn columns<K: Kind>(self, weights: &[f32], to: &mut [f32]) {
+    fn columns<K: Kind>(self, weights: &mut [f32], columns: &mut [f32]) {
         const NONE: [f32; KEYS] = [0.0; KEYS];
         let (first, end) = (self.first(), self.end());
-        let len = end - first;
-        for (i, to) in to[self.row / K::DEEP * STRIDE..]
-            .chunks_exact_mut(STRIDE)
-            .take(self.rows.div_ceil(K::DEEP))
-            .enumerate()
-        {
-            to[first.saturating_sub(COLS)..first].fill(0.0);
-            to[end..(end + COLS).min(KEYS)].fill(0.0);
-            let row = |i: usize| &weights[i * STRIDE + first..][..len];
-            let to = &mut to[first..end];
-            if K::DEEP == 1 {
-                to.copy_from_slice(row(i));
-                continue;
-            }
-            let second = if 2 * i + 1 < self.rows { row(2 * i + 1) } else { &NONE[..len] };
+        let beside = |row: &mut [f32]| {
+            row[first.saturating_sub(COLS)..first].fill(0.0);
+            row[end..(end + COLS).min(KEYS)].fill(0.0);
+        };
+        if K::DEEP == 1 {
+            return weights.chunks_exact_mut(STRIDE).take(self.rows).for_each(beside);
+        }
+        let columns = columns[self.row / K::DEEP * STRIDE..].chunks_exact_mut(STRIDE);
+        for (i, to) in (0..self.rows).step_by(2).zip(columns) {
+            beside(to);
+            let row = |i: usize| &weights[i * STRIDE..][first..end];
+            let second = if i + 1 < self.rows { row(i + 1) } else { &NONE[first..end] };
             // SAFETY: the level, of which pairs are (`left` checked it).
-            unsafe { round_rows(row(2 * i), second, to) };
+            unsafe { round_rows(row(i), second, &mut to[first..end]) };
         }
     }
 }

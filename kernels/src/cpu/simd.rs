@@ -1,7 +1,7 @@
 //! One body, two machines: kernels are written as plain loops and compiled
 //! twice, for the portable instruction set and for AVX2 with fused
 //! multiply-add. Which one runs is found out once per process. (Large matrix
-//! products have two more ways, for AVX-512 and its bfloat16.)
+//! products and attention have two more ways, for AVX-512 and its bfloat16.)
 
 use std::sync::OnceLock;
 

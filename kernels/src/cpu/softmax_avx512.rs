@@ -162,3 +162,140 @@ pub(crate) fn dot_pairs(x: &[u16], y: &[u16]) -> f32 {
 pub(crate) fn scale(row: &mut [f32], factor: f32) {
     row.iter_mut().for_each(|x| *x *= factor);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bf16;
+    use crate::cpu::simd::{Level, level};
+
+    const LEN: usize = 4 * VECTOR;
+
+    fn filled(seed: usize) -> [f32; LEN] {
+        std::array::from_fn(|i| ((i * 37 + seed * 11) % 101) as f32 / 16.0 - 3.0)
+    }
+
+    /// Of sixteen numbers.
+    fn exps(x: [f32; VECTOR], of: __mmask16) -> [f32; VECTOR] {
+        let mut to = [9.0; VECTOR];
+        // SAFETY: every test here asks for the level first.
+        unsafe { store(&mut to, exp(load(&x), of)) };
+        to
+    }
+
+    #[test]
+    fn exponentials() {
+        if level() < Level::Avx512 {
+            return;
+        }
+        let mut worst = 0f64;
+        for step in 0..100_000 {
+            let x: [f32; VECTOR] = std::array::from_fn(|i| {
+                let at = (step * VECTOR + i) as f32 / 1_600_000.0;
+                if step % 2 == 0 { -87.3 + 176.0 * at } else { 2.0 * at - 1.0 }
+            });
+            for (got, x) in exps(x, !0).into_iter().zip(x) {
+                let want = f64::from(x).exp();
+                worst = worst.max((f64::from(got) - want).abs() / want);
+            }
+        }
+        assert!(worst < 2e-7, "{worst}");
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let special = [-inf, -1e30, -87.4, -0.0, 0.0, 88.73, 89.5, 1e30, inf, nan];
+        let mut x = [0.0; VECTOR];
+        x[..special.len()].copy_from_slice(&special);
+        let got = exps(x, !0);
+        assert_eq!(got[..9], [0.0, 0.0, 0.0, 1.0, 1.0, inf, inf, inf, inf]);
+        assert!(got[9].is_nan());
+        assert_eq!(exps([nan; VECTOR], 0), [0.0; VECTOR]);
+    }
+
+    #[test]
+    fn softmax_and_its_gradient_see_what_they_should() {
+        if level() < Level::Avx512 {
+            return;
+        }
+        for (low, high) in [(0, LEN), (0, 1), (5, 40), (16, 32), (31, 33), (63, 64), (7, 7)] {
+            let sees = |i: usize| (low..high).contains(&i);
+            let scores = filled(1);
+            let (mut row, mut highest, mut total) = (scores, 1.5, 2.0);
+            // SAFETY: the level, as above.
+            let factor = unsafe { softmax(&mut row, (low, high), &mut highest, &mut total) };
+            let most = (low..high).fold(1.5, |most, i| scores[i].max(most));
+            assert_eq!(highest, most);
+            assert!((factor - (1.5 - most).exp()).abs() < 1e-6);
+            let mut sum = 2.0 * f64::from(factor);
+            let mut dp = filled(2);
+            let mut p = scores;
+            // SAFETY: as above.
+            unsafe { gradient(&mut p, &mut dp, (low, high), 0.75, 0.5) };
+            for i in 0..LEN {
+                let weight = if sees(i) { f64::from(scores[i] - most).exp() } else { 0.0 };
+                assert!((f64::from(row[i]) - weight).abs() < 1e-6, "{low}..{high}, {i}");
+                sum += weight;
+                let weight = if sees(i) { f64::from(scores[i] - 0.75).exp() } else { 0.0 };
+                assert!((f64::from(p[i]) - weight).abs() <= 3e-7 * weight, "{low}..{high}, {i}");
+                let want = weight * f64::from(filled(2)[i] - 0.5);
+                assert!((f64::from(dp[i]) - want).abs() <= 1e-6 * want.abs(), "{low}..{high}, {i}");
+            }
+            assert!((f64::from(total) - sum).abs() < 1e-5 * sum);
+        }
+    }
+
+    /// What is hidden is 0 whatever was there; a row that saw nothing before, and
+    /// one whose scores are all −∞, have no NaN.
+    #[test]
+    fn what_is_hidden_or_infinite_makes_no_nan() {
+        if level() < Level::Avx512 {
+            return;
+        }
+        let mut row = [f32::NAN; LEN];
+        row[3] = 2.0;
+        let (mut highest, mut total) = (f32::NEG_INFINITY, 0.0);
+        // SAFETY: the level, as above.
+        let factor = unsafe { softmax(&mut row, (3, 4), &mut highest, &mut total) };
+        assert_eq!((factor, highest, total), (0.0, 2.0, 1.0));
+        assert_eq!(row.iter().sum::<f32>(), 1.0);
+        let (mut row, mut highest, mut total) = ([f32::NEG_INFINITY; LEN], f32::NEG_INFINITY, 0.0);
+        // SAFETY: as above.
+        unsafe { softmax(&mut row, (0, LEN), &mut highest, &mut total) };
+        assert_eq!((row, highest, total), ([0.0; LEN], f32::NEG_INFINITY, 0.0));
+        let (mut p, mut dp) = ([f32::NAN; LEN], [f32::INFINITY; LEN]);
+        p[3] = 0.0;
+        dp[3] = 2.0;
+        // SAFETY: as above.
+        unsafe { gradient(&mut p, &mut dp, (3, 4), 0.0, 1.0) };
+        assert_eq!((p[3], p.iter().sum::<f32>(), dp[3], dp.iter().sum::<f32>()), (1.0, 1.0, 1.0, 1.0));
+    }
+
+    #[test]
+    fn pairs_are_rounded_as_numbers_are() {
+        if level() < Level::Avx512Bf16 {
+            return;
+        }
+        let (mut first, mut second) = (filled(3).map(|x| x / 3.0), filled(4).map(|x| x / 7.0));
+        first[7] = f32::NAN;
+        second[40] = f32::from_bits(0x3f80_8000);
+        let pair = |low: f32, high: f32| u32::from(bf16::round(high)) << 16 | u32::from(bf16::round(low));
+        let (mut along, mut across) = ([0.0; LEN / 2], [0.0; LEN]);
+        // SAFETY: the level, as above.
+        unsafe {
+            round_row(&first, &mut along);
+            round_rows(&first, &second, &mut across);
+        }
+        for (i, [low, high]) in first.as_chunks::<2>().0.iter().enumerate() {
+            assert_eq!(along[i].to_bits(), pair(*low, *high), "{i}");
+        }
+        for i in 0..LEN {
+            assert_eq!(across[i].to_bits(), pair(first[i], second[i]), "{i}");
+        }
+        let (x, y) = (filled(5).map(bf16::round), filled(6).map(bf16::round));
+        for len in [0, 1, 31, 32, 50, LEN] {
+            let product = |i: usize| f64::from(bf16::value(x[i])) * f64::from(bf16::value(y[i]));
+            let want: f64 = (0..len).map(product).sum();
+            // SAFETY: as above.
+            let got = unsafe { dot_pairs(&x[..len], &y[..len]) };
+            assert!((f64::from(got) - want).abs() < 1e-4, "{len}: {got}, {want}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! The CPU device chooses its instructions at run time: every choice that this
-//! machine has passes the tests of products, not only the best one.
+//! machine has passes the tests of products and attention, not only the best one.
 
 use std::process::{Command, Output};
 
@@ -21,7 +21,7 @@ fn levels() -> Vec<&'static str> {
         levels.push("avx2");
         if is_x86_feature_detected!("avx512f") {
             levels.push("avx512");
-            if is_x86_feature_detected!("avx512bf16") {
+            if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
                 levels.push("avx512bf16");
             }
         }
@@ -32,7 +32,8 @@ fn levels() -> Vec<&'static str> {
 #[test]
 fn every_level_of_this_machine_passes_the_tests_of_products() {
     for level in levels() {
-        let output = tests_at(level, &["matrices::", "fused::", "halves::", "experts::"]);
+        let output =
+            tests_at(level, &["matrices::", "fused::", "halves::", "experts::", "models::attention"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{level}: {text}");
         assert!(!text.contains(" 0 passed"), "{level}: no test ran: {text}");
