@@ -62,6 +62,7 @@ impl Kind for f32 {
     }
 
     fn dot(x: &[f32], y: &[f32]) -> f32 {
+        assert!(can::<f32>());
         dot::<true>(x, y)
     }
 }

@@ -5,7 +5,8 @@
 //! dq_t = Σ_s ds_ts k_s, dk_s = Σ_t ds_ts q_t (Dao et al. 2022).
 //!
 //! A task owns one key head of one batch member, and with it the query heads
-//! that share it: all three gradients are its own, and are summed in order.
+//! that share it: all three gradients are its own, and are summed in order. With
+//! AVX-512 it is `attention_avx512` that runs.
 
 use super::attention::{Block, KEYS, STRIDE, key_head, probabilities, row_start};
 #[cfg(target_arch = "x86_64")]

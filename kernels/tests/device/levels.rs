@@ -32,8 +32,10 @@ fn levels() -> Vec<&'static str> {
 #[test]
 fn every_level_of_this_machine_passes_the_tests_of_products() {
     for level in levels() {
-        let output =
-            tests_at(level, &["matrices::", "fused::", "halves::", "experts::", "models::attention"]);
+        let output = tests_at(
+            level,
+            &["matrices::", "fused::", "halves::", "experts::", "models::attention", "threads::attention"],
+        );
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{level}: {text}");
         assert!(!text.contains(" 0 passed"), "{level}: no test ran: {text}");
