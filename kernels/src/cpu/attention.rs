@@ -7,8 +7,11 @@
 //! (Milakov and Gimelshein 2018; Dao et al. 2022), so that scores need no
 //! more room for a longer text. Keys and values are packed once, for all
 //! blocks of queries; tiles of scores that the mask hides are left out. A
-//! non-finite value in k or v reaches every query whose tiles it shares.
+//! non-finite value in k or v reaches every query whose tiles it shares. With
+//! AVX-512 it is `attention_avx512` that runs.
 
+#[cfg(target_arch = "x86_64")]
+use super::attention_avx512;
 use super::matmul::Matrix;
 use super::simd::{LANES, larger, maximum, multiversion, sum};
 use super::tasks::Stage;
@@ -63,6 +66,10 @@ pub(crate) fn forward(
     lse: &mut [f32],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_avx512::can::<f32>() {
+        return attention_avx512::forward::<f32>(split, [q, k, v], out, lse, dims);
+    }
     let AttentionDims { batch, time, heads, kv_heads, dim, rows: [_, k_row, v_row], .. } = *dims;
     let blocks = time.div_ceil(QUERIES);
     let group = heads / kv_heads;
@@ -320,7 +327,7 @@ impl Block {
 multiversion! {
     /// Turns scores into exp(score − running maximum), 0 outside the window;
     /// `factor` is what earlier blocks must be multiplied by.
-    pub(crate) fn online_softmax(
+    fn online_softmax(
         scores: &mut [f32],
         highest: &mut [f32],
         total: &mut [f32],

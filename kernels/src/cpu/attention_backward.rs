@@ -5,9 +5,12 @@
 //! dq_t = Σ_s ds_ts k_s, dk_s = Σ_t ds_ts q_t (Dao et al. 2022).
 //!
 //! A task owns one key head of one batch member, and with it the query heads
-//! that share it: all three gradients are its own, and are summed in order.
+//! that share it: all three gradients are its own, and are summed in order. With
+//! AVX-512 it is `attention_avx512` that runs.
 
 use super::attention::{Block, KEYS, STRIDE, head_start, probabilities, whole_head};
+#[cfg(target_arch = "x86_64")]
+use super::attention_avx512;
 use super::matmul::Matrix;
 use super::simd::{dot, multiversion};
 use super::tiles::{COLS, ROWS, SLACK, Tiles};
@@ -36,6 +39,13 @@ pub(crate) fn backward(
     [dq, dk_out, dv_out]: [Output; 3],
     dims: &AttentionDims,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if attention_avx512::can::<f32>() {
+        let Inputs { q, k, v, out, lse, dout } = inputs;
+        let inputs = attention_avx512::Inputs { q, k, v, out, lse, dout };
+        let gradients = [dq, dk_out, dv_out].map(Output::moved);
+        return attention_avx512::backward::<f32>(split, inputs, gradients, dims);
+    }
     let [_, k_row, v_row] = dims.rows;
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);

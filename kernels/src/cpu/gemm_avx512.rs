@@ -1,6 +1,7 @@
 //! Tiles of 14 × 32 outputs for AVX-512: 28 accumulators, two vectors of the
 //! right operand, and the left one broadcast (the tile is that of BLIS on
-//! Skylake-X). One multiplies `f32`, the other pairs of bfloat16.
+//! Skylake-X). One multiplies `f32`, the other pairs of bfloat16. Attention has
+//! half as wide ones too, for the keys beside what its mask hides.
 //!
 //! `vdpbf16ps` adds two products of a pair to an `f32` sum, twice as fast as
 //! widened numbers are multiplied. It takes denormal numbers, in and out, for
@@ -10,7 +11,6 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::attention_bf16::WEIGHTS;
 use super::blocked::Micro;
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
@@ -22,30 +22,34 @@ pub(crate) struct Avx512;
 pub(crate) struct Avx512Bf16;
 
 /// A tile's functions by rows less one, for left operands with these strides
-/// from row to row and along the inner dimension; without any, for packed ones.
+/// from row to row and along the inner dimension; without any, for packed ones,
+/// and so many vectors of columns.
 macro_rules! by_rows {
     ($tile:ident) => {
-        by_rows!($tile, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+        by_rows!($tile, 2)
     };
-    ($tile:ident, $($rows:literal)*) => {
-        &[$($tile::<$rows, 1, $rows>),*]
+    ($tile:ident, $vectors:literal) => {
+        by_rows!($tile, $vectors, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    ($tile:ident, $vectors:literal, $($rows:literal)*) => {
+        &[$($tile::<$rows, $vectors, 1, $rows>),*]
     };
     ($tile:ident, $row:expr, $along:expr) => {
         &[
-            $tile::<1, { $row }, { $along }>,
-            $tile::<2, { $row }, { $along }>,
-            $tile::<3, { $row }, { $along }>,
-            $tile::<4, { $row }, { $along }>,
-            $tile::<5, { $row }, { $along }>,
-            $tile::<6, { $row }, { $along }>,
-            $tile::<7, { $row }, { $along }>,
-            $tile::<8, { $row }, { $along }>,
-            $tile::<9, { $row }, { $along }>,
-            $tile::<10, { $row }, { $along }>,
-            $tile::<11, { $row }, { $along }>,
-            $tile::<12, { $row }, { $along }>,
-            $tile::<13, { $row }, { $along }>,
-            $tile::<14, { $row }, { $along }>,
+            $tile::<1, 2, { $row }, { $along }>,
+            $tile::<2, 2, { $row }, { $along }>,
+            $tile::<3, 2, { $row }, { $along }>,
+            $tile::<4, 2, { $row }, { $along }>,
+            $tile::<5, 2, { $row }, { $along }>,
+            $tile::<6, 2, { $row }, { $along }>,
+            $tile::<7, 2, { $row }, { $along }>,
+            $tile::<8, 2, { $row }, { $along }>,
+            $tile::<9, 2, { $row }, { $along }>,
+            $tile::<10, 2, { $row }, { $along }>,
+            $tile::<11, 2, { $row }, { $along }>,
+            $tile::<12, 2, { $row }, { $along }>,
+            $tile::<13, 2, { $row }, { $along }>,
+            $tile::<14, 2, { $row }, { $along }>,
         ]
     };
 }
@@ -67,13 +71,28 @@ impl Micro for Avx512Bf16 {
     const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs);
 }
 
-impl Avx512Bf16 {
-    /// As [`Micro::RUN`], for rows of attention's weights: units that follow
-    /// each other, rows [`WEIGHTS`] apart.
-    pub const ROWS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, WEIGHTS, 1);
-    /// As [`Micro::RUN`], for columns of attention's weights: rows of units
-    /// [`STRIDE`] apart.
-    pub const COLUMNS_OF_WEIGHTS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
+/// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
+/// apart.
+pub(crate) trait Weighed: Micro {
+    /// As [`Micro::RUN`], for rows of them: units that follow each other.
+    const ALONG: &'static [unsafe fn(&Tile)];
+    /// As [`Micro::RUN`], for columns of them.
+    const ACROSS: &'static [unsafe fn(&Tile)];
+    /// As [`Micro::RUN`], for packed operands and at most half its columns.
+    const HALF: &'static [unsafe fn(&Tile)];
+}
+
+impl Weighed for Avx512 {
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, STRIDE, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STRIDE);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1);
+}
+
+/// A row of pairs has half as many units.
+impl Weighed for Avx512Bf16 {
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, STRIDE / 2, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1);
 }
 
 /// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
@@ -90,7 +109,7 @@ const VECTOR: usize = 16;
 /// Steps of the inner dimension between two lines of [`Tile::ahead`].
 const APART: usize = 8;
 
-/// Defines a tile: sums of M × 32 outputs, each step of the inner dimension by
+/// Defines a tile: sums of M × 16 · N outputs, each step of the inner dimension by
 /// `$step` (sum, a unit of the left operand, units of the right one).
 macro_rules! tile {
     ($(#[$doc:meta])* $name:ident, $features:literal, $step:ident) => {
@@ -99,10 +118,10 @@ macro_rules! tile {
         /// # Safety
         /// `left` has depth × M units, rows `ROW` and the inner dimension's
         /// steps `ALONG` apart, `right` depth × COLS; `out` has M rows of
-        /// `width`.
+        /// `width`, 16 · N at most.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize, const ROW: usize, const ALONG: usize>(tile: &Tile) {
-            let mut sums = [[_mm512_setzero_ps(); 2]; M];
+        unsafe fn $name<const M: usize, const N: usize, const ROW: usize, const ALONG: usize>(tile: &Tile) {
+            let mut sums = [[_mm512_setzero_ps(); N]; M];
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
@@ -120,13 +139,17 @@ macro_rules! tile {
                 {
                     _mm_prefetch::<_MM_HINT_T1>(line.cast());
                 }
-                // SAFETY: `right` has depth rows of two vectors.
-                let (b0, b1) = unsafe { (_mm512_loadu_ps(right), _mm512_loadu_ps(right.add(VECTOR))) };
-                for (i, [low, high]) in sums.iter_mut().enumerate() {
+                let mut b = [_mm512_setzero_ps(); N];
+                for (half, b) in b.iter_mut().enumerate() {
+                    // SAFETY: `right` has depth rows of two vectors.
+                    *b = unsafe { _mm512_loadu_ps(right.add(half * VECTOR)) };
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: `left` has depth columns of M units.
                     let a = _mm512_set1_ps(unsafe { *left.add(i * ROW) });
-                    *low = $step(*low, a, b0);
-                    *high = $step(*high, a, b1);
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = $step(*sum, a, b);
+                    }
                 }
                 left = left.wrapping_add(ALONG);
                 right = right.wrapping_add(Avx512::COLS);
@@ -166,7 +189,7 @@ fn multiply_add_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
 /// AVX-512F; `out` has M rows of `width`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn finish<const M: usize>(tile: &Tile, sums: [[__m512; 2]; M]) {
+unsafe fn finish<const M: usize, const N: usize>(tile: &Tile, sums: [[__m512; N]; M]) {
     let alpha = _mm512_set1_ps(tile.alpha);
     // A bit for each column that exists, of either vector.
     let columns = u32::MAX >> (Avx512::COLS - tile.width);

@@ -3,8 +3,10 @@
 //! scratch memory, and results rounded once, at the end.
 
 #[cfg(target_arch = "x86_64")]
-use super::attention_bf16;
+use super::attention_avx512;
 use super::moves::{Moved, convert, convert_rows};
+#[cfg(target_arch = "x86_64")]
+use super::packing::Pair;
 use super::product::Results;
 use super::rounding::{narrow, widen};
 use super::{Output, Split, StepFaults, attention, attention_backward, cross_entropy, scratch};
@@ -46,8 +48,8 @@ pub(crate) fn attention(
     dims: &AttentionDims,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if attention_bf16::can() {
-        return attention_bf16::forward(split, [q, k, v], out, lse, dims);
+    if attention_avx512::can::<Pair>() {
+        return attention_avx512::forward::<Pair>(split, [q, k, v], out, lse, dims);
     }
     let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);
     scratch::with(2 * (of_q + of_k), |mut rest| {
@@ -69,10 +71,10 @@ pub(crate) fn attention_backward(
     dims: &AttentionDims,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if attention_bf16::can() {
+    if attention_avx512::can::<Pair>() {
         let [q, k, v, out, dout] = inputs;
-        let inputs = attention_bf16::Inputs { q, k, v, out, lse, dout };
-        return attention_bf16::backward(split, inputs, gradients, dims);
+        let inputs = attention_avx512::Inputs { q, k, v, out, lse, dout };
+        return attention_avx512::backward::<Pair>(split, inputs, gradients, dims);
     }
     let [q, k, v, out, dout] = inputs;
     let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);

@@ -9,14 +9,14 @@ use super::simd::fma;
 pub(super) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in two parts (Cody and Waite 1980): the high one has few enough bits
 /// that n · LN_2_HIGH is exact for |n| < 2⁹.
-pub(super) const LN_2_HIGH: f32 = 0.693_145_75;
-pub(super) const LN_2_LOW: f32 = 1.428_606_8e-6;
+pub(crate) const LN_2_HIGH: f32 = 0.693_145_75;
+pub(crate) const LN_2_LOW: f32 = 1.428_606_8e-6;
 /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits.
-pub(super) const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 /// Above, eˣ is infinite.
 const EXP_MAX: f32 = 88.722_83;
 /// Below, eˣ is subnormal, and is flushed to 0.
-pub(super) const EXP_MIN: f32 = -87.336_54;
+pub(crate) const EXP_MIN: f32 = -87.336_54;
 
 /// n and r of x = n · ln 2 + r, |r| ≤ ln 2 / 2: the first as [`ROUND`] + n.
 #[inline(always)]

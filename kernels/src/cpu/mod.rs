@@ -6,9 +6,9 @@
 
 mod adamw;
 mod attention;
-mod attention_backward;
 #[cfg(target_arch = "x86_64")]
-mod attention_bf16;
+mod attention_avx512;
+mod attention_backward;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
 mod cross_entropy;
@@ -41,6 +41,8 @@ mod rounding;
 mod row_map;
 mod scratch;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod softmax_avx512;
 mod tasks;
 mod team;
 mod tiles;

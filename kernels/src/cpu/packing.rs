@@ -344,6 +344,13 @@ fn prefetch<T>(row: *const T, len: usize) {
     }
 }
 
+/// Asks for a cache line that is read later, into L2.
+#[inline(always)]
+pub(crate) fn prefetch_later<T>(at: *const T) {
+    // SAFETY: SSE is part of the target; it takes any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
 /// Asks for a cache line that is soon written, as its only owner: packed
 /// operands and results were last read by all threads, whose copies have to go
 /// first.

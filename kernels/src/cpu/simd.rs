@@ -2,7 +2,7 @@
 //! twice, for the portable instruction set and for AVX2 with fused
 //! multiply-add. Which one runs is found out once per process. (Most passes of
 //! row kernels are compiled for AVX-512 too, which changes no bit; large matrix
-//! products have two more ways, for that and its bfloat16.)
+//! products and attention have two more ways, for that and its bfloat16.)
 
 use std::sync::OnceLock;
 
@@ -20,7 +20,7 @@ pub(crate) enum Level {
     /// Those and AVX-512F; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// Those and AVX-512 BF16; made as `Avx2` is.
+    /// Those, AVX-512 BF16 and AVX-512BW; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
 }
@@ -39,7 +39,8 @@ pub(crate) fn level() -> Level {
 fn best() -> Level {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return match (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx512bf16")) {
+        let pairs = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        return match (is_x86_feature_detected!("avx512f"), pairs) {
             (true, true) => Level::Avx512Bf16,
             (true, false) => Level::Avx512,
             (false, _) => Level::Avx2,

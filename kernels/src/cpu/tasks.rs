@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
+use super::moves::Moved;
 use super::team::{Team, relax};
 
 /// Runs the tasks of one step.
@@ -90,6 +91,12 @@ impl Output {
         assert!(start <= self.len && len <= self.len - start);
         // SAFETY: in bounds (checked), exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(start).cast(), len) }
+    }
+
+    /// The same memory, for kernels of either type.
+    pub fn moved(self) -> Moved<f32> {
+        // SAFETY: what an `Output` is made of is an output of the step.
+        unsafe { Moved::from_raw(self.base, self.len) }
     }
 
     /// # Safety

@@ -1,6 +1,6 @@
 //! The CPU device chooses its instructions at run time: every choice that this
-//! machine has passes the tests of products and of row kernels, not only the
-//! best one.
+//! machine has passes the tests of products, attention and row kernels, not only
+//! the best one.
 
 use std::process::{Command, Output};
 
@@ -22,7 +22,7 @@ fn levels() -> Vec<&'static str> {
         levels.push("avx2");
         if is_x86_feature_detected!("avx512f") {
             levels.push("avx512");
-            if is_x86_feature_detected!("avx512bf16") {
+            if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
                 levels.push("avx512bf16");
             }
         }
@@ -33,7 +33,16 @@ fn levels() -> Vec<&'static str> {
 #[test]
 fn every_level_of_this_machine_passes_the_tests() {
     for level in levels() {
-        let groups = ["matrices::", "fused::", "halves::", "heads::", "experts::", "rows::"];
+        let groups = [
+            "matrices::",
+            "fused::",
+            "halves::",
+            "heads::",
+            "experts::",
+            "rows::",
+            "models::attention",
+            "threads::attention",
+        ];
         let output = tests_at(level, &groups);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{level}: {text}");

@@ -126,3 +126,30 @@ fn attention_of_many_heads() {
         assert_eq!(attend(&mut bench, 1, own), all[number * member..][..member], "member {number}");
     }
 }
+
+/// Heads too long to be packed side by side: each comes out as by itself.
+#[test]
+fn attention_of_long_heads() {
+    let mut bench = Bench::new(28);
+    let (time, heads, dim) = (17_000, 2, 128);
+    let of_all = [0; 3].map(|_| bench.random(&[1, time, heads, dim]).0);
+    let (window, scale) = (3, 0.2);
+    let attend = |bench: &mut Bench, heads, [q, k, v]: [TensorId; 3]| {
+        let (out, lse) = (bench.zeros(&[1, time, heads, dim]), bench.zeros(&[1, heads, time]));
+        let [q, k, v] = [q, k, v].map(Heads::from);
+        let kv_heads = heads as u32;
+        bench.run(vec![Attention { q, k, v, kv_heads, out, lse, window, scale }.into()]);
+        bench.get(out)
+    };
+    let rows = |all: &[f32], head: usize| -> Vec<f32> {
+        all.chunks_exact(dim).skip(head).step_by(heads).flatten().copied().collect()
+    };
+    let all = attend(&mut bench, heads, of_all);
+    for head in 0..heads {
+        let own = of_all.map(|of| {
+            let values = rows(&bench.get(of), head);
+            bench.put(&[1, time, 1, dim], &values)
+        });
+        assert!(attend(&mut bench, 1, own) == rows(&all, head), "head {head}");
+    }
+}
