@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use terrarium_kernels::{
-    Attention, CpuConfig, DType, Device, Error, ErrorCode, Fill, Graph, MatMul, Random, RmsNorm,
+    Attention, CpuConfig, DType, Device, Error, ErrorCode, Fill, Graph, Heads, MatMul, Random, RmsNorm,
 };
 use terrarium_sandbox::broker::{self, Broker, BrokerConfig, HungMs, Quota, SliceFuel};
 use terrarium_sandbox::child::DeviceRequest;
