@@ -98,8 +98,13 @@ fn tests_of(file: &str) -> &'static str {
 /// What the tests say with that line replaced; they must fail.
 #[track_caller]
 fn noticed(name: &str, file: &str, capability: &str, line: &str, instead: &str, says: &str) {
+    noticed_by(tests_of(file), name, file, capability, line, instead, says);
+}
+
+#[track_caller]
+fn noticed_by(test: &str, name: &str, file: &str, capability: &str, line: &str, instead: &str, says: &str) {
     let Some(library) = with_fault(name, file, line, instead) else { return };
-    let output = again(&library, &[tests_of(file)], &[("TERRARIUM_SIM_CAPABILITY", capability)]);
+    let output = again(&library, &[test], &[("TERRARIUM_SIM_CAPABILITY", capability)]);
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success(), "{name}: the simulator noticed nothing\n{text}");
@@ -114,6 +119,24 @@ const ATTENTION_HOPPER: &str = "attention_hopper.cu";
 const ATTENTION_HOPPER_BACKWARD: &str = "attention_hopper_backward.cu";
 const ATTENTION_HOPPER_TILES: &str = "attention_hopper.cuh";
 
+/// Where heads are columns of a projection.
+const PROJECTIONS: &str = "heads::projections_of_full_heads";
+
+/// Values lie as far apart as keys only where both have tensors of their own.
+#[test]
+fn values_taken_for_as_far_apart_as_keys() {
+    let (line, instead) = ("key, a.v_row, a);", "key, a.k_row, a);");
+    noticed_by(PROJECTIONS, "values-apart", ATTENTION, "80", line, instead, "");
+    let (line, instead) =
+        ("own.first, strides[1], a);\n    start(0);", "own.first, strides[0], a);\n    start(0);");
+    noticed_by(PROJECTIONS, "own-values-apart", ATTENTION_BACKWARD, "80", line, instead, "");
+    let (line, instead) =
+        ("a.dv + offsets[1], own.first, strides[1]", "a.dv + offsets[1], own.first, strides[0]");
+    noticed_by(PROJECTIONS, "gradients-apart", ATTENTION_BACKWARD, "80", line, instead, "");
+    let (line, instead) = ("one, head, own.first, a.v_row, a);", "one, head, own.first, own_row, a);");
+    noticed_by(PROJECTIONS, "hopper-gradients-apart", ATTENTION_HOPPER_BACKWARD, "90", line, instead, "");
+}
+
 #[test]
 fn whole_kernels_pass_by_this_way_too() {
     let Some(library) = with_fault("sound", HOPPER, "prefetch_map(a.a);", "prefetch_map(a.a);") else {
@@ -122,10 +145,10 @@ fn whole_kernels_pass_by_this_way_too() {
     passed(&again(&library, &[tests_of(HOPPER)], &[]));
     let line = "copy_async_wait<1>();";
     let Some(library) = with_fault("sound-attention", ATTENTION, line, line) else { return };
-    passed(&again(&library, &[tests_of(ATTENTION)], &[("TERRARIUM_SIM_CAPABILITY", "80")]));
+    passed(&again(&library, &[tests_of(ATTENTION), PROJECTIONS], &[("TERRARIUM_SIM_CAPABILITY", "80")]));
     let line = "prefetch_map(a.q);";
     let Some(library) = with_fault("sound-hopper", ATTENTION_HOPPER, line, line) else { return };
-    passed(&again(&library, &[tests_of(ATTENTION_HOPPER)], &[]));
+    passed(&again(&library, &[tests_of(ATTENTION_HOPPER), PROJECTIONS], &[]));
 }
 
 #[test]
