@@ -88,7 +88,8 @@ pub(crate) fn child_main(orders: Option<std::ffi::OsString>, devices: &[NamedDev
     println!("{}", crate::clean(&kind, 200));
     let _ = io::stdout().flush();
     let hung = Duration::from_millis(config.hung_ms.0);
-    let owner = Arc::new(Owner { open, kind, config, turns: Arc::default(), peers: Mutex::default() });
+    let turns = Arc::new(Turns::new(config.slice_fuel.0));
+    let owner = Arc::new(Owner { open, kind, config, turns, peers: Mutex::default() });
     let watched = owner.clone();
     std::thread::spawn(move || {
         loop {

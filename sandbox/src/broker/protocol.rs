@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use terrarium_kernels::{Error, TensorId, remote::Call};
 
 /// Of this protocol; both sides must have it.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// Bytes of memory that a connection shares with the broker.
 pub(super) const SHARED_BYTES: usize = 1 << 20;
