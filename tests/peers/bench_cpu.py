@@ -38,7 +38,7 @@ PRODUCTS = [
     ("tn", 384, 2048, 384),
 ]
 STEP_FLOPS_PER_TOKEN, STEP_TOKENS = 71.4e6, 8 * 256
-STEPS, WARM_UP = 2, 2
+STEPS, WARM_UP = 4, 2
 # Where bf16 has no instructions PyTorch multiplies element by element: then a
 # few products show it, and where the products of a step take longer than this
 # (in seconds) one contestant in bf16 is asked for one step a round, cold.

@@ -10,13 +10,13 @@ use super::config::Quota;
 use super::protocol::{Answer, Request, SHARED_WORDS, VERSION};
 use super::shared::Shared;
 use super::tenant::Served;
-use super::turns::Tenant;
+use super::turns::{Tenant, Turns};
 use crate::wire::{self, tests::altered};
 
 fn served(quota: Quota) -> Served {
     let device = Device::cpu(CpuConfig { threads: 1, max_bytes: 1 << 20, max_tensors: 64 }).unwrap();
     let (shared, _file) = Shared::make().unwrap();
-    Served::new(Tenant { uid: 1, number: 1 }, quota, Arc::default(), device, shared, 100)
+    Served::new(Tenant { uid: 1, number: 1 }, quota, Arc::new(Turns::new(100)), device, shared, 100)
 }
 
 fn alloc(served: &mut Served, shape: &[u32]) -> TensorId {
