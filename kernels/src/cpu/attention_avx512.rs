@@ -117,7 +117,7 @@ fn right<K: Kind>(b: Matrix<K::Element>, to: &mut [f32]) {
     b.check();
     assert!(can::<K>() && to.len() >= panels::<K>(b.rows, b.cols));
     // SAFETY: as in `left`.
-    unsafe { pack_right::<K::Tile, K>(&b, to.as_mut_ptr(), b.rows.div_ceil(K::DEEP) * COLS) };
+    unsafe { pack_right::<K::Tile, K>(&b, to.as_mut_ptr(), b.rows.div_ceil(K::DEEP) * COLS, false) };
 }
 
 /// Asks for `rows` rows of an output of which the first begins at `at`: they

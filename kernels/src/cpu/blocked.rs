@@ -20,8 +20,9 @@ use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
 use super::packing::{SLACK, Unit, pack_left, pack_part, pack_right};
-use super::product::SharedResults;
-use super::rounding::{narrow, widen};
+use super::past::{LARGE, published};
+use super::product::{Results, SharedResults};
+use super::rounding::widen;
 use super::tasks::Stage;
 use super::tiles::Tile;
 
@@ -66,13 +67,20 @@ pub(crate) trait Micro {
     /// each is compiled alone; inlined into one function they would spill
     /// accumulators.
     const RUN: &'static [unsafe fn(&Tile)];
+    /// As [`Micro::RUN`], for outputs of whole tiles that are written past the
+    /// caches: all columns exist, each row begins with a cache line, and nothing
+    /// is accumulated.
+    const RUN_PAST: &'static [unsafe fn(&Tile)];
 }
+
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// What aligns packed operands: a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Line {
-    _floats: [f32; 16],
+    _floats: [f32; LINE],
 }
 
 thread_local! {
@@ -84,9 +92,9 @@ thread_local! {
 }
 
 fn grown(mut lines: Vec<Line>, floats: usize) -> Vec<Line> {
-    let needed = floats.div_ceil(16);
+    let needed = floats.div_ceil(LINE);
     if lines.len() < needed {
-        lines.resize(needed, Line { _floats: [0.0; 16] });
+        lines.resize(needed, Line { _floats: [0.0; LINE] });
     }
     lines
 }
@@ -163,6 +171,14 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     // The inner dimension is counted in units.
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
     let elements = |depth: usize, d: usize| (d * M::DEEP).min(a.cols - depth * M::DEEP);
+    let past = m * n * out.element() >= LARGE;
+    // Whether a block's sums are elsewhere than its results.
+    let aside = match out {
+        SharedResults::F32(_) => past && epilogue.is_some() && !accumulate,
+        SharedResults::Bf16(_) => true,
+    };
+    let none = aside.then_some(Epilogue::NONE);
+    let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past, ..epilogue });
     let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
@@ -198,6 +214,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         let place = |depth: usize, panel: usize, d: usize| {
             (depth * M::COLS + depth / deep * APART) * count + panel * (d * M::COLS + APART)
         };
+        let past_panels = cols * k * size_of::<f32>() >= LARGE;
         let packed = Stage::default();
         // Once for all parts of a wide right operand.
         let packs_of_left = if left == 0 { left_packs } else { 0 };
@@ -227,8 +244,9 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             let part = Matrix { data: &b.data[skipped..], rows, cols: here, ..b };
             let to = panels.at(place(depth, first, d) + row * M::COLS);
             // SAFETY: AVX2, by the caller; the part is inside b, and its places
-            // in the panels are this task's.
-            unsafe { pack_right::<M, B>(&part, to, d * M::COLS + APART) };
+            // in the panels are this task's. Those lie in lines of their own.
+            unsafe { pack_right::<M, B>(&part, to, d * M::COLS + APART, past_panels) };
+            published();
         };
         let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
@@ -242,25 +260,26 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             // Floats from one row of them to the next.
             let pitch = width + APART;
             let (to, stride) = match out {
-                SharedResults::F32(out) => {
+                SharedResults::F32(out) if !aside => {
                     // The last element too is inside.
                     out.at(begin + (height - 1) * n + width - 1);
                     (out.at(begin), n)
                 }
-                SharedResults::Bf16(out) => {
+                _ => {
                     sums = grown(sums, height * pitch);
-                    let to = sums.as_mut_ptr().cast::<f32>();
-                    for i in (0..height).filter(|_| accumulate) {
-                        // SAFETY: a row of the block, which is this task's,
-                        // and of its sums.
-                        unsafe {
-                            let line = std::slice::from_raw_parts_mut(to.add(i * pitch), width);
-                            widen(out.range(begin + i * n, width), line);
-                        }
-                    }
-                    (to, pitch)
+                    (sums.as_mut_ptr().cast::<f32>(), pitch)
                 }
             };
+            if let SharedResults::Bf16(out) = out {
+                for i in (0..height).filter(|_| accumulate) {
+                    // SAFETY: a row of the block, which is this task's, and of
+                    // its sums.
+                    unsafe {
+                        let line = std::slice::from_raw_parts_mut(to.add(i * pitch), width);
+                        widen(out.range(begin + i * n, width), line);
+                    }
+                }
+            }
             let mut strips = grown(LEFT.take(), if whole { 0 } else { tall * deep + SLACK });
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
@@ -296,13 +315,17 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             n * size,
                         );
                     }
-                    if let SharedResults::Bf16(out) = out {
+                    if let SharedResults::Bf16(out) = out
+                        && !past
+                    {
                         add_lines(&mut ahead, out.at(begin).cast_const(), height, width, n);
                     }
                 }
                 let tiles = height.div_ceil(M::ROWS) * width.div_ceil(M::COLS);
                 let mut lines = ahead.chunks(ahead.len().div_ceil(tiles).max(1));
                 packed.wait(packs);
+                let lines_of_rows = to.cast::<Line>().is_aligned() && stride.is_multiple_of(LINE);
+                let past = past && !aside && !accumulate && depth == 0 && deep >= k && lines_of_rows;
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
                     let right = panels.at(place(depth, panel, d));
@@ -322,35 +345,32 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             alpha,
                             accumulate: accumulate || depth > 0,
                         };
+                        let run = if past && tile.width == M::COLS { M::RUN_PAST } else { M::RUN };
                         // SAFETY: the instruction set, by the caller; both
                         // operands are packed, and the outputs are this
                         // task's.
-                        unsafe { M::RUN[rows - 1](&tile) };
+                        unsafe { run[rows - 1](&tile) };
                     }
                 }
             }
             LEFT.set(strips);
             AHEAD.set(ahead);
-            for i in 0..height {
+            for (i, epilogue) in (0..height).flat_map(|i| epilogue.map(|epilogue| (i, epilogue))) {
                 let at = begin + i * n;
-                match (out, epilogue) {
-                    (SharedResults::F32(_), None) => break,
-                    (SharedResults::F32(out), Some(epilogue)) => {
-                        // SAFETY: a row of the block, which is this task's.
-                        epilogue.finish(unsafe { out.range(at, width) }, &mut [], at, left + col);
+                // SAFETY: a row of the block, which is this task's.
+                let results = unsafe { out.range(at, width) };
+                match results {
+                    Results::F32(row) if !aside => {
+                        epilogue.finish(row, Results::F32(&mut []), at, left + col)
                     }
-                    (SharedResults::Bf16(out), epilogue) => {
+                    results => {
                         // SAFETY: a row of the block's sums.
-                        let line = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
-                        // SAFETY: a row of the block, which is this task's.
-                        let half = unsafe { out.range(at, width) };
-                        match epilogue {
-                            Some(epilogue) => epilogue.finish(line, half, at, left + col),
-                            None => narrow(line, half),
-                        }
+                        let row = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
+                        epilogue.finish(row, results, at, left + col);
                     }
                 }
             }
+            published();
             SUMS.set(sums);
         });
     }
@@ -365,11 +385,15 @@ mod tests {
     use super::*;
     use crate::bf16;
     use crate::cpu::Output;
+    use crate::cpu::epilogue::Pre;
     use crate::cpu::gemm_avx2::Avx2;
     use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
     use crate::cpu::moves::Moved;
     use crate::cpu::packing::Pair;
+    use crate::cpu::product::Numbers;
     use crate::cpu::simd::{Level, level};
+    use crate::cpu::team::Team;
+    use crate::op::Activation;
 
     /// Values that bfloat16 holds exactly.
     fn filled(len: usize, seed: usize) -> Vec<f32> {
@@ -462,6 +486,78 @@ mod tests {
                     check::<Avx512>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
                 }
             }
+        }
+    }
+
+    /// What a product writes, from a line's begin on: its result and the values
+    /// before the activation, as bits.
+    fn written<T: Copy + Default>(
+        len: usize,
+        run: impl Fn(&mut [T], &mut [T]),
+    ) -> [Vec<T>; 2] {
+        let mut room = [0; 2].map(|_| vec![T::default(); len + 64]);
+        let [out, pre] = room.each_mut().map(|room| {
+            let skipped = room.as_ptr().align_offset(size_of::<Line>());
+            &mut room[skipped..][..len]
+        });
+        run(out, pre);
+        [out.to_vec(), pre.to_vec()]
+    }
+
+    /// Large results have the bits of the same rows by small products, which do
+    /// not go past the caches; where rows begin with cache lines and where they
+    /// do not.
+    fn check_large<M: Micro>() {
+        let team = Team::new(2).unwrap();
+        let split = Split { team: Some(&team) };
+        let (m, k, part) = (1100, 9, 100);
+        for (n, start) in [(512, 0), (512, 3), (520, 0), (516, 16)] {
+            assert!(m * n * 2 >= LARGE && part * n * 4 < LARGE);
+            let len = start + m * n + 5;
+            let (a, b) = (filled(m * k, 1), filled(k * n, 2));
+            let (bias, other) = (filled(n, 3), filled(len, 4));
+            let ends = |pre| {
+                let plain = Epilogue { pre, activation: Activation::Gelu, ..Epilogue::NONE };
+                let backward = Epilogue { pre: Pre::Read(Numbers::F32(&other)), ..plain };
+                [None, Some(Epilogue { bias: &bias, residual: &other, ..plain }), Some(backward)]
+            };
+            let run = |out: SharedResults, pre: SharedResults, end: usize, rows: usize| {
+                for row in (0..m).step_by(rows) {
+                    let a = Matrix::new(&a[row * k..], rows, k, false);
+                    let (b, start) = (Matrix::new(&b, k, n, false), start + row * n);
+                    let end = ends(Pre::Stored(pre))[end];
+                    // SAFETY: the level was checked; operands are dense in
+                    // their slices, and the outputs have m × n elements.
+                    unsafe { product::<M, f32, f32>(split, a, b, out, start, 0.5, false, end.as_ref()) };
+                }
+            };
+            for end in 0..3 {
+                let wide = |rows| {
+                    written(len, |out, pre| {
+                        let [out, pre] = [out, pre].map(|of| SharedResults::F32(Output::new(of)));
+                        run(out, pre, end, rows);
+                    })
+                };
+                assert_eq!(wide(m), wide(part), "{n} from {start}, end {end}");
+                let halves = |rows| {
+                    written(len, |out, pre| {
+                        let [out, pre] = [out, pre].map(|of| SharedResults::Bf16(Moved::new(of)));
+                        run(out, pre, end, rows);
+                    })
+                };
+                assert_eq!(halves(m), halves(part), "{n} from {start}, end {end}, rounded");
+            }
+        }
+    }
+
+    #[test]
+    fn large_results_have_the_bits_of_small_ones() {
+        if level() == Level::Portable {
+            return;
+        }
+        check_large::<Avx2>();
+        if level() >= Level::Avx512 {
+            check_large::<Avx512>();
         }
     }
 

@@ -164,6 +164,7 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
                     Some(pre) if *backward => Pre::Read(numbers!(pre, pre_dtype)),
                     Some(pre) => Pre::Stored(results!(pre, pre_dtype).shared()),
                 },
+                ..Epilogue::NONE
             };
             let [da, db, dout] = dims.dtypes;
             let (a, b, out) = (numbers!(a, da), numbers!(b, db), results!(out, dout));

@@ -46,13 +46,33 @@ unsafe fn store(to: &mut [f32], at: usize, x: __m512) {
     unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(at), x) }
 }
 
-/// Rounded as [`crate::bf16::round`] does.
+/// As [`store`]; past the caches if `past`.
 ///
 /// # Safety
-/// As [`load`].
+/// As [`load`]; if `past`, [`published`](super::past::published) is called
+/// before another thread reads them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store_halves(to: &mut [u16], at: usize, x: __m512) {
+unsafe fn put(to: &mut [f32], at: usize, x: __m512, past: bool) {
+    debug_assert!(at + LANES <= to.len());
+    let to = to.as_mut_ptr().wrapping_add(at);
+    // SAFETY: the caller's promise; aligned as the instruction needs it.
+    unsafe {
+        if past && to.cast::<__m512>().is_aligned() {
+            _mm512_stream_ps(to, x);
+        } else {
+            _mm512_storeu_ps(to, x);
+        }
+    }
+}
+
+/// Rounded as [`crate::bf16::round`] does, and stored as [`put`] does.
+///
+/// # Safety
+/// As [`put`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn put_halves(to: &mut [u16], at: usize, x: __m512, past: bool) {
     debug_assert!(at + LANES <= to.len());
     let bits = _mm512_castps_si512(x);
     let upper = _mm512_srli_epi32::<16>(bits);
@@ -61,8 +81,16 @@ unsafe fn store_halves(to: &mut [u16], at: usize, x: __m512) {
     let rounded = _mm512_srli_epi32::<16>(carried);
     let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
     let rounded = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
-    // SAFETY: the caller's promise.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().add(at).cast(), _mm512_cvtepi32_epi16(rounded)) }
+    let rounded = _mm512_cvtepi32_epi16(rounded);
+    let to = to.as_mut_ptr().wrapping_add(at).cast::<__m256i>();
+    // SAFETY: the caller's promise; aligned as the instruction needs it.
+    unsafe {
+        if past && to.is_aligned() {
+            _mm256_stream_si256(to, rounded);
+        } else {
+            _mm256_storeu_si256(to, rounded);
+        }
+    }
 }
 
 /// As `math::sigmoid`.
@@ -162,10 +190,11 @@ macro_rules! by_activation {
     };
 }
 
-/// act(row + bias) + residual, where the row is or to `half`, with the value
+/// act(row + bias) + residual, to `to` or where the row is, with the value
 /// before the activation to `pre`. Does whole vectors, and says how many
 /// elements those are. Slices are empty where there is nothing, else as long
-/// as the row.
+/// as the row. If `past`, what goes elsewhere than to the row goes there past the
+/// caches.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn apply(
     row: &mut [f32],
@@ -173,9 +202,10 @@ pub(crate) fn apply(
     residual: &[f32],
     pre: &mut Results,
     act: Activation,
-    half: &mut [u16],
+    to: &mut Results,
+    past: bool,
 ) -> usize {
-    by_activation!(act, apply_of(row, bias, residual, pre, half))
+    by_activation!(act, apply_of(row, bias, residual, pre, to, past))
 }
 
 #[target_feature(enable = "avx512f")]
@@ -184,15 +214,12 @@ fn apply_of<const ACT: u8>(
     bias: &[f32],
     residual: &[f32],
     pre: &mut Results,
-    half: &mut [u16],
+    to: &mut Results,
+    past: bool,
 ) -> usize {
     let whole = row.len() / LANES * LANES;
     let fits = |len: usize| len == 0 || len >= whole;
-    let of_pre = match pre {
-        Results::F32(pre) => pre.len(),
-        Results::Bf16(pre) => pre.len(),
-    };
-    assert!([bias.len(), residual.len(), half.len(), of_pre].into_iter().all(fits));
+    assert!([bias.len(), residual.len(), to.len(), pre.len()].into_iter().all(fits));
     for at in (0..whole).step_by(LANES) {
         // SAFETY: at + LANES is at most `whole`, and so inside of each slice
         // that is not empty (checked).
@@ -203,37 +230,43 @@ fn apply_of<const ACT: u8>(
             }
             match pre {
                 Results::F32([]) | Results::Bf16([]) => {}
-                Results::F32(pre) => store(pre, at, z),
-                Results::Bf16(pre) => store_halves(pre, at, z),
+                Results::F32(pre) => put(pre, at, z, past),
+                Results::Bf16(pre) => put_halves(pre, at, z, past),
             }
             z = value::<ACT>(z);
             if !residual.is_empty() {
                 z = _mm512_add_ps(z, load(residual, at));
             }
-            if half.is_empty() {
-                store(row, at, z);
-            } else {
-                store_halves(half, at, z);
+            match to {
+                Results::F32([]) | Results::Bf16([]) => store(row, at, z),
+                Results::F32(to) => put(to, at, z, past),
+                Results::Bf16(to) => put_halves(to, at, z, past),
             }
         }
     }
     whole
 }
 
-/// row · act'(pre), where the row is or to `half`, as [`apply`].
+/// row · act'(pre), to `to` or where the row is, as [`apply`].
 #[target_feature(enable = "avx512f")]
-pub(crate) fn gradient(row: &mut [f32], pre: Numbers, act: Activation, half: &mut [u16]) -> usize {
-    by_activation!(act, gradient_of(row, pre, half))
+pub(crate) fn gradient(
+    row: &mut [f32],
+    pre: Numbers,
+    act: Activation,
+    to: &mut Results,
+    past: bool,
+) -> usize {
+    by_activation!(act, gradient_of(row, pre, to, past))
 }
 
 #[target_feature(enable = "avx512f")]
-fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, half: &mut [u16]) -> usize {
+fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, to: &mut Results, past: bool) -> usize {
     let whole = row.len() / LANES * LANES;
     let of_pre = match pre {
         Numbers::F32(pre) => pre.len(),
         Numbers::Bf16(pre) => pre.len(),
     };
-    assert!(of_pre >= whole && (half.is_empty() || half.len() >= whole));
+    assert!(of_pre >= whole && (to.len() == 0 || to.len() >= whole));
     for at in (0..whole).step_by(LANES) {
         // SAFETY: as in `apply_of`.
         unsafe {
@@ -242,10 +275,10 @@ fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, half: &mut [u16]) -
                 Numbers::Bf16(pre) => load_halves(pre, at),
             };
             let d = times_slope::<ACT>(load(row, at), z);
-            if half.is_empty() {
-                store(row, at, d);
-            } else {
-                store_halves(half, at, d);
+            match to {
+                Results::F32([]) | Results::Bf16([]) => store(row, at, d),
+                Results::F32(to) => put(to, at, d, past),
+                Results::Bf16(to) => put_halves(to, at, d, past),
             }
         }
     }

@@ -4,6 +4,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::ends_avx512;
 use super::math::sigmoid;
+use super::past;
 use super::product::{Numbers, Results, SharedResults};
 use super::rounding::narrow;
 use super::simd::{fma, multiversion};
@@ -27,6 +28,8 @@ pub(crate) struct Epilogue<'a> {
     pub bias: &'a [f32],
     pub residual: &'a [f32],
     pub pre: Pre<'a>,
+    /// What is not written to the sums themselves is written past the caches.
+    pub past: bool,
 }
 
 /// What is done with the value before the activation.
@@ -39,6 +42,15 @@ pub(crate) enum Pre<'a> {
 }
 
 impl Epilogue<'_> {
+    /// Results are what the product is.
+    pub const NONE: Epilogue<'static> = Epilogue {
+        activation: Activation::Identity,
+        bias: &[],
+        residual: &[],
+        pre: Pre::Dropped,
+        past: false,
+    };
+
     /// Where what it reads or writes beside the result begins, each laid out
     /// as the result is, and the bytes of an element.
     pub fn beside(&self) -> impl Iterator<Item = (*const u8, usize)> {
@@ -46,6 +58,7 @@ impl Epilogue<'_> {
         let pre = match self.pre {
             Pre::Read(Numbers::F32(pre)) => Some((pre.as_ptr().cast(), 4)),
             Pre::Read(Numbers::Bf16(pre)) => Some((pre.as_ptr().cast(), 2)),
+            Pre::Stored(_) if self.past => None,
             Pre::Stored(SharedResults::F32(pre)) => Some((pre.at(0).cast_const().cast(), 4)),
             Pre::Stored(SharedResults::Bf16(pre)) => Some((pre.at(0).cast_const().cast(), 2)),
             Pre::Dropped => None,
@@ -55,19 +68,20 @@ impl Epilogue<'_> {
 
     /// Finishes one row of a block: `row` holds the product's elements
     /// `start..` of the output, which begin at column `col`. The result is
-    /// there, or rounded in `half` where that is not empty.
-    pub fn finish(&self, row: &mut [f32], half: &mut [u16], start: usize, col: usize) {
+    /// there, or in `to` where that is not empty; if `past`, call
+    /// [`published`](super::past::published) before another thread reads it.
+    pub fn finish(&self, row: &mut [f32], to: Results, start: usize, col: usize) {
         let len = row.len();
         let bias = if self.bias.is_empty() { self.bias } else { &self.bias[col..col + len] };
         let residual =
             if self.residual.is_empty() { self.residual } else { &self.residual[start..start + len] };
         match self.pre {
-            Pre::Read(pre) => gradient(row, pre.part(start..start + len), self.activation, half),
-            Pre::Dropped => apply(row, bias, residual, Results::F32(&mut []), self.activation, half),
+            Pre::Read(pre) => gradient(row, pre.part(start..start + len), self.activation, to, self.past),
+            Pre::Dropped => apply(row, bias, residual, Results::F32(&mut []), self.activation, to, self.past),
             Pre::Stored(pre) => {
                 // SAFETY: blocks do not overlap, and each is one task's.
                 let pre = unsafe { pre.range(start, len) };
-                apply(row, bias, residual, pre, self.activation, half);
+                apply(row, bias, residual, pre, self.activation, to, self.past);
             }
         }
     }
@@ -78,12 +92,6 @@ fn rest<T>(of: &[T], done: usize) -> &[T] {
     &of[done.min(of.len())..]
 }
 
-/// As [`rest`], to write.
-fn rest_mut<T>(of: &mut [T], done: usize) -> &mut [T] {
-    let done = done.min(of.len());
-    &mut of[done..]
-}
-
 /// act(row + bias) + residual, with the value before it to `pre`.
 fn apply(
     row: &mut [f32],
@@ -91,41 +99,48 @@ fn apply(
     residual: &[f32],
     mut pre: Results,
     act: Activation,
-    half: &mut [u16],
+    mut to: Results,
+    past: bool,
 ) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 {
         // SAFETY: the level's instructions.
-        done = unsafe { ends_avx512::apply(row, bias, residual, &mut pre, act, half) };
+        done = unsafe { ends_avx512::apply(row, bias, residual, &mut pre, act, &mut to, past) };
     }
-    let row = rest_mut(row, done);
+    let row = &mut row[done..];
     if row.is_empty() {
         return;
     }
-    let pre = match pre {
-        Results::F32(pre) => Results::F32(rest_mut(pre, done)),
-        Results::Bf16(pre) => Results::Bf16(rest_mut(pre, done)),
-    };
-    in_passes(row, rest(bias, done), rest(residual, done), pre, act);
-    narrow(&row[..half.len().saturating_sub(done)], rest_mut(half, done));
+    in_passes(row, rest(bias, done), rest(residual, done), pre.rest(done), act);
+    hand_over(row, to.rest(done), past);
 }
 
 /// row · act'(pre).
-fn gradient(row: &mut [f32], pre: Numbers, act: Activation, half: &mut [u16]) {
+fn gradient(row: &mut [f32], pre: Numbers, act: Activation, mut to: Results, past: bool) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if level() >= Level::Avx512 {
         // SAFETY: the level's instructions.
-        done = unsafe { ends_avx512::gradient(row, pre, act, half) };
+        done = unsafe { ends_avx512::gradient(row, pre, act, &mut to, past) };
     }
     let len = row.len();
-    let row = rest_mut(row, done);
+    let row = &mut row[done..];
     if row.is_empty() {
         return;
     }
     gradient_in_passes(row, pre.part(done..len), act);
-    narrow(&row[..half.len().saturating_sub(done)], rest_mut(half, done));
+    hand_over(row, to.rest(done), past);
+}
+
+/// A finished row to where it goes, if that is elsewhere.
+fn hand_over(row: &[f32], to: Results, past: bool) {
+    match to {
+        Results::F32([]) | Results::Bf16([]) => {}
+        Results::F32(to) if past => past::copy(row, to),
+        Results::F32(to) => to.copy_from_slice(row),
+        Results::Bf16(to) => narrow(row, to),
+    }
 }
 
 multiversion! {
@@ -248,7 +263,9 @@ mod tests {
         if level() < Level::Avx512 {
             return;
         }
-        for len in [1, 15, 16, 17, 31, 64, 250] {
+        for (len, past) in
+            [1, 15, 16, 17, 31, 64, 250].into_iter().flat_map(|len| [(len, false), (len, true)])
+        {
             for (act, what) in ACTIVATIONS.into_iter().flat_map(|act| (0..32).map(move |what| (act, what))) {
                 let z = numbers(len, what + 7 * len as u32);
                 let some = |bit: u32| if what >> bit & 1 > 0 { numbers(len, bit + 3) } else { vec![] };
@@ -266,7 +283,7 @@ mod tests {
                         in_passes(&mut row, &bias, &residual, to, act);
                         narrow(&row[..half.len()], &mut half);
                     } else {
-                        apply(&mut row, &bias, &residual, to, act, &mut half);
+                        apply(&mut row, &bias, &residual, to, act, Results::Bf16(&mut half), past);
                     }
                     // A rounded result need not be there in full.
                     let row = if half.is_empty() { bits(&row) } else { vec![] };
@@ -282,7 +299,7 @@ mod tests {
                         gradient_in_passes(&mut row, pre, act);
                         narrow(&row[..half.len()], &mut half);
                     } else {
-                        gradient(&mut row, pre, act, &mut half);
+                        gradient(&mut row, pre, act, Results::Bf16(&mut half), past);
                     }
                     (if half.is_empty() { bits(&row) } else { vec![] }, widened(&half))
                 };

@@ -157,6 +157,20 @@ struct Left {
     col: usize,
 }
 
+/// [`packed`] by rows less one, and whether outputs go past the caches.
+macro_rules! by_rows {
+    ($past:literal) => {
+        &[
+            packed::<1, $past>,
+            packed::<2, $past>,
+            packed::<3, $past>,
+            packed::<4, $past>,
+            packed::<5, $past>,
+            packed::<6, $past>,
+        ]
+    };
+}
+
 /// AVX2's tile of packed operands.
 pub(crate) struct Avx2;
 
@@ -165,8 +179,8 @@ impl Micro for Avx2 {
     const COLS: usize = COLS;
     const DEPTH: usize = 384;
     const TALL: usize = 96;
-    const RUN: &'static [unsafe fn(&Tile)] =
-        &[packed::<1>, packed::<2>, packed::<3>, packed::<4>, packed::<5>, packed::<6>];
+    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(false);
+    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(true);
 }
 
 /// [`loose`] by rows less one.
@@ -178,10 +192,10 @@ const UNROLLED: usize = 4;
 
 /// # Safety
 /// AVX2 and FMA; `left` has depth × M elements, `right` depth × COLS, `out` M
-/// rows of `width`.
+/// rows of `width`. If `PAST`, as [`Micro::RUN_PAST`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn packed<const M: usize>(tile: &Tile) {
-    for i in 0..M {
+unsafe fn packed<const M: usize, const PAST: bool>(tile: &Tile) {
+    for i in 0..if PAST { 0 } else { M } {
         // The outputs are wanted when the loop is over.
         let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
         _mm_prefetch::<_MM_HINT_T0>(row.cast());
@@ -212,7 +226,7 @@ unsafe fn packed<const M: usize>(tile: &Tile) {
         right = right.wrapping_add(COLS);
     }
     // SAFETY: the caller's promise.
-    unsafe { finish(tile, sums) };
+    unsafe { finish::<M, PAST>(tile, sums) };
 }
 
 /// As [`packed`], with rows and columns of `left` and rows of `right` these
@@ -231,7 +245,7 @@ unsafe fn loose<const M: usize>(tile: &Tile, [left_row, left_col, right_row]: [u
         right = right.wrapping_add(right_row);
     }
     // SAFETY: the caller's promise.
-    unsafe { finish(tile, sums) };
+    unsafe { finish::<M, false>(tile, sums) };
 }
 
 /// sums += a column of M elements `stride` apart × a row of COLS elements.
@@ -257,16 +271,20 @@ unsafe fn multiply<const M: usize>(
 }
 
 /// # Safety
-/// AVX2 and FMA; `out` has M rows of `width`.
+/// AVX2 and FMA; `out` has M rows of `width`. If `PAST`, as
+/// [`Micro::RUN_PAST`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish<const M: usize>(tile: &Tile, sums: [[__m256; 2]; M]) {
+unsafe fn finish<const M: usize, const PAST: bool>(tile: &Tile, sums: [[__m256; 2]; M]) {
     let alpha = _mm256_set1_ps(tile.alpha);
     for (i, [low, high]) in sums.into_iter().enumerate() {
         let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
         // SAFETY: the caller's promise; narrower rows go through a buffer.
         unsafe {
-            if tile.width == COLS {
+            if PAST {
+                _mm256_stream_ps(row, _mm256_mul_ps(alpha, low));
+                _mm256_stream_ps(row.add(8), _mm256_mul_ps(alpha, high));
+            } else if tile.width == COLS {
                 put(row, low, high, alpha, tile.accumulate);
             } else {
                 let mut line = [0f32; COLS];

@@ -23,33 +23,30 @@ pub(crate) struct Avx512Bf16;
 
 /// A tile's functions by rows less one, for left operands with these strides
 /// from row to row and along the inner dimension; without any, for packed ones,
-/// and so many vectors of columns.
+/// so many vectors of columns, and whether the outputs go past the caches.
 macro_rules! by_rows {
-    ($tile:ident) => {
-        by_rows!($tile, 2)
+    ($tile:ident, $vectors:literal, $past:literal) => {
+        by_rows!($tile, $vectors, $past, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     };
-    ($tile:ident, $vectors:literal) => {
-        by_rows!($tile, $vectors, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
-    };
-    ($tile:ident, $vectors:literal, $($rows:literal)*) => {
-        &[$($tile::<$rows, $vectors, 1, $rows>),*]
+    ($tile:ident, $vectors:literal, $past:literal, $($rows:literal)*) => {
+        &[$($tile::<$rows, $vectors, 1, $rows, $past>),*]
     };
     ($tile:ident, $row:expr, $along:expr) => {
         &[
-            $tile::<1, 2, { $row }, { $along }>,
-            $tile::<2, 2, { $row }, { $along }>,
-            $tile::<3, 2, { $row }, { $along }>,
-            $tile::<4, 2, { $row }, { $along }>,
-            $tile::<5, 2, { $row }, { $along }>,
-            $tile::<6, 2, { $row }, { $along }>,
-            $tile::<7, 2, { $row }, { $along }>,
-            $tile::<8, 2, { $row }, { $along }>,
-            $tile::<9, 2, { $row }, { $along }>,
-            $tile::<10, 2, { $row }, { $along }>,
-            $tile::<11, 2, { $row }, { $along }>,
-            $tile::<12, 2, { $row }, { $along }>,
-            $tile::<13, 2, { $row }, { $along }>,
-            $tile::<14, 2, { $row }, { $along }>,
+            $tile::<1, 2, { $row }, { $along }, false>,
+            $tile::<2, 2, { $row }, { $along }, false>,
+            $tile::<3, 2, { $row }, { $along }, false>,
+            $tile::<4, 2, { $row }, { $along }, false>,
+            $tile::<5, 2, { $row }, { $along }, false>,
+            $tile::<6, 2, { $row }, { $along }, false>,
+            $tile::<7, 2, { $row }, { $along }, false>,
+            $tile::<8, 2, { $row }, { $along }, false>,
+            $tile::<9, 2, { $row }, { $along }, false>,
+            $tile::<10, 2, { $row }, { $along }, false>,
+            $tile::<11, 2, { $row }, { $along }, false>,
+            $tile::<12, 2, { $row }, { $along }, false>,
+            $tile::<13, 2, { $row }, { $along }, false>,
+            $tile::<14, 2, { $row }, { $along }, false>,
         ]
     };
 }
@@ -59,7 +56,8 @@ impl Micro for Avx512 {
     const COLS: usize = 32;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(singles);
+    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(singles, 2, false);
+    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(singles, 2, true);
 }
 
 impl Micro for Avx512Bf16 {
@@ -68,7 +66,8 @@ impl Micro for Avx512Bf16 {
     const DEEP: usize = 2;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs);
+    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 2, false);
+    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 2, true);
 }
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
@@ -85,14 +84,14 @@ pub(crate) trait Weighed: Micro {
 impl Weighed for Avx512 {
     const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, STRIDE, 1);
     const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, false);
 }
 
 /// A row of pairs has half as many units.
 impl Weighed for Avx512Bf16 {
     const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, STRIDE / 2, 1);
     const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, false);
 }
 
 /// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
@@ -118,9 +117,17 @@ macro_rules! tile {
         /// # Safety
         /// `left` has depth × M units, rows `ROW` and the inner dimension's
         /// steps `ALONG` apart, `right` depth × COLS; `out` has M rows of
-        /// `width`, 16 · N at most.
+        /// `width`, 16 · N at most. If `PAST`, as [`Micro::RUN_PAST`].
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize, const N: usize, const ROW: usize, const ALONG: usize>(tile: &Tile) {
+        unsafe fn $name<
+            const M: usize,
+            const N: usize,
+            const ROW: usize,
+            const ALONG: usize,
+            const PAST: bool,
+        >(
+            tile: &Tile,
+        ) {
             let mut sums = [[_mm512_setzero_ps(); N]; M];
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
@@ -129,7 +136,7 @@ macro_rules! tile {
                 // The outputs are wanted when the loop is over, and not pushed
                 // out before.
                 let steps = tile.depth - step;
-                if steps <= M {
+                if !PAST && steps <= M {
                     let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
                     prefetch_to_write(row);
                     prefetch_to_write(row.wrapping_add(Avx512::COLS - 1));
@@ -155,7 +162,7 @@ macro_rules! tile {
                 right = right.wrapping_add(Avx512::COLS);
             }
             // SAFETY: the caller's promise.
-            unsafe { finish(tile, sums) };
+            unsafe { finish::<M, N, PAST>(tile, sums) };
         }
     };
 }
@@ -186,10 +193,10 @@ fn multiply_add_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
 }
 
 /// # Safety
-/// AVX-512F; `out` has M rows of `width`.
+/// AVX-512F; `out` has M rows of `width`. If `PAST`, as [`Micro::RUN_PAST`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn finish<const M: usize, const N: usize>(tile: &Tile, sums: [[__m512; N]; M]) {
+unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, sums: [[__m512; N]; M]) {
     let alpha = _mm512_set1_ps(tile.alpha);
     // A bit for each column that exists, of either vector.
     let columns = u32::MAX >> (Avx512::COLS - tile.width);
@@ -198,8 +205,12 @@ unsafe fn finish<const M: usize, const N: usize>(tile: &Tile, sums: [[__m512; N]
         for (half, sum) in halves.into_iter().enumerate() {
             let at = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride)).wrapping_add(half * VECTOR);
             // SAFETY: masked elements are neither read nor written; the others
-            // are in row i of `out`.
+            // are in row i of `out`. Past the caches all are.
             unsafe {
+                if PAST {
+                    _mm512_stream_ps(at, _mm512_mul_ps(alpha, sum));
+                    continue;
+                }
                 let value = if tile.accumulate {
                     _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(masks[half], at))
                 } else {

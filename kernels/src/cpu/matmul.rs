@@ -15,6 +15,7 @@ use super::gemm_avx2::{self, Avx2};
 use super::gemm_avx512::Avx512;
 #[cfg(target_arch = "x86_64")]
 use super::packing::Unit;
+use super::product::Results;
 #[cfg(target_arch = "x86_64")]
 use super::product::SharedResults;
 #[cfg(target_arch = "x86_64")]
@@ -316,7 +317,7 @@ pub(crate) fn batched(
                     let start = (member * m + row + i) * n + col;
                     // SAFETY: a row of the block, which is this task's.
                     let line = unsafe { out.range(start, b_block.cols) };
-                    epilogue.finish(line, &mut [], start, col);
+                    epilogue.finish(line, Results::F32(&mut []), start, col);
                 }
             }
         }

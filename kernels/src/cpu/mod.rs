@@ -31,6 +31,7 @@ mod moves;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod packing;
+mod past;
 mod philox;
 mod product;
 mod random;

@@ -238,13 +238,21 @@ pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
 
 /// Copies all of `b` into panels of `M::COLS` columns, each panel inner
 /// dimension first and `stride` floats after the one before; columns that are
-/// missing in the last become 0.
+/// missing in the last become 0. Past the caches if `past`.
 ///
 /// # Safety
 /// AVX2; the elements of `b` are inside its slice; `to` has room for the
-/// panels.
+/// panels. If `past`, `to` is aligned to 32 bytes and the stride a multiple of
+/// them, and [`published`](super::past::published) is called before another
+/// thread reads the panels.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *mut f32, stride: usize) {
+pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(
+    b: &Matrix<U::Element>,
+    to: *mut f32,
+    stride: usize,
+    past: bool,
+) {
+    debug_assert!(!past || (to.cast::<__m256>().is_aligned() && stride.is_multiple_of(8)));
     let depth = b.rows.div_ceil(U::DEEP);
     let along = b.row_stride.wrapping_mul(U::DEEP);
     let whole = b.cols / M::COLS;
@@ -262,14 +270,14 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *
                 let target =
                     to.wrapping_add(panel.wrapping_mul(stride).wrapping_add(k.wrapping_mul(M::COLS)));
                 let row = row.wrapping_add(panel.wrapping_mul(M::COLS));
-                for j in (0..M::COLS).step_by(LINE) {
+                for j in (0..M::COLS).step_by(LINE).filter(|_| !past) {
                     prefetch_to_write(target.wrapping_add(WRITTEN * M::COLS + j));
                 }
                 for j in (0..M::COLS).step_by(8) {
                     // SAFETY: eight units of b, and their place.
                     unsafe {
                         let units = U::across(row.wrapping_add(j), b.row_stride);
-                        _mm256_storeu_ps(target.wrapping_add(j), units);
+                        put(target.wrapping_add(j), units, past);
                     }
                 }
             }
@@ -285,16 +293,24 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *
                 for j in (0..M::COLS).filter(|_| k.is_multiple_of(16)) {
                     _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(j.wrapping_mul(b.col_stride)).cast());
                 }
-                for j in (0..M::COLS).step_by(8) {
-                    let mut r = [_mm256_setzero_ps(); 8];
-                    for (i, r) in r.iter_mut().enumerate() {
-                        let column = columns.wrapping_add((j + i).wrapping_mul(b.col_stride));
-                        // SAFETY: eight units of a column of b.
-                        *r = unsafe { U::along(column.wrapping_add(k * U::DEEP)) };
-                    }
-                    for (i, row) in transposed(r).into_iter().enumerate() {
-                        // SAFETY: eight floats of a row of the panel.
-                        unsafe { _mm256_storeu_ps(target.wrapping_add((k + i) * M::COLS + j), row) };
+                // A whole line at a time.
+                for j in (0..M::COLS).step_by(LINE) {
+                    let eight = |first: usize| {
+                        let mut r = [_mm256_setzero_ps(); 8];
+                        for (i, r) in r.iter_mut().enumerate() {
+                            let column = columns.wrapping_add((first + i).wrapping_mul(b.col_stride));
+                            // SAFETY: eight units of a column of b.
+                            *r = unsafe { U::along(column.wrapping_add(k * U::DEEP)) };
+                        }
+                        transposed(r)
+                    };
+                    for (i, (low, high)) in eight(j).into_iter().zip(eight(j + 8)).enumerate() {
+                        let to = target.wrapping_add((k + i) * M::COLS + j);
+                        // SAFETY: sixteen floats of a row of the panel.
+                        unsafe {
+                            put(to, low, past);
+                            put(to.wrapping_add(8), high, past);
+                        }
                     }
                 }
             }
@@ -312,6 +328,23 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(b: &Matrix<U::Element>, to: *
                         if j < width { U::one(from, b.row_stride, deep) } else { 0.0 };
                 }
             }
+        }
+    }
+}
+
+/// Eight floats of a panel.
+///
+/// # Safety
+/// AVX2; there is room for them, aligned to 32 bytes if `past`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn put(to: *mut f32, x: __m256, past: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if past {
+            _mm256_stream_ps(to, x);
+        } else {
+            _mm256_storeu_ps(to, x);
         }
     }
 }
@@ -447,7 +480,7 @@ mod tests {
             let stride = units * M::COLS + 16;
             let mut right = vec![f32::NAN; stride * rows.div_ceil(M::COLS)];
             // SAFETY: as above.
-            unsafe { pack_right::<M, U>(&a.t(), right.as_mut_ptr(), stride) };
+            unsafe { pack_right::<M, U>(&a.t(), right.as_mut_ptr(), stride, false) };
             for column in 0..rows.next_multiple_of(M::COLS) {
                 for k in 0..units {
                     let at = column / M::COLS * stride + k * M::COLS + column % M::COLS;

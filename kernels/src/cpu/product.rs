@@ -60,6 +60,14 @@ pub(crate) enum SharedResults {
 }
 
 impl SharedResults {
+    /// Bytes of an element.
+    pub fn element(&self) -> usize {
+        match self {
+            SharedResults::F32(_) => size_of::<f32>(),
+            SharedResults::Bf16(_) => size_of::<u16>(),
+        }
+    }
+
     /// Elements `start..start + len`.
     ///
     /// # Safety
@@ -82,6 +90,18 @@ impl<'a> Results<'a> {
             Results::F32(out) => SharedResults::F32(Output::new(out)),
             Results::Bf16(out) => SharedResults::Bf16(Moved::new(out)),
         }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Results::F32(values) => values.len(),
+            Results::Bf16(bits) => bits.len(),
+        }
+    }
+
+    /// What is behind the first `done`, if there is any.
+    pub fn rest(&mut self, done: usize) -> Results<'_> {
+        self.part(done.min(self.len())..self.len())
     }
 
     /// Some of them.

@@ -93,7 +93,7 @@ impl Tiles {
         #[cfg(target_arch = "x86_64")]
         if self.0 != Level::Portable {
             // SAFETY: as above.
-            unsafe { packing::pack_right::<Avx2, f32>(&b, to.as_mut_ptr(), b.rows * COLS) };
+            unsafe { packing::pack_right::<Avx2, f32>(&b, to.as_mut_ptr(), b.rows * COLS, false) };
             return;
         }
         for (first, panel) in (0..b.cols).step_by(COLS).zip(to.chunks_exact_mut(b.rows * COLS)) {
