@@ -360,7 +360,7 @@ impl Strip {
                 alpha,
                 accumulate: false,
             };
-            let run = if narrow { K::Tile::HALF } else { K::Tile::RUN };
+            let run = if narrow { K::Tile::HALF } else { K::Tile::RUN[0] };
             // SAFETY: the level (`left` checked it); a packed strip, a panel,
             // and rows of the scores.
             unsafe { run[self.rows - 1](&tile) };

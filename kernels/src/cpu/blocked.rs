@@ -1,14 +1,16 @@
 //! Large matrix products: both operands are packed once, by all threads.
 //!
 //! First the right operand is packed whole, into panels as wide as a tile; so is
-//! a left operand whose rows are neighbours in memory, as the rows of a block
-//! are a part of each cache line there. Then each task owns a block of the
-//! output. It packs its rows of another left operand, for [`Micro::DEPTH`] of the
-//! inner dimension at a time, which fit in L2, and runs the tiles of the block
-//! over them; a panel stays in L1 or L2 for all strips, which ask for the next
-//! one on the way, and for what the task packs and finishes later. A block stays
-//! in L2 from one depth to the next, and is finished there: bias, activation,
-//! residual, rounding. (Goto and van de Geijn 2008; Van Zee and van de Geijn
+//! a left operand whose columns lie in memory one after the other, as the rows of
+//! a block are a part of each cache line there. Then each task owns a block of
+//! the output. Of a left operand in rows it reads `f32` where they lie, if they do
+//! not all fall on the same lines of L1, and packs others, for [`Micro::DEPTH`]
+//! of the inner dimension at a time, which fit in L2. It runs the tiles of the
+//! block over them; a panel stays in L1 or L2 for all strips, which ask for the
+//! next one on the way, and for what the task packs and finishes later. A block
+//! stays in L2 from one depth to the next, and is finished there: bias,
+//! activation, residual, rounding. What is large is stored past the caches (see
+//! [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van de Geijn
 //! 2015.)
 //!
 //! Every output is summed over the inner dimension in order, in parts that
@@ -50,6 +52,13 @@ const BROAD: usize = 1024;
 /// fall on few lines of a cache.
 const APART: usize = 16;
 
+/// A tile's functions, by its rows less one; the second ones for outputs of whole
+/// tiles that are written past the caches: all columns exist, each row begins
+/// with a cache line, and nothing is accumulated.
+pub(crate) type ByRows = [&'static [unsafe fn(&Tile)]; 2];
+/// As [`ByRows`], with the elements from row to row of the left operand.
+pub(crate) type LyingByRows = [&'static [unsafe fn(&Tile, usize)]; 2];
+
 /// An instruction set's tile.
 pub(crate) trait Micro {
     /// Rows of a tile, at most 16.
@@ -63,16 +72,16 @@ pub(crate) trait Micro {
     /// Rows of a block: with [`Micro::DEPTH`] 150 to 230 KiB of the left
     /// operand, in L2.
     const TALL: usize;
-    /// What computes a tile, by its rows less one. Called through this table
-    /// each is compiled alone; inlined into one function they would spill
-    /// accumulators.
-    const RUN: &'static [unsafe fn(&Tile)];
-    /// As [`Micro::RUN`], for outputs of whole tiles that are written past the
-    /// caches: all columns exist, each row begins with a cache line, and nothing
-    /// is accumulated.
-    const RUN_PAST: &'static [unsafe fn(&Tile)];
+    /// What computes a tile. Called through this table each is compiled alone;
+    /// inlined into one function they would spill accumulators.
+    const RUN: ByRows;
+    /// As [`Micro::RUN`], for a left operand of `f32` that lies in rows, where
+    /// that pays. (Pairs of bfloat16 gained nothing by it.)
+    const LYING: Option<LyingByRows> = None;
 }
 
+/// Places of lines in L1, by their addresses.
+const PLACES: usize = 64;
 /// Floats of a cache line.
 const LINE: usize = 16;
 
@@ -150,6 +159,40 @@ fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
     (tall, wide)
 }
 
+/// Where tiles read the left operand.
+#[derive(Clone, Copy, PartialEq)]
+enum Left {
+    /// Where it lies.
+    Lies,
+    /// Where all threads have packed it.
+    Shared,
+    /// Where the task that multiplies it packs its rows.
+    Own,
+}
+
+/// Where that is, for a left operand of `k` units.
+fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>, k: usize) -> Left {
+    let in_rows = a.col_stride == 1 && a.row_stride != 1;
+    if A::LIES && in_rows && M::LYING.is_some() && scattered(M::ROWS, a.row_stride) {
+        Left::Lies
+    } else if a.row_stride == 1 && a.col_stride != 1 && a.rows > M::TALL && a.rows <= STRIPS / k {
+        Left::Shared
+    } else {
+        Left::Own
+    }
+}
+
+/// Whether rows so many floats apart leave room in L1 for what passes through
+/// between two uses of a line: of eight lines on a place they take seven.
+fn scattered(rows: usize, stride: usize) -> bool {
+    let mut lines = [0; PLACES];
+    (0..rows).all(|row| {
+        let place = row.wrapping_mul(stride) / LINE % PLACES;
+        lines[place] += 1;
+        lines[place] < 8
+    })
+}
+
 /// out (=|+=) alpha · a · b, finished by `epilogue`. The result has rows
 /// b.cols apart, and begins at element `start` of `out`.
 ///
@@ -184,16 +227,16 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let width = part(n, most, M::COLS);
     let mut right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     let panels = Packed(right.as_mut_ptr().cast());
-    // A left operand that is packed by all: strips of all rows for each depth.
-    let whole = a.row_stride == 1 && a.col_stride != 1 && m > M::TALL && m <= STRIPS / k;
+    let left_operand = left_of::<M, A>(&a, k);
+    // Packed by all: strips of all rows for each depth.
     let mut whole_left = WHOLE_LEFT.take();
-    if whole {
+    if left_operand == Left::Shared {
         whole_left = grown(whole_left, m * k);
     }
     let all_strips = Packed(whole_left.as_mut_ptr().cast());
     let left_slice = (PACK / m / 8 * 8).clamp(8, deep.max(8));
     let left_slices = deep.div_ceil(left_slice);
-    let left_packs = if whole { left_slices * k.div_ceil(deep) } else { 0 };
+    let left_packs = if left_operand == Left::Shared { left_slices * k.div_ceil(deep) } else { 0 };
     let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
         let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
         Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a }
@@ -280,30 +323,36 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                 }
             }
-            let mut strips = grown(LEFT.take(), if whole { 0 } else { tall * deep + SLACK });
+            let own = if left_operand == Left::Own { tall * deep + SLACK } else { 0 };
+            let mut strips = grown(LEFT.take(), own);
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
-                let rows_of_a = match whole {
-                    true => all_strips.at(depth * m + row * d),
-                    false => {
+                // And the floats from row to row.
+                let (rows_of_a, pitch_of_a) = match left_operand {
+                    Left::Lies => {
+                        let from = part_of_a(row, height, depth, d).data.as_ptr();
+                        (from.cast::<f32>(), a.row_stride)
+                    }
+                    Left::Shared => (all_strips.at(depth * m + row * d).cast_const(), d),
+                    Left::Own => {
                         let to = strips.as_mut_ptr().cast::<f32>();
                         // SAFETY: AVX2, by the caller; the part is inside a, and
                         // there is room for it.
                         unsafe { pack_left::<M, A>(&part_of_a(row, height, depth, d), to) };
-                        to
+                        (to.cast_const(), d)
                     }
                 };
                 ahead.clear();
                 if depth + deep < k {
-                    if !whole {
+                    if left_operand != Left::Shared {
                         let d = deep.min(k - depth - deep);
                         add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
                     }
                 } else {
                     // Another thread takes as many tasks meanwhile.
                     let row = (task + split.threads()) / across * tall;
-                    if row < m && !whole {
+                    if row < m && left_operand != Left::Shared {
                         add_matrix(&mut ahead, &part_of_a(row, tall.min(m - row), 0, deep));
                     }
                     for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
@@ -335,7 +384,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                         let rows = M::ROWS.min(height - i);
                         let tile = Tile {
                             depth: d,
-                            left: rows_of_a.wrapping_add(i * d),
+                            left: rows_of_a.wrapping_add(i * pitch_of_a),
                             right,
                             next: right.wrapping_add(d * M::COLS + i / M::ROWS * share),
                             out: to.wrapping_add(i * stride + j),
@@ -345,11 +394,18 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             alpha,
                             accumulate: accumulate || depth > 0,
                         };
-                        let run = if past && tile.width == M::COLS { M::RUN_PAST } else { M::RUN };
-                        // SAFETY: the instruction set, by the caller; both
-                        // operands are packed, and the outputs are this
-                        // task's.
-                        unsafe { run[rows - 1](&tile) };
+                        let past = usize::from(past && tile.width == M::COLS);
+                        // SAFETY: the instruction set, by the caller; the
+                        // operands are packed, or the left one lies in rows
+                        // of `f32`, and the outputs are this task's.
+                        unsafe {
+                            match M::LYING {
+                                Some(run) if left_operand == Left::Lies => {
+                                    run[past][rows - 1](&tile, pitch_of_a)
+                                }
+                                _ => M::RUN[past][rows - 1](&tile),
+                            }
+                        }
                     }
                 }
             }
@@ -478,7 +534,17 @@ mod tests {
             return;
         }
         for (m, n, k) in
-            [(1, 8, 3), (6, 16, 8), (13, 17, 9), (97, 50, 400), (200, 100, 30), (64, 790, 17), (50, 70, 5001)]
+            // (Rows of 1024 are packed, as they would fall on the same lines.)
+            [
+                (1, 8, 3),
+                (6, 16, 8),
+                (13, 17, 9),
+                (97, 50, 400),
+                (200, 100, 30),
+                (64, 790, 17),
+                (45, 40, 1024),
+                (50, 70, 5001),
+            ]
         {
             for way in 0..8 {
                 check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
@@ -491,10 +557,7 @@ mod tests {
 
     /// What a product writes, from a line's begin on: its result and the values
     /// before the activation, as bits.
-    fn written<T: Copy + Default>(
-        len: usize,
-        run: impl Fn(&mut [T], &mut [T]),
-    ) -> [Vec<T>; 2] {
+    fn written<T: Copy + Default>(len: usize, run: impl Fn(&mut [T], &mut [T])) -> [Vec<T>; 2] {
         let mut room = [0; 2].map(|_| vec![T::default(); len + 64]);
         let [out, pre] = room.each_mut().map(|room| {
             let skipped = room.as_ptr().align_offset(size_of::<Line>());
@@ -559,6 +622,23 @@ mod tests {
         if level() >= Level::Avx512 {
             check_large::<Avx512>();
         }
+    }
+
+    #[test]
+    fn rows_on_the_same_lines_are_seen() {
+        for (stride, expected) in [
+            (384, true),
+            (512, true),
+            (1000, true),
+            (1024, false),
+            (1025, false),
+            (1040, true),
+            (2048, false),
+        ] {
+            assert_eq!(scattered(14, stride), expected, "{stride}");
+        }
+        // Fewer rows than lines on a place.
+        assert!(scattered(6, 1024));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 use std::cell::Cell;
 
-use super::blocked::Micro;
+use super::blocked::{ByRows, LyingByRows, Micro};
 use super::matmul::Matrix;
 use super::packing::transposed;
 use super::tiles::{COLS, ROWS, Tile};
@@ -134,7 +134,7 @@ pub(crate) unsafe fn product(
                         unsafe {
                             if packs_a && right_stride == COLS {
                                 // The last strip is packed as tightly as it is.
-                                Avx2::RUN[height - 1](&tile);
+                                Avx2::RUN[0][height - 1](&tile);
                             } else {
                                 let left_col = if packs_a { height } else { source.col };
                                 LOOSE[height - 1](&tile, [source.row, left_col, right_stride]);
@@ -157,16 +157,16 @@ struct Left {
     col: usize,
 }
 
-/// [`packed`] by rows less one, and whether outputs go past the caches.
+/// A tile's functions by rows less one, and whether outputs go past the caches.
 macro_rules! by_rows {
-    ($past:literal) => {
+    ($tile:ident, $past:literal) => {
         &[
-            packed::<1, $past>,
-            packed::<2, $past>,
-            packed::<3, $past>,
-            packed::<4, $past>,
-            packed::<5, $past>,
-            packed::<6, $past>,
+            $tile::<1, $past>,
+            $tile::<2, $past>,
+            $tile::<3, $past>,
+            $tile::<4, $past>,
+            $tile::<5, $past>,
+            $tile::<6, $past>,
         ]
     };
 }
@@ -179,8 +179,8 @@ impl Micro for Avx2 {
     const COLS: usize = COLS;
     const DEPTH: usize = 384;
     const TALL: usize = 96;
-    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(false);
-    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(true);
+    const RUN: ByRows = [by_rows!(packed, false), by_rows!(packed, true)];
+    const LYING: Option<LyingByRows> = Some([by_rows!(lying, false), by_rows!(lying, true)]);
 }
 
 /// [`loose`] by rows less one.
@@ -192,9 +192,30 @@ const UNROLLED: usize = 4;
 
 /// # Safety
 /// AVX2 and FMA; `left` has depth × M elements, `right` depth × COLS, `out` M
-/// rows of `width`. If `PAST`, as [`Micro::RUN_PAST`].
+/// rows of `width`. If `PAST`, as [`Micro::RUN`] says.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn packed<const M: usize, const PAST: bool>(tile: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe { asking::<M, PAST>(tile, 1, M) };
+}
+
+/// # Safety
+/// As [`packed`], where `left` has M rows of depth elements, `row` apart.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn lying<const M: usize, const PAST: bool>(tile: &Tile, row: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { asking::<M, PAST>(tile, row, 1) };
+}
+
+/// As [`loose`] of a packed right operand, with what [`Tile`] says is wanted
+/// later asked for.
+///
+/// # Safety
+/// As [`packed`], where the rows of `left` are `row` and its columns `along`
+/// apart.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn asking<const M: usize, const PAST: bool>(tile: &Tile, row: usize, along: usize) {
     for i in 0..if PAST { 0 } else { M } {
         // The outputs are wanted when the loop is over.
         let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
@@ -212,17 +233,17 @@ unsafe fn packed<const M: usize, const PAST: bool>(tile: &Tile) {
             }
         }
         for step in 0..UNROLLED {
-            let (left, right) = (left.wrapping_add(step * M), right.wrapping_add(step * COLS));
+            let (left, right) = (left.wrapping_add(step * along), right.wrapping_add(step * COLS));
             // SAFETY: the caller's promise.
-            unsafe { multiply(&mut sums, left, 1, right) };
+            unsafe { multiply(&mut sums, left, row, right) };
         }
-        left = left.wrapping_add(UNROLLED * M);
+        left = left.wrapping_add(UNROLLED * along);
         right = right.wrapping_add(UNROLLED * COLS);
     }
     for _ in 0..tile.depth % UNROLLED {
         // SAFETY: the caller's promise.
-        unsafe { multiply(&mut sums, left, 1, right) };
-        left = left.wrapping_add(M);
+        unsafe { multiply(&mut sums, left, row, right) };
+        left = left.wrapping_add(along);
         right = right.wrapping_add(COLS);
     }
     // SAFETY: the caller's promise.
@@ -272,7 +293,7 @@ unsafe fn multiply<const M: usize>(
 
 /// # Safety
 /// AVX2 and FMA; `out` has M rows of `width`. If `PAST`, as
-/// [`Micro::RUN_PAST`].
+/// [`Micro::RUN`] says.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn finish<const M: usize, const PAST: bool>(tile: &Tile, sums: [[__m256; 2]; M]) {

@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::blocked::Micro;
+use super::blocked::{ByRows, LyingByRows, Micro};
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
 
@@ -51,13 +51,23 @@ macro_rules! by_rows {
     };
 }
 
+/// [`lying`] by rows less one, and whether the outputs go past the caches.
+macro_rules! lying_by_rows {
+    ($past:literal) => {
+        lying_by_rows!($past, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    ($past:literal, $($rows:literal)*) => {
+        &[$(lying::<$rows, $past>),*]
+    };
+}
+
 impl Micro for Avx512 {
     const ROWS: usize = 14;
     const COLS: usize = 32;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(singles, 2, false);
-    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(singles, 2, true);
+    const RUN: ByRows = [by_rows!(singles, 2, false), by_rows!(singles, 2, true)];
+    const LYING: Option<LyingByRows> = Some([lying_by_rows!(false), lying_by_rows!(true)]);
 }
 
 impl Micro for Avx512Bf16 {
@@ -66,8 +76,7 @@ impl Micro for Avx512Bf16 {
     const DEEP: usize = 2;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 2, false);
-    const RUN_PAST: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 2, true);
+    const RUN: ByRows = [by_rows!(pairs, 2, false), by_rows!(pairs, 2, true)];
 }
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
@@ -117,7 +126,7 @@ macro_rules! tile {
         /// # Safety
         /// `left` has depth × M units, rows `ROW` and the inner dimension's
         /// steps `ALONG` apart, `right` depth × COLS; `out` has M rows of
-        /// `width`, 16 · N at most. If `PAST`, as [`Micro::RUN_PAST`].
+        /// `width`, 16 · N at most. If `PAST`, as [`Micro::RUN`] says.
         #[target_feature(enable = $features)]
         unsafe fn $name<
             const M: usize,
@@ -131,21 +140,7 @@ macro_rules! tile {
             let mut sums = [[_mm512_setzero_ps(); N]; M];
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                next = next.wrapping_add(VECTOR);
-                // The outputs are wanted when the loop is over, and not pushed
-                // out before.
-                let steps = tile.depth - step;
-                if !PAST && steps <= M {
-                    let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
-                    prefetch_to_write(row);
-                    prefetch_to_write(row.wrapping_add(Avx512::COLS - 1));
-                }
-                if step.is_multiple_of(APART)
-                    && let Some(line) = tile.ahead.get(step / APART)
-                {
-                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                }
+                ask::<M, PAST>(tile, step, &mut next);
                 let mut b = [_mm512_setzero_ps(); N];
                 for (half, b) in b.iter_mut().enumerate() {
                     // SAFETY: `right` has depth rows of two vectors.
@@ -167,6 +162,26 @@ macro_rules! tile {
     };
 }
 
+/// Asks for what is wanted after a step of the inner dimension.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn ask<const M: usize, const PAST: bool>(tile: &Tile, step: usize, next: &mut *const f32) {
+    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+    *next = next.wrapping_add(VECTOR);
+    // The outputs are wanted when the loop is over, and not pushed out before.
+    let steps = tile.depth - step;
+    if !PAST && steps <= M {
+        let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
+        prefetch_to_write(row);
+        prefetch_to_write(row.wrapping_add(Avx512::COLS - 1));
+    }
+    if step.is_multiple_of(APART)
+        && let Some(line) = tile.ahead.get(step / APART)
+    {
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+}
+
 tile! {
     /// AVX-512F.
     singles, "avx512f", multiply_add
@@ -175,6 +190,56 @@ tile! {
 tile! {
     /// AVX-512F and AVX-512 BF16.
     pairs, "avx512f,avx512bf16", multiply_add_pairs
+}
+
+/// Row i of a left operand that lies is so many rows behind one of the bases,
+/// every third row: what an address can add.
+const ROWS_OF: [(usize, usize); 14] = [
+    (0, 0),
+    (0, 1),
+    (0, 2),
+    (1, 0),
+    (0, 4),
+    (1, 2),
+    (2, 0),
+    (1, 4),
+    (0, 8),
+    (3, 0),
+    (2, 4),
+    (1, 8),
+    (4, 0),
+    (3, 4),
+];
+
+/// AVX-512F's tile of a left operand that lies in rows.
+///
+/// # Safety
+/// `left` has M rows of depth elements, `row` apart, `right` depth × COLS;
+/// `out` has M rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn lying<const M: usize, const PAST: bool>(tile: &Tile, row: usize) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    let mut bases = [0, 3, 6, 9, 12].map(|i| tile.left.wrapping_add(i * row));
+    let (mut right, mut next) = (tile.right, tile.next);
+    for step in 0..tile.depth {
+        ask::<M, PAST>(tile, step, &mut next);
+        let mut b = [_mm512_setzero_ps(); 2];
+        for (half, b) in b.iter_mut().enumerate() {
+            // SAFETY: `right` has depth rows of two vectors.
+            *b = unsafe { _mm512_loadu_ps(right.add(half * VECTOR)) };
+        }
+        for (sums, (base, times)) in sums.iter_mut().zip(ROWS_OF) {
+            // SAFETY: `left` has M rows.
+            let a = _mm512_set1_ps(unsafe { *bases[base].add(times * row) });
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = multiply_add(*sum, a, b);
+            }
+        }
+        bases = bases.map(|base| base.wrapping_add(1));
+        right = right.wrapping_add(Avx512::COLS);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { finish::<M, 2, PAST>(tile, sums) };
 }
 
 #[inline]
@@ -193,7 +258,7 @@ fn multiply_add_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
 }
 
 /// # Safety
-/// AVX-512F; `out` has M rows of `width`. If `PAST`, as [`Micro::RUN_PAST`].
+/// AVX-512F; `out` has M rows of `width`. If `PAST`, as [`Micro::RUN`] says.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, sums: [[__m512; N]; M]) {

@@ -17,6 +17,8 @@ pub(crate) trait Unit {
 
     /// Elements of the inner dimension in a unit.
     const DEEP: usize;
+    /// A unit is an element as it lies in memory.
+    const LIES: bool = false;
 
     /// The unit of the first `deep` of `DEEP` elements that lie `stride`
     /// apart; what is missing is 0.
@@ -42,6 +44,7 @@ pub(crate) trait Unit {
 impl Unit for f32 {
     type Element = f32;
     const DEEP: usize = 1;
+    const LIES: bool = true;
 
     #[inline(always)]
     unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
