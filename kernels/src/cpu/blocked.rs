@@ -570,14 +570,14 @@ mod tests {
     /// Large results have the bits of the same rows by small products, which do
     /// not go past the caches; where rows begin with cache lines and where they
     /// do not.
-    fn check_large<M: Micro>() {
+    fn check_large<M: Micro, U: Unit>(of: impl Fn(&[f32]) -> Vec<U::Element>) {
         let team = Team::new(2).unwrap();
         let split = Split { team: Some(&team) };
         let (m, k, part) = (1100, 9, 100);
         for (n, start) in [(512, 0), (512, 3), (520, 0), (516, 16)] {
             assert!(m * n * 2 >= LARGE && part * n * 4 < LARGE);
             let len = start + m * n + 5;
-            let (a, b) = (filled(m * k, 1), filled(k * n, 2));
+            let (a, b) = (of(&filled(m * k, 1)), of(&filled(k * n, 2)));
             let (bias, other) = (filled(n, 3), filled(len, 4));
             let ends = |pre| {
                 let plain = Epilogue { pre, activation: Activation::Gelu, ..Epilogue::NONE };
@@ -591,7 +591,7 @@ mod tests {
                     let end = ends(Pre::Stored(pre))[end];
                     // SAFETY: the level was checked; operands are dense in
                     // their slices, and the outputs have m × n elements.
-                    unsafe { product::<M, f32, f32>(split, a, b, out, start, 0.5, false, end.as_ref()) };
+                    unsafe { product::<M, U, U>(split, a, b, out, start, 0.5, false, end.as_ref()) };
                 }
             };
             for end in 0..3 {
@@ -618,9 +618,12 @@ mod tests {
         if level() == Level::Portable {
             return;
         }
-        check_large::<Avx2>();
+        check_large::<Avx2, f32>(<[f32]>::to_vec);
         if level() >= Level::Avx512 {
-            check_large::<Avx512>();
+            check_large::<Avx512, f32>(<[f32]>::to_vec);
+        }
+        if level() == Level::Avx512Bf16 {
+            check_large::<Avx512Bf16, Pair>(bits);
         }
     }
 
