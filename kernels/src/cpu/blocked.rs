@@ -1,6 +1,6 @@
-//! Large matrix products: both operands are packed once, by all threads.
+//! Large matrix products, whose operands are packed once.
 //!
-//! First the right operand is packed whole, into panels as wide as a tile; so is
+//! First all threads pack the right operand, into panels as wide as a tile; and
 //! a left operand whose columns lie in memory one after the other, as the rows of
 //! a block are a part of each cache line there. Then each task owns a block of
 //! the output. Of a left operand in rows it reads `f32` where they lie, if they do
@@ -411,18 +411,19 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             }
             LEFT.set(strips);
             AHEAD.set(ahead);
-            for (i, epilogue) in (0..height).flat_map(|i| epilogue.map(|epilogue| (i, epilogue))) {
-                let at = begin + i * n;
-                // SAFETY: a row of the block, which is this task's.
-                let results = unsafe { out.range(at, width) };
-                match results {
-                    Results::F32(row) if !aside => {
-                        epilogue.finish(row, Results::F32(&mut []), at, left + col)
-                    }
-                    results => {
-                        // SAFETY: a row of the block's sums.
-                        let row = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
-                        epilogue.finish(row, results, at, left + col);
+            if let Some(epilogue) = epilogue {
+                for i in 0..height {
+                    let at = begin + i * n;
+                    // SAFETY: a row of the block, which is this task's.
+                    match unsafe { out.range(at, width) } {
+                        Results::F32(row) if !aside => {
+                            epilogue.finish(row, Results::F32(&mut []), at, left + col);
+                        }
+                        results => {
+                            // SAFETY: a row of the block's sums.
+                            let row = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
+                            epilogue.finish(row, results, at, left + col);
+                        }
                     }
                 }
             }

@@ -36,17 +36,7 @@ unsafe fn load_halves(from: &[u16], at: usize) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
 }
 
-/// # Safety
-/// As [`load`].
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn store(to: &mut [f32], at: usize, x: __m512) {
-    debug_assert!(at + LANES <= to.len());
-    // SAFETY: the caller's promise.
-    unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(at), x) }
-}
-
-/// As [`store`]; past the caches if `past`.
+/// Past the caches if `past`.
 ///
 /// # Safety
 /// As [`load`]; if `past`, [`published`](super::past::published) is called
@@ -89,6 +79,23 @@ unsafe fn put_halves(to: &mut [u16], at: usize, x: __m512, past: bool) {
             _mm256_stream_si256(to, rounded);
         } else {
             _mm256_storeu_si256(to, rounded);
+        }
+    }
+}
+
+/// To `to`, or where the row is.
+///
+/// # Safety
+/// As [`put`], of what is written.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn put_result(row: &mut [f32], to: &mut Results, at: usize, x: __m512, past: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match to {
+            Results::F32([]) | Results::Bf16([]) => put(row, at, x, false),
+            Results::F32(to) => put(to, at, x, past),
+            Results::Bf16(to) => put_halves(to, at, x, past),
         }
     }
 }
@@ -237,11 +244,7 @@ fn apply_of<const ACT: u8>(
             if !residual.is_empty() {
                 z = _mm512_add_ps(z, load(residual, at));
             }
-            match to {
-                Results::F32([]) | Results::Bf16([]) => store(row, at, z),
-                Results::F32(to) => put(to, at, z, past),
-                Results::Bf16(to) => put_halves(to, at, z, past),
-            }
+            put_result(row, to, at, z, past);
         }
     }
     whole
@@ -275,11 +278,7 @@ fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, to: &mut Results, p
                 Numbers::Bf16(pre) => load_halves(pre, at),
             };
             let d = times_slope::<ACT>(load(row, at), z);
-            match to {
-                Results::F32([]) | Results::Bf16([]) => store(row, at, d),
-                Results::F32(to) => put(to, at, d, past),
-                Results::Bf16(to) => put_halves(to, at, d, past),
-            }
+            put_result(row, to, at, d, past);
         }
     }
     whole
