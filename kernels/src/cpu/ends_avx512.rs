@@ -4,8 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::epilogue::{CUBIC, TWICE};
-use super::math::{EXP_MIN, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND};
+use super::epilogue::{STEEP, STEEP_SQUARE};
+use super::math::{
+    EXP_MIN, EXP2, EXP2_RANGE, FALL, FALL_CUBIC, LN_2_HIGH, LN_2_LOW, LOG2_E, ROUND, ROUND_EXPONENT,
+};
 use super::product::{Numbers, Results};
 use crate::op::Activation;
 
@@ -128,6 +130,24 @@ fn sigmoid(x: __m512) -> __m512 {
     _mm512_div_ps(above, _mm512_add_ps(of(1.0), e))
 }
 
+/// `math::gelu_divisor`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn gelu_divisor(z: __m512) -> __m512 {
+    let of = |value: f32| _mm512_set1_ps(value);
+    let square = _mm512_mul_ps(z, z);
+    let y = _mm512_mul_ps(z, _mm512_fmadd_ps(of(FALL_CUBIC), square, of(FALL)));
+    // (The second is taken if one is NaN.)
+    let y = _mm512_min_ps(of(EXP2_RANGE[1]), _mm512_max_ps(of(EXP2_RANGE[0]), y));
+    let shifted = _mm512_add_ps(y, of(ROUND_EXPONENT));
+    let r = _mm512_sub_ps(y, _mm512_sub_ps(shifted, of(ROUND_EXPONENT)));
+    let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(shifted)));
+    let [a, b, c, d, e] = EXP2.map(of);
+    let high = _mm512_fmadd_ps(_mm512_fmadd_ps(e, r, d), r, c);
+    let power = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(high, r, b), r, a), r, of(1.0));
+    _mm512_fmadd_ps(power, scale, of(1.0))
+}
+
 /// The activation of z; `ACT` is an [`Activation`].
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -138,11 +158,7 @@ fn value<const ACT: u8>(z: __m512) -> __m512 {
     match ACT {
         RELU => _mm512_maskz_mov_ps(above, z),
         RELU_SQUARED => _mm512_maskz_mul_ps(above, z, z),
-        GELU => {
-            let cubic = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(CUBIC), z), z);
-            let inner = _mm512_mul_ps(_mm512_set1_ps(TWICE), _mm512_fmadd_ps(cubic, z, z));
-            _mm512_mul_ps(z, sigmoid(inner))
-        }
+        GELU => _mm512_div_ps(z, gelu_divisor(z)),
         SILU => _mm512_mul_ps(z, sigmoid(z)),
         _ => z,
     }
@@ -161,13 +177,11 @@ fn times_slope<const ACT: u8>(d: __m512, z: __m512) -> __m512 {
             _mm512_mul_ps(d, _mm512_maskz_mul_ps(above, _mm512_set1_ps(2.0), z))
         }
         GELU => {
-            let square = _mm512_mul_ps(z, z);
-            let cubic = _mm512_mul_ps(_mm512_set1_ps(CUBIC), square);
-            let s = sigmoid(_mm512_mul_ps(_mm512_set1_ps(TWICE), _mm512_fmadd_ps(cubic, z, z)));
-            let inner = _mm512_fmadd_ps(_mm512_set1_ps(3.0 * CUBIC), square, one);
-            let inner = _mm512_mul_ps(_mm512_set1_ps(TWICE), inner);
+            let s = _mm512_div_ps(one, gelu_divisor(z));
+            let (steep, square) = (_mm512_set1_ps(STEEP), _mm512_set1_ps(STEEP_SQUARE));
+            let steep = _mm512_fmadd_ps(square, _mm512_mul_ps(z, z), steep);
             let outer = _mm512_mul_ps(_mm512_mul_ps(z, s), _mm512_sub_ps(one, s));
-            _mm512_mul_ps(d, _mm512_fmadd_ps(outer, inner, s))
+            _mm512_mul_ps(d, _mm512_fmadd_ps(outer, steep, s))
         }
         SILU => {
             let s = sigmoid(z);
