@@ -77,7 +77,7 @@ pub(super) const FALL: f32 = -2.302_208_2;
 pub(super) const FALL_CUBIC: f32 = -0.102_943_24;
 /// [`ROUND`], with what is added to an exponent of `f32` in its low bits.
 pub(super) const ROUND_EXPONENT: f32 = ROUND + 127.0;
-/// Of 2ʸ: below, it would be subnormal; there and above, it is infinite.
+/// Of 2ʸ: below, it would be subnormal; from there on it is infinite.
 pub(super) const EXP2_RANGE: [f32; 2] = [-126.0, 128.0];
 /// Of 2ʳ = 1 + …, |r| ≤ ½: the polynomial of least relative error (1.1·10⁻⁷ with
 /// the first term 1), fitted.
@@ -85,7 +85,7 @@ pub(super) const EXP2: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009
 
 /// 1 + e⁻ᵗ for t = 2 · √(2/π) · (z + 0.044715 z³): GELU (by its tanh, Hendrycks and
 /// Gimpel 2016) is z / (1 + e⁻ᵗ), as (1 + tanh(t/2)) / 2 = 1 / (1 + e⁻ᵗ). Relative
-/// error below 2·10⁻⁷, and 10⁻⁷ · |t| more for t < 0; infinite for t below −88.4.
+/// error below 2·10⁻⁷, and 2·10⁻⁷ · |t| more for t < 0; infinite for t below −88.4.
 #[inline(always)]
 pub(crate) fn gelu_divisor<const FMA: bool>(z: f32) -> f32 {
     let y = z * fma::<FMA>(FALL_CUBIC, z * z, FALL);
