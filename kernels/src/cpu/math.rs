@@ -81,6 +81,7 @@ pub(super) const ROUND_EXPONENT: f32 = ROUND + 127.0;
 pub(super) const EXP2_RANGE: [f32; 2] = [-126.0, 128.0];
 /// Of 2ʳ = 1 + …, |r| ≤ ½: the polynomial of least relative error (1.1·10⁻⁷ with
 /// the first term 1), fitted.
+#[expect(clippy::approx_constant, reason = "the second term is near ln 2, and is not it")]
 pub(super) const EXP2: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
 
 /// 1 + e⁻ᵗ for t = 2 · √(2/π) · (z + 0.044715 z³): GELU (by its tanh, Hendrycks and
