@@ -24,6 +24,7 @@ mod error;
 mod graph;
 mod kind;
 mod op;
+mod pages;
 
 pub mod reference;
 pub mod remote;

@@ -1,14 +1,10 @@
 //! One allocation of elements of one width, aligned to a cache line and
 //! zeroed: of this process, or on a card.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::cuda::{Address, Driver};
-
-/// Alignment of every allocation, in bytes.
-const ALIGN: usize = 64;
+use crate::pages::{ALIGN, Pages};
 
 /// Where a table's storages lie.
 #[derive(Clone)]
@@ -26,18 +22,16 @@ pub(crate) enum Memory {
 /// chosen by whoever reads: `f32`, `i32` and the bits of a bfloat16 accept
 /// every bit pattern.
 pub(crate) struct Storage {
-    base: NonNull<u8>,
-    layout: Layout,
+    place: Place,
+    bytes: usize,
     width: usize,
-    memory: Memory,
 }
 
-// SAFETY: a `Storage` owns its allocation alone, as a `Vec` does; the pointer
-// is not tied to the thread that made it.
-unsafe impl Send for Storage {}
-// SAFETY: `&Storage` only hands out the base pointer; whoever dereferences it
-// states why no data race is possible (see `Table::f32` and `Table::f32_mut`).
-unsafe impl Sync for Storage {}
+enum Place {
+    Host(Pages),
+    Card(Arc<Driver>, Address),
+    Elsewhere,
+}
 
 impl Storage {
     /// `elements` zeros of `width` bytes (2 or 4), or `None` where the machine
@@ -47,21 +41,17 @@ impl Storage {
         if bytes == 0 {
             return None;
         }
-        let layout = Layout::from_size_align(bytes, ALIGN).ok()?;
-        let base = match memory {
-            // SAFETY: the layout has a non-zero size (checked above).
-            Memory::Host => unsafe { alloc_zeroed(layout) },
-            Memory::Elsewhere => std::ptr::without_provenance_mut(ALIGN),
-            Memory::Card(driver) => {
-                std::ptr::without_provenance_mut(usize::try_from(driver.allocate(bytes)?).ok()?)
-            }
+        let place = match memory {
+            Memory::Host => Place::Host(Pages::zeroed(bytes)?),
+            Memory::Card(driver) => Place::Card(driver.clone(), driver.allocate(bytes)?),
+            Memory::Elsewhere => Place::Elsewhere,
         };
-        Some(Storage { base: NonNull::new(base)?, layout, width, memory: memory.clone() })
+        Some(Storage { place, bytes, width })
     }
 
     /// Elements in the allocation.
     pub fn len(&self) -> usize {
-        self.layout.size() / self.width
+        self.bytes / self.width
     }
 
     /// Bytes of an element.
@@ -71,37 +61,32 @@ impl Storage {
 
     /// Sets every element to zero.
     pub fn clear(&mut self) {
-        match &self.memory {
-            // SAFETY: `base` is the start of as many initialised bytes, and
-            // `&mut self` means that nobody else uses them; a test reads them
-            // back.
-            Memory::Host => unsafe { std::ptr::write_bytes(self.base.as_ptr(), 0, self.layout.size()) },
-            Memory::Elsewhere => {}
+        match &self.place {
+            // SAFETY: as many initialised bytes, and `&mut self` means that
+            // nobody else uses them; a test reads them back.
+            Place::Host(pages) => unsafe { pages.base().write_bytes(0, pages.bytes()) },
             // A failure means a lost card: nothing can be read from it again.
-            Memory::Card(driver) => {
-                let _ = driver.zero(self.address(), self.layout.size());
+            Place::Card(driver, address) => {
+                let _ = driver.zero(*address, self.bytes);
             }
+            Place::Elsewhere => {}
         }
-    }
-
-    fn address(&self) -> Address {
-        self.base.addr().get() as Address
     }
 
     /// Address of the first element.
     pub fn base(&self) -> *mut u8 {
-        self.base.as_ptr()
+        match &self.place {
+            Place::Host(pages) => pages.base(),
+            Place::Card(_, address) => std::ptr::without_provenance_mut(*address as usize),
+            Place::Elsewhere => std::ptr::without_provenance_mut(ALIGN),
+        }
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        match &self.memory {
-            // SAFETY: `base` came from `alloc_zeroed` with this very layout,
-            // and is released once, here.
-            Memory::Host => unsafe { dealloc(self.base.as_ptr(), self.layout) },
-            Memory::Elsewhere => {}
-            Memory::Card(driver) => driver.free(self.address()),
+        if let Place::Card(driver, address) = &self.place {
+            driver.free(*address);
         }
     }
 }

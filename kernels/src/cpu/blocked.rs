@@ -16,6 +16,7 @@
 //! Every output is summed over the inner dimension in order, in parts that
 //! depend on the inner dimension alone, wherever in the matrix it lies.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 
 use super::Split;
@@ -27,6 +28,7 @@ use super::product::{Results, SharedResults};
 use super::rounding::widen;
 use super::tasks::Stage;
 use super::tiles::Tile;
+use crate::pages::{ALIGN, Pages};
 
 /// Most columns of a block.
 const WIDE: usize = 768;
@@ -85,27 +87,24 @@ const PLACES: usize = 64;
 /// Floats of a cache line.
 const LINE: usize = 16;
 
-/// What aligns packed operands: a cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line {
-    _floats: [f32; LINE],
-}
-
 thread_local! {
-    static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static WHOLE_LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static SUMS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static RIGHT: Cell<Pages> = const { Cell::new(Pages::NONE) };
+    static WHOLE_LEFT: Cell<Pages> = const { Cell::new(Pages::NONE) };
+    static LEFT: Cell<Pages> = const { Cell::new(Pages::NONE) };
+    static SUMS: Cell<Pages> = const { Cell::new(Pages::NONE) };
     static AHEAD: Cell<Vec<*const u8>> = const { Cell::new(Vec::new()) };
 }
 
-fn grown(mut lines: Vec<Line>, floats: usize) -> Vec<Line> {
-    let needed = floats.div_ceil(LINE);
-    if lines.len() < needed {
-        lines.resize(needed, Line { _floats: [0.0; LINE] });
+/// Memory that has room for so many floats: this, or other.
+fn grown(memory: Pages, floats: usize) -> Pages {
+    let bytes = floats * size_of::<f32>();
+    if memory.bytes() >= bytes {
+        return memory;
     }
-    lines
+    drop(memory);
+    // As a vector that cannot grow.
+    let refused = || handle_alloc_error(Layout::array::<f32>(floats).expect("fewer than a matrix may have"));
+    Pages::zeroed(bytes).unwrap_or_else(refused)
 }
 
 /// A packed operand, which all tasks read.
@@ -127,7 +126,7 @@ impl Packed {
 fn add_lines<T>(lines: &mut Vec<*const u8>, from: *const T, rows: usize, cols: usize, stride: usize) {
     for row in 0..rows {
         let from = from.wrapping_add(row * stride).cast::<u8>();
-        lines.extend((0..cols * size_of::<T>()).step_by(size_of::<Line>()).map(|at| from.wrapping_add(at)));
+        lines.extend((0..cols * size_of::<T>()).step_by(ALIGN).map(|at| from.wrapping_add(at)));
     }
 }
 
@@ -225,15 +224,15 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
-    let mut right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
-    let panels = Packed(right.as_mut_ptr().cast());
+    let right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
+    let panels = Packed(right.base().cast());
     let left_operand = left_of::<M, A>(&a, k);
     // Packed by all: strips of all rows for each depth.
     let mut whole_left = WHOLE_LEFT.take();
     if left_operand == Left::Shared {
         whole_left = grown(whole_left, m * k);
     }
-    let all_strips = Packed(whole_left.as_mut_ptr().cast());
+    let all_strips = Packed(whole_left.base().cast());
     let left_slice = (PACK / m / 8 * 8).clamp(8, deep.max(8));
     let left_slices = deep.div_ceil(left_slice);
     let left_packs = if left_operand == Left::Shared { left_slices * k.div_ceil(deep) } else { 0 };
@@ -310,7 +309,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 }
                 _ => {
                     sums = grown(sums, height * pitch);
-                    (sums.as_mut_ptr().cast::<f32>(), pitch)
+                    (sums.base().cast::<f32>(), pitch)
                 }
             };
             if let SharedResults::Bf16(out) = out {
@@ -324,7 +323,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 }
             }
             let own = if left_operand == Left::Own { tall * deep + SLACK } else { 0 };
-            let mut strips = grown(LEFT.take(), own);
+            let strips = grown(LEFT.take(), own);
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
@@ -336,7 +335,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                     Left::Shared => (all_strips.at(depth * m + row * d).cast_const(), d),
                     Left::Own => {
-                        let to = strips.as_mut_ptr().cast::<f32>();
+                        let to = strips.base().cast::<f32>();
                         // SAFETY: AVX2, by the caller; the part is inside a, and
                         // there is room for it.
                         unsafe { pack_left::<M, A>(&part_of_a(row, height, depth, d), to) };
@@ -373,7 +372,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 let tiles = height.div_ceil(M::ROWS) * width.div_ceil(M::COLS);
                 let mut lines = ahead.chunks(ahead.len().div_ceil(tiles).max(1));
                 packed.wait(packs);
-                let lines_of_rows = to.cast::<Line>().is_aligned() && stride.is_multiple_of(LINE);
+                let lines_of_rows = to.addr().is_multiple_of(ALIGN) && stride.is_multiple_of(LINE);
                 let past = past && !aside && !accumulate && depth == 0 && deep >= k && lines_of_rows;
                 for j in (0..width).step_by(M::COLS) {
                     let panel = (col + j) / M::COLS;
@@ -431,7 +430,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             SUMS.set(sums);
         });
     }
-    if right.len() * 16 <= 2 * PANELS {
+    if right.bytes() / size_of::<f32>() <= 2 * PANELS {
         RIGHT.set(right);
     }
     WHOLE_LEFT.set(whole_left);
@@ -561,7 +560,7 @@ mod tests {
     fn written<T: Copy + Default>(len: usize, run: impl Fn(&mut [T], &mut [T])) -> [Vec<T>; 2] {
         let mut room = [0; 2].map(|_| vec![T::default(); len + 64]);
         let [out, pre] = room.each_mut().map(|room| {
-            let skipped = room.as_ptr().align_offset(size_of::<Line>());
+            let skipped = room.as_ptr().align_offset(ALIGN);
             &mut room[skipped..][..len]
         });
         run(out, pre);
