@@ -145,11 +145,7 @@ pub(crate) fn child_main(
 ) -> Result<(), String> {
     let ready = Lockdown::begin(Role::Worker, isolation)
         .map_err(|e| NotReady::Failed(e.to_string()))
-        .and_then(|lockdown| {
-            let hello =
-                wire::receive::<Hello<'static>>(&mut channel, MAX_REQUEST).map_err(|e| e.to_string())?;
-            prepare(hello, devices, lockdown)
-        });
+        .and_then(|lockdown| prepare(greeting(&mut channel)?, devices, lockdown));
     let (runner, lockdown) = match ready {
         Ok(ready) => ready,
         Err(not_ready) => {
@@ -175,12 +171,18 @@ pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
     guest_bytes.saturating_add(device_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES)
 }
 
+/// What the parent starts this worker with, if it is of the same build.
+fn greeting(channel: &mut UnixStream) -> Result<Hello<'static>, String> {
+    let hello = wire::receive::<Hello<'static>>(channel, MAX_REQUEST).map_err(|e| e.to_string())?;
+    machine::same_build(&hello.build)?;
+    Ok(hello)
+}
+
 fn prepare(
     hello: Hello<'_>,
     devices: &[NamedDevice],
     mut lockdown: Lockdown,
 ) -> Result<(evaluate::Runner, Lockdown), NotReady> {
-    machine::same_build(&hello.build)?;
     let shards = hello.shards.as_ref().map(shards::Mapped::open).transpose()?;
     lockdown.memory(memory(hello.memory_bytes, hello.device_bytes)).map_err(|e| e.to_string())?;
     let device = devices.iter().copied().find(|device| device.name == hello.device).ok_or_else(|| {

@@ -1,12 +1,18 @@
 //! What a worker that was taken over may send: its parent must read it as a
-//! reply or refuse it, whatever it is, and must not be hurt.
+//! reply or refuse it, whatever it is, and must not be hurt. And from whom a
+//! worker takes work.
+
+use std::borrow::Cow;
+use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
 
-use super::{Called, Reply};
+use super::{Called, Hello, Reply, greeting};
+use crate::codegen::Artifact;
 use crate::evaluation::{KnobRange, KnobScale, Metric, Product};
+use crate::machine::Metering;
 use crate::wire::{self, tests::altered};
-use crate::{Limits, Outcome, Phase, Report, Usage};
+use crate::{Limits, Outcome, Phase, Report, Usage, World, machine};
 
 /// More than any of the messages here.
 const LIMIT: usize = 1 << 20;
@@ -107,4 +113,39 @@ fn replies_come_back_as_they_were_sent() {
         let read: Reply = wire::receive(&mut sent.as_slice(), LIMIT).unwrap();
         assert_eq!(wire::frame(&read).unwrap(), sent);
     }
+}
+
+#[test]
+fn a_parent_of_another_build_is_refused() {
+    let artifact = Artifact {
+        world: World::Function,
+        fuel_traps: vec![],
+        depth_traps: vec![],
+        metering: Metering::Module,
+        wasi: false,
+        starts: false,
+        wasm_bytes: 0,
+        memory_bytes: 0,
+        table_elements: 0,
+        code: vec![],
+    };
+    let answer = |build: &str| {
+        let hello = Hello {
+            build: build.into(),
+            artifact: Cow::Borrowed(&artifact),
+            shards: None,
+            device: "cpu".into(),
+            threads: 1,
+            memory_bytes: 0,
+            table_elements: 0,
+            device_bytes: 0,
+            tensors: 0,
+        };
+        let (mut parent, mut worker) = UnixStream::pair().unwrap();
+        wire::send(&mut parent, &hello).unwrap();
+        greeting(&mut worker).map(|hello| hello.device)
+    };
+    assert_eq!(answer(machine::build()), Ok("cpu".into()));
+    let refused = answer("another").unwrap_err();
+    assert!(refused.contains("of another build") && refused.contains("(another)"), "{refused}");
 }
