@@ -221,4 +221,21 @@ mod tests {
         drop(pages);
         assert_eq!(flags(middle), None);
     }
+
+    /// The limit on a worker's memory counts what is mapped, used or not.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn nothing_stays_mapped_around_what_was_asked_for() {
+        let mapped = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap();
+            line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+        };
+        let before = mapped();
+        // A huge page of each would be 16 GiB, far more than other tests map.
+        for _ in 0..8192 {
+            Pages::zeroed(3 << 20).unwrap();
+        }
+        assert!(mapped() < before + (4 << 30));
+    }
 }

@@ -165,8 +165,8 @@ pub(crate) fn child_main(
 /// largest).
 const OVERHEAD_BYTES: u64 = 3 << 30;
 
-/// All memory of a worker, in bytes. A device may hold tensors and, while it
-/// works, as much again.
+/// All memory of a worker, in bytes. A device may hold tensors, for which huge
+/// pages may take a third more than was asked for, and needs room to work.
 pub(crate) fn memory(guest_bytes: u64, device_bytes: u64) -> u64 {
     guest_bytes.saturating_add(device_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES)
 }
