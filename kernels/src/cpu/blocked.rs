@@ -1,11 +1,11 @@
 //! Large matrix products, whose operands are packed once.
 //!
-//! First all threads pack the right operand, into panels as wide as a tile; and
-//! a left operand whose columns lie in memory one after the other, as the rows of
-//! a block are a part of each cache line there. Then each task owns a block of
-//! the output. Of a left operand in rows it reads `f32` where they lie, if they do
-//! not all fall on the same lines of L1, and packs others, for [`Micro::DEPTH`]
-//! of the inner dimension at a time, which fit in L2. It runs the tiles of the
+//! First all threads pack the right operand, into panels as wide as a tile,
+//! unless few blocks read it and it can be read where it lies. Then each task owns
+//! a block of the output. Of a left operand in rows it reads `f32` where they lie,
+//! if they do not all fall on the same lines of L1. Others are packed, for
+//! [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2: in columns
+//! on AVX-512 by the tiles that read them first, else before. It runs the tiles of the
 //! block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
 //! stays in L2 from one depth to the next, and is finished there: bias,
@@ -22,7 +22,7 @@ use std::cell::Cell;
 use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
-use super::packing::{SLACK, Unit, pack_left, pack_part, pack_right};
+use super::packing::{SLACK, Unit, pack_left, pack_right};
 use super::past::{LARGE, published};
 use super::product::{Results, SharedResults};
 use super::rounding::widen;
@@ -41,15 +41,16 @@ const TASK_WORK: u64 = 1 << 20;
 /// Most floats of a packed right operand (16 MiB, and what lies between its
 /// panels); a wider one is taken in parts.
 const PANELS: usize = 1 << 22;
-/// Most floats of a packed left operand (8 MiB); rows of a larger one are packed
-/// by the tasks that multiply them.
-const STRIPS: usize = PANELS / 2;
 /// Most of the inner dimension: then [`NARROW`] columns still fit.
 pub(crate) const DEEPEST: usize = PANELS / NARROW;
 /// Elements that a packing task copies, about.
 const PACK: usize = 24_576;
 /// Columns of rows that it copies.
 const BROAD: usize = 1024;
+/// Rows of blocks up to which a right operand is read where it lies: packing it
+/// takes time that no product fills. In `f32` on two cores of a Zen 4 products of
+/// 256 to 512 rows took 0.95 to 0.98 of the time, of 768 rows 0.99 to 1.02.
+const FEW: usize = 19;
 /// Floats between two panels, so that what is written side by side does not
 /// fall on few lines of a cache.
 const APART: usize = 16;
@@ -60,6 +61,10 @@ const APART: usize = 16;
 pub(crate) type ByRows = [&'static [unsafe fn(&Tile)]; 2];
 /// As [`ByRows`], with the elements from row to row of the left operand.
 pub(crate) type LyingByRows = [&'static [unsafe fn(&Tile, usize)]; 2];
+
+/// Tiles of [`Micro::ROWS`] rows that pack their left operand, these columns, on
+/// the way: the second one as in [`ByRows`].
+pub(crate) type OfColumns<T> = [unsafe fn(&Tile, &Matrix<T>); 2];
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
@@ -80,6 +85,10 @@ pub(crate) trait Micro {
     /// As [`Micro::RUN`], for a left operand of `f32` that lies in rows, where
     /// that pays. (Pairs of bfloat16 gained nothing by it.)
     const LYING: Option<LyingByRows> = None;
+    /// Whether its tiles read a right operand of `f32` where it lies in rows too.
+    const RIGHT_LIES: bool = false;
+    /// Whether [`Unit::OF_COLUMNS`] are its tiles too.
+    const PACKS: bool = false;
 }
 
 /// Places of lines in L1, by their addresses.
@@ -89,7 +98,6 @@ const LINE: usize = 16;
 
 thread_local! {
     static RIGHT: Cell<Pages> = const { Cell::new(Pages::NONE) };
-    static WHOLE_LEFT: Cell<Pages> = const { Cell::new(Pages::NONE) };
     static LEFT: Cell<Pages> = const { Cell::new(Pages::NONE) };
     static SUMS: Cell<Pages> = const { Cell::new(Pages::NONE) };
     static AHEAD: Cell<Vec<*const u8>> = const { Cell::new(Vec::new()) };
@@ -163,22 +171,34 @@ fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
 enum Left {
     /// Where it lies.
     Lies,
-    /// Where all threads have packed it.
-    Shared,
-    /// Where the task that multiplies it packs its rows.
-    Own,
+    /// Where the first tiles that read it pack it.
+    Columns,
+    /// Where the task that multiplies it packs it before.
+    Packed,
 }
 
-/// Where that is, for a left operand of `k` units.
-fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>, k: usize) -> Left {
-    let in_rows = a.col_stride == 1 && a.row_stride != 1;
-    if A::LIES && in_rows && M::LYING.is_some() && scattered(M::ROWS, a.row_stride) {
-        Left::Lies
-    } else if a.row_stride == 1 && a.col_stride != 1 && a.rows > M::TALL && a.rows <= STRIPS / k {
-        Left::Shared
+fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>) -> Left {
+    if A::LIES && M::LYING.is_some() && a.col_stride == 1 && a.row_stride != 1 {
+        if scattered(M::ROWS, a.row_stride) { Left::Lies } else { Left::Packed }
+    } else if M::PACKS && A::OF_COLUMNS.is_some() && a.row_stride == 1 && a.col_stride != 1 {
+        Left::Columns
     } else {
-        Left::Own
+        Left::Packed
     }
+}
+
+/// Whether tiles read the right operand where it lies, for so many rows of the
+/// left one: whole tiles of it, in whole cache lines, which do not all fall on the
+/// same ones.
+fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
+    M::RIGHT_LIES
+        && B::LIES
+        && b.col_stride == 1
+        && b.cols.is_multiple_of(M::COLS)
+        && b.data.as_ptr().addr().is_multiple_of(ALIGN)
+        && b.row_stride.is_multiple_of(LINE)
+        && rows <= FEW * M::TALL
+        && scattered(M::ROWS, b.row_stride)
 }
 
 /// Whether rows so many floats apart leave room in L1 for what passes through
@@ -224,18 +244,13 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
-    let right = grown(RIGHT.take(), width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
-    let panels = Packed(right.base().cast());
-    let left_operand = left_of::<M, A>(&a, k);
-    // Packed by all: strips of all rows for each depth.
-    let mut whole_left = WHOLE_LEFT.take();
-    if left_operand == Left::Shared {
-        whole_left = grown(whole_left, m * k);
+    let right_lies = right_lies::<M, B>(&b, m);
+    let mut right = RIGHT.take();
+    if !right_lies {
+        right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     }
-    let all_strips = Packed(whole_left.base().cast());
-    let left_slice = (PACK / m / 8 * 8).clamp(8, deep.max(8));
-    let left_slices = deep.div_ceil(left_slice);
-    let left_packs = if left_operand == Left::Shared { left_slices * k.div_ceil(deep) } else { 0 };
+    let panels = Packed(right.base().cast());
+    let left_operand = left_of::<M, A>(&a);
     let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
         let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
         Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a }
@@ -251,30 +266,15 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         let group = group.min(count);
         let slice = (PACK / (M::COLS * group) / 8 * 8).clamp(8, deep.max(8));
         let (groups, slices) = (count.div_ceil(group), deep.div_ceil(slice));
-        let packs = groups * slices * k.div_ceil(deep);
+        let packs = if right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
         // Where a panel of the part from `depth` on, which is `d` deep, begins.
         let place = |depth: usize, panel: usize, d: usize| {
             (depth * M::COLS + depth / deep * APART) * count + panel * (d * M::COLS + APART)
         };
         let past_panels = cols * k * size_of::<f32>() >= LARGE;
         let packed = Stage::default();
-        // Once for all parts of a wide right operand.
-        let packs_of_left = if left == 0 { left_packs } else { 0 };
         let pack = |task: usize| {
             let _task = packed.task();
-            if task >= packs {
-                let task = task - packs;
-                let depth = task / left_slices * deep;
-                let (d, first) = (deep.min(k - depth), task % left_slices * left_slice);
-                if first < d {
-                    let part = part_of_a(0, m, depth + first, left_slice.min(d - first));
-                    let to = all_strips.at(depth * m);
-                    // SAFETY: AVX2, by the caller; the part is inside a, and
-                    // its places in the strips are this task's.
-                    unsafe { pack_part::<M, A>(&part, to, first, M::ROWS * d) };
-                }
-                return;
-            }
             let (depth, first) = (task / groups / slices * deep, task % groups * group);
             let (d, row) = (deep.min(k - depth), task / groups % slices * slice);
             if row >= d {
@@ -292,7 +292,6 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         };
         let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
-        let packs = packs + packs_of_left;
         split.each(packs + m.div_ceil(tall) * across, |task| {
             let Some(task) = task.checked_sub(packs) else { return pack(task) };
             let (row, col) = (task / across * tall, task % across * wide);
@@ -322,7 +321,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                 }
             }
-            let own = if left_operand == Left::Own { tall * deep + SLACK } else { 0 };
+            let own = if left_operand == Left::Lies { 0 } else { tall * deep + SLACK };
             let strips = grown(LEFT.take(), own);
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
@@ -333,8 +332,8 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                         let from = part_of_a(row, height, depth, d).data.as_ptr();
                         (from.cast::<f32>(), a.row_stride)
                     }
-                    Left::Shared => (all_strips.at(depth * m + row * d).cast_const(), d),
-                    Left::Own => {
+                    Left::Columns => (strips.base().cast::<f32>().cast_const(), d),
+                    Left::Packed => {
                         let to = strips.base().cast::<f32>();
                         // SAFETY: AVX2, by the caller; the part is inside a, and
                         // there is room for it.
@@ -344,14 +343,12 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 };
                 ahead.clear();
                 if depth + deep < k {
-                    if left_operand != Left::Shared {
-                        let d = deep.min(k - depth - deep);
-                        add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
-                    }
+                    let d = deep.min(k - depth - deep);
+                    add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
                 } else {
                     // Another thread takes as many tasks meanwhile.
                     let row = (task + split.threads()) / across * tall;
-                    if row < m && left_operand != Left::Shared {
+                    if row < m {
                         add_matrix(&mut ahead, &part_of_a(row, tall.min(m - row), 0, deep));
                     }
                     for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
@@ -375,17 +372,24 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 let lines_of_rows = to.addr().is_multiple_of(ALIGN) && stride.is_multiple_of(LINE);
                 let past = past && !aside && !accumulate && depth == 0 && deep >= k && lines_of_rows;
                 for j in (0..width).step_by(M::COLS) {
-                    let panel = (col + j) / M::COLS;
-                    let right = panels.at(place(depth, panel, d));
-                    // Each strip asks for its share of the panel after this.
-                    let share = (d * M::COLS).div_ceil(height.div_ceil(M::ROWS));
+                    let strips = height.div_ceil(M::ROWS);
+                    // And the floats from row to row, and what the first strip and
+                    // each after it ask for: a share of the panel after this.
+                    let (right, right_stride, next, share) = if right_lies {
+                        let from = b.data[depth * b.row_stride + left + col + j..].as_ptr().cast::<f32>();
+                        (from, b.row_stride, from.wrapping_add(M::COLS), M::COLS.div_ceil(strips))
+                    } else {
+                        let from = panels.at(place(depth, (col + j) / M::COLS, d)).cast_const();
+                        (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(strips))
+                    };
                     for i in (0..height).step_by(M::ROWS) {
                         let rows = M::ROWS.min(height - i);
                         let tile = Tile {
                             depth: d,
                             left: rows_of_a.wrapping_add(i * pitch_of_a),
                             right,
-                            next: right.wrapping_add(d * M::COLS + i / M::ROWS * share),
+                            right_stride,
+                            next: next.wrapping_add(i / M::ROWS * share),
                             out: to.wrapping_add(i * stride + j),
                             out_stride: stride,
                             ahead: lines.next().unwrap_or_default(),
@@ -395,14 +399,22 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                         };
                         let past = usize::from(past && tile.width == M::COLS);
                         // SAFETY: the instruction set, by the caller; the
-                        // operands are packed, or the left one lies in rows
-                        // of `f32`, and the outputs are this task's.
+                        // operands are packed, or lie as the tile reads them, or
+                        // there is room for what it packs; the outputs are this
+                        // task's.
                         unsafe {
-                            match M::LYING {
-                                Some(run) if left_operand == Left::Lies => {
-                                    run[past][rows - 1](&tile, pitch_of_a)
+                            match (left_operand, M::LYING, A::OF_COLUMNS) {
+                                (Left::Lies, Some(run), _) => run[past][rows - 1](&tile, pitch_of_a),
+                                (Left::Columns, _, Some(run)) if j == 0 && rows == M::ROWS => {
+                                    run[past](&tile, &part_of_a(row + i, rows, depth, d));
                                 }
-                                _ => M::RUN[past][rows - 1](&tile),
+                                _ => {
+                                    if left_operand == Left::Columns && j == 0 {
+                                        let part = part_of_a(row + i, rows, depth, d);
+                                        pack_left::<M, A>(&part, tile.left.cast_mut());
+                                    }
+                                    M::RUN[past][rows - 1](&tile);
+                                }
                             }
                         }
                     }
@@ -433,7 +445,6 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     if right.bytes() / size_of::<f32>() <= 2 * PANELS {
         RIGHT.set(right);
     }
-    WHOLE_LEFT.set(whole_left);
 }
 
 #[cfg(test)]
@@ -624,6 +635,115 @@ mod tests {
         }
         if level() == Level::Avx512Bf16 {
             check_large::<Avx512Bf16, Pair>(bits);
+        }
+    }
+
+    const PAGE: usize = 4096;
+
+    /// Elements that end where memory ends.
+    struct Last<T> {
+        map: *mut u8,
+        bytes: usize,
+        data: *mut T,
+        len: usize,
+    }
+
+    impl<T: Copy> Last<T> {
+        fn new(from: &[T]) -> Last<T> {
+            let bytes = size_of_val(from).next_multiple_of(PAGE);
+            // SAFETY: a new mapping, whose last page no one may touch.
+            let map = unsafe {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let wanted = libc::PROT_READ | libc::PROT_WRITE;
+                let map = libc::mmap(std::ptr::null_mut(), bytes + PAGE, wanted, flags, -1, 0);
+                assert_ne!(map, libc::MAP_FAILED);
+                assert_eq!(libc::mprotect(map.byte_add(bytes), PAGE, libc::PROT_NONE), 0);
+                map.cast::<u8>()
+            };
+            let data = map.wrapping_add(bytes - size_of_val(from)).cast::<T>();
+            // SAFETY: the end of what may be touched, aligned as the page's end is.
+            unsafe { data.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+            Last { map, bytes, data, len: from.len() }
+        }
+
+        fn all(&self) -> &[T] {
+            // SAFETY: elements of the mapping, written by `new`.
+            unsafe { std::slice::from_raw_parts(self.data, self.len) }
+        }
+    }
+
+    impl<T> Drop for Last<T> {
+        fn drop(&mut self) {
+            // SAFETY: the mapping of `new`.
+            unsafe { libc::munmap(self.map.cast(), self.bytes + PAGE) };
+        }
+    }
+
+    /// However its operands lie, be they packed or not, a product has the same
+    /// bits, and reads nothing behind them.
+    fn check_lying<M: Micro, U: Unit>(of: impl Fn(&[f32]) -> Vec<U::Element>)
+    where
+        U::Element: Default,
+    {
+        let team = Team::new(2).unwrap();
+        let split = Split { team: Some(&team) };
+        // The last: more than one part of the inner dimension.
+        for (m, n, k) in
+            [(14, 32, 1), (20, 48, 9), (45, 64, 23), (300, 96, 40), (600, 64, 31), (30, 64, 4099)]
+        {
+            let (a, b) = (of(&filled(m * k, 1)), of(&filled(k * n, 2)));
+            let turned = |from: &[U::Element], rows: usize, cols: usize| -> Vec<U::Element> {
+                (0..rows * cols).map(|at| from[at % rows * cols + at / rows]).collect()
+            };
+            let (a_columns, b_columns) = (Last::new(&turned(&a, m, k)), Last::new(&turned(&b, k, n)));
+            let (a, b_last) = (Last::new(&a), Last::new(&b));
+            let (a, a_columns) =
+                (Matrix::new(a.all(), m, k, false), Matrix::new(a_columns.all(), m, k, true));
+            let b_columns = Matrix::new(b_columns.all(), k, n, true);
+            let run = |a: Matrix<U::Element>, b: Matrix<U::Element>| {
+                let mut out = vec![0.0; m * n];
+                let to = SharedResults::F32(Output::new(&mut out));
+                // SAFETY: the level was checked; operands are dense in their
+                // slices, and the outputs have m × n elements.
+                unsafe { product::<M, U, U>(split, a, b, to, 0, 0.5, false, None) };
+                out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            let expected = run(a, b_columns);
+            assert_eq!(run(a_columns, b_columns), expected, "{m}×{n}×{k}");
+            // At the begin of a line, past it, and at the end of memory.
+            let mut room = [0, 1].map(|_| vec![U::Element::default(); b.len() + 128]);
+            let mut all = vec![b_last.all()];
+            for (skipped, room) in room.iter_mut().enumerate() {
+                let at = room.as_ptr().align_offset(ALIGN) + skipped;
+                room[at..][..b.len()].copy_from_slice(&b);
+                all.push(&room[at..][..b.len()]);
+            }
+            for b in all {
+                let b = Matrix::new(b, k, n, false);
+                let line = b.data.as_ptr().addr().is_multiple_of(ALIGN);
+                let lies = M::RIGHT_LIES && U::LIES && line && n % M::COLS == 0 && m <= FEW * M::TALL;
+                assert_eq!(right_lies::<M, U>(&b, m), lies);
+                for a in [a, a_columns] {
+                    assert_eq!(run(a, b), expected, "{m}×{n}×{k}, {} {line}", a.col_stride);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operands_that_lie_give_the_bits_of_packed_ones() {
+        if level() == Level::Portable {
+            return;
+        }
+        check_lying::<Avx2, f32>(<[f32]>::to_vec);
+        check_lying::<Avx2, u16>(bits);
+        if level() >= Level::Avx512 {
+            assert!(left_of::<Avx512, f32>(&Matrix::new(&[0.0; 6], 2, 3, true)) == Left::Columns);
+            check_lying::<Avx512, f32>(<[f32]>::to_vec);
+            check_lying::<Avx512, u16>(bits);
+        }
+        if level() == Level::Avx512Bf16 {
+            check_lying::<Avx512Bf16, Pair>(bits);
         }
     }
 

@@ -121,6 +121,7 @@ pub(crate) unsafe fn product(
                             depth: k,
                             left: source.data.wrapping_add(strip * source.strip),
                             right,
+                            right_stride,
                             next: right,
                             ahead: &[],
                             out: out.wrapping_add(row * out_stride + left + col),
@@ -137,7 +138,7 @@ pub(crate) unsafe fn product(
                                 Avx2::RUN[0][height - 1](&tile);
                             } else {
                                 let left_col = if packs_a { height } else { source.col };
-                                LOOSE[height - 1](&tile, [source.row, left_col, right_stride]);
+                                LOOSE[height - 1](&tile, source.row, left_col);
                             }
                         }
                     }
@@ -184,7 +185,7 @@ impl Micro for Avx2 {
 }
 
 /// [`loose`] by rows less one.
-pub(crate) const LOOSE: [unsafe fn(&Tile, [usize; 3]); ROWS] =
+pub(crate) const LOOSE: [unsafe fn(&Tile, usize, usize); ROWS] =
     [loose::<1>, loose::<2>, loose::<3>, loose::<4>, loose::<5>, loose::<6>];
 
 /// Steps of the inner dimension that the loop over it takes at a time.
@@ -250,20 +251,20 @@ unsafe fn asking<const M: usize, const PAST: bool>(tile: &Tile, row: usize, alon
     unsafe { finish::<M, PAST>(tile, sums) };
 }
 
-/// As [`packed`], with rows and columns of `left` and rows of `right` these
-/// strides apart.
+/// As [`packed`], with rows and columns of `left` these strides apart, and rows
+/// of `right` as the tile says.
 ///
 /// # Safety
 /// As [`packed`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn loose<const M: usize>(tile: &Tile, [left_row, left_col, right_row]: [usize; 3]) {
+unsafe fn loose<const M: usize>(tile: &Tile, left_row: usize, left_col: usize) {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     let (mut left, mut right) = (tile.left, tile.right);
     for _ in 0..tile.depth {
         // SAFETY: the caller's promise.
         unsafe { multiply(&mut sums, left, left_row, right) };
         left = left.wrapping_add(left_col);
-        right = right.wrapping_add(right_row);
+        right = right.wrapping_add(tile.right_stride);
     }
     // SAFETY: the caller's promise.
     unsafe { finish::<M, false>(tile, sums) };

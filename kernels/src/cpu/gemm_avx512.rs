@@ -11,7 +11,8 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::blocked::{ByRows, LyingByRows, Micro};
+use super::blocked::{ByRows, LyingByRows, Micro, OfColumns};
+use super::matmul::Matrix;
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
 
@@ -62,22 +63,30 @@ macro_rules! lying_by_rows {
 }
 
 impl Micro for Avx512 {
-    const ROWS: usize = 14;
-    const COLS: usize = 32;
+    const ROWS: usize = ROWS;
+    const COLS: usize = COLS;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
     const RUN: ByRows = [by_rows!(singles, 2, false), by_rows!(singles, 2, true)];
     const LYING: Option<LyingByRows> = Some([lying_by_rows!(false), lying_by_rows!(true)]);
+    const RIGHT_LIES: bool = true;
+    const PACKS: bool = true;
 }
 
 impl Micro for Avx512Bf16 {
-    const ROWS: usize = 14;
-    const COLS: usize = 32;
+    const ROWS: usize = ROWS;
+    const COLS: usize = COLS;
     const DEEP: usize = 2;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
     const RUN: ByRows = [by_rows!(pairs, 2, false), by_rows!(pairs, 2, true)];
+    const PACKS: bool = true;
 }
+
+/// The tiles that pack columns of `f32`.
+pub(crate) const OF_SINGLES: OfColumns<f32> = [of_singles::<false>, of_singles::<true>];
+/// The tiles that pack columns of bfloat16, in pairs.
+pub(crate) const OF_PAIRS: OfColumns<u16> = [of_pairs::<false>, of_pairs::<true>];
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
 /// apart.
@@ -103,6 +112,10 @@ impl Weighed for Avx512Bf16 {
     const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, false);
 }
 
+/// Rows of a tile.
+const ROWS: usize = 14;
+/// Columns of a tile.
+const COLS: usize = 2 * VECTOR;
 /// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
 /// pace, and a block's sums make few trips. In a training step (Zen 4, 1 MiB
 /// of L2) 1024 × 42 took 0.93 of the time of 384 × 96 in bfloat16 and 0.97 in
@@ -117,15 +130,40 @@ const VECTOR: usize = 16;
 /// Steps of the inner dimension between two lines of [`Tile::ahead`].
 const APART: usize = 8;
 
-/// Defines a tile: sums of M × 16 · N outputs, each step of the inner dimension by
-/// `$step` (sum, a unit of the left operand, units of the right one).
+/// Steps of the inner dimension by which a column is packed before it is used.
+const EARLY: usize = 8;
+/// Steps by which it is asked for before it is packed. (12 to 40, into L1 or L2,
+/// made no difference that could be told; not at all took 1.05 of the time.)
+const ASKED: usize = 16;
+
+/// Adds a step of the inner dimension to sums of M × 16 · N outputs by `$step`
+/// (sum, a unit of the left operand, units of the right one): units from `$right`
+/// on, and those that `$left` gives by row.
+macro_rules! step {
+    ($sums:ident, $n:expr, $right:ident, $left:expr, $step:ident) => {
+        let mut b = [_mm512_setzero_ps(); $n];
+        for (half, b) in b.iter_mut().enumerate() {
+            // SAFETY: `right` has depth rows of so many vectors.
+            *b = unsafe { _mm512_loadu_ps($right.add(half * VECTOR)) };
+        }
+        for (i, sums) in $sums.iter_mut().enumerate() {
+            // SAFETY: the left operand has M rows.
+            let a = _mm512_set1_ps(unsafe { *$left(i) });
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = $step(*sum, a, b);
+            }
+        }
+    };
+}
+
+/// Defines a tile: sums of M × 16 · N outputs by `$step` (see [`step`]).
 macro_rules! tile {
     ($(#[$doc:meta])* $name:ident, $features:literal, $step:ident) => {
         $(#[$doc])*
         ///
         /// # Safety
         /// `left` has depth × M units, rows `ROW` and the inner dimension's
-        /// steps `ALONG` apart, `right` depth × COLS; `out` has M rows of
+        /// steps `ALONG` apart, `right` depth rows of COLS; `out` has M rows of
         /// `width`, 16 · N at most. If `PAST`, as [`Micro::RUN`] says.
         #[target_feature(enable = $features)]
         unsafe fn $name<
@@ -141,23 +179,47 @@ macro_rules! tile {
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
                 ask::<M, PAST>(tile, step, &mut next);
-                let mut b = [_mm512_setzero_ps(); N];
-                for (half, b) in b.iter_mut().enumerate() {
-                    // SAFETY: `right` has depth rows of two vectors.
-                    *b = unsafe { _mm512_loadu_ps(right.add(half * VECTOR)) };
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: `left` has depth columns of M units.
-                    let a = _mm512_set1_ps(unsafe { *left.add(i * ROW) });
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = $step(*sum, a, b);
-                    }
-                }
+                step!(sums, N, right, |i| left.add(i * ROW), $step);
                 left = left.wrapping_add(ALONG);
-                right = right.wrapping_add(Avx512::COLS);
+                right = right.wrapping_add(tile.right_stride);
             }
             // SAFETY: the caller's promise.
             unsafe { finish::<M, N, PAST>(tile, sums) };
+        }
+    };
+}
+
+/// Defines a tile whose left operand lies in columns, which it packs on the way:
+/// the products leave the memory idle that this needs. `$column` packs one.
+macro_rules! tile_of_columns {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $element:ty, $column:ident, $step:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// `columns` has the tile's rows and as many units as it is deep; `left` has
+        /// room for them and 16 floats, `right` has depth rows of COLS, `out` has
+        /// ROWS rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const PAST: bool>(tile: &Tile, columns: &Matrix<$element>) {
+            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+            let packed = tile.left.cast_mut();
+            let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
+            for unit in 0..EARLY.min(tile.depth) {
+                // SAFETY: the caller's promise.
+                unsafe { $column(columns, unit, packed) };
+            }
+            for step in 0..tile.depth {
+                ask::<ROWS, PAST>(tile, step, &mut next);
+                if step + EARLY < tile.depth {
+                    // SAFETY: the caller's promise.
+                    unsafe { $column(columns, step + EARLY, packed) };
+                }
+                step!(sums, 2, right, |i| left.add(i), $step);
+                left = left.wrapping_add(ROWS);
+                right = right.wrapping_add(tile.right_stride);
+            }
+            // SAFETY: the caller's promise.
+            unsafe { finish::<ROWS, 2, PAST>(tile, sums) };
         }
     };
 }
@@ -167,13 +229,14 @@ macro_rules! tile {
 #[target_feature(enable = "avx512f")]
 fn ask<const M: usize, const PAST: bool>(tile: &Tile, step: usize, next: &mut *const f32) {
     _mm_prefetch::<_MM_HINT_T1>(next.cast());
-    *next = next.wrapping_add(VECTOR);
+    // A packed panel's lines lie side by side.
+    *next = next.wrapping_add(if tile.right_stride == COLS { VECTOR } else { tile.right_stride });
     // The outputs are wanted when the loop is over, and not pushed out before.
     let steps = tile.depth - step;
     if !PAST && steps <= M {
         let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
         prefetch_to_write(row);
-        prefetch_to_write(row.wrapping_add(Avx512::COLS - 1));
+        prefetch_to_write(row.wrapping_add(COLS - 1));
     }
     if step.is_multiple_of(APART)
         && let Some(line) = tile.ahead.get(step / APART)
@@ -190,6 +253,72 @@ tile! {
 tile! {
     /// AVX-512F and AVX-512 BF16.
     pairs, "avx512f,avx512bf16", multiply_add_pairs
+}
+
+tile_of_columns! {
+    /// AVX-512F.
+    of_singles, "avx512f", f32, pack_single, multiply_add
+}
+
+tile_of_columns! {
+    /// AVX-512F, BW and VL, and AVX-512 BF16.
+    of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_pair, multiply_add_pairs
+}
+
+/// A bit for each row of a tile.
+const OF_ROWS: u16 = u16::MAX >> (16 - ROWS);
+
+/// Copies column `unit` to its place in a strip that is packed from `to` on,
+/// and zeros to the two floats after it.
+///
+/// # Safety
+/// AVX-512F; the column has ROWS elements, and there is room.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_single(columns: &Matrix, unit: usize, to: *mut f32) {
+    let from = columns.data.as_ptr().wrapping_add(unit.wrapping_mul(columns.col_stride));
+    ask_for_column(from.wrapping_add(ASKED.wrapping_mul(columns.col_stride)));
+    // SAFETY: the caller's promise; masked elements are not read.
+    unsafe { _mm512_storeu_ps(to.wrapping_add(unit * ROWS), _mm512_maskz_loadu_ps(OF_ROWS, from)) };
+}
+
+/// As [`pack_single`], of the pairs of columns 2 · `unit` and the one after,
+/// which is zero if there is none.
+///
+/// # Safety
+/// AVX-512F, BW and VL; the columns have ROWS elements, and there is room.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_pair(columns: &Matrix<u16>, unit: usize, to: *mut f32) {
+    let first = columns.data.as_ptr().wrapping_add((2 * unit).wrapping_mul(columns.col_stride));
+    let second = first.wrapping_add(columns.col_stride);
+    for column in [first, second] {
+        ask_for_column(column.wrapping_add((2 * ASKED).wrapping_mul(columns.col_stride)));
+    }
+    let of_second = if 2 * unit + 1 < columns.cols { OF_ROWS } else { 0 };
+    // The elements of the first column at even places, those of the second at
+    // odd ones, which begin at 32.
+    let order = _mm512_set_epi16(
+        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34,
+        2, 33, 1, 32, 0,
+    );
+    // SAFETY: the caller's promise; masked elements are not read. (Vectors of
+    // 512 bits would touch lines that no one needs.)
+    unsafe {
+        let first = _mm256_maskz_loadu_epi16(OF_ROWS, first.cast());
+        let second = _mm256_maskz_loadu_epi16(of_second, second.cast());
+        let pairs =
+            _mm512_permutex2var_epi16(_mm512_castsi256_si512(first), order, _mm512_castsi256_si512(second));
+        _mm512_storeu_si512(to.wrapping_add(unit * ROWS).cast(), pairs);
+    }
+}
+
+/// Asks for the one or two cache lines of a column's elements.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn ask_for_column<T>(column: *const T) {
+    _mm_prefetch::<_MM_HINT_T0>(column.cast());
+    _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(ROWS - 1).cast());
 }
 
 /// Row i of a left operand that lies is so many rows behind one of the bases,
@@ -214,7 +343,7 @@ const ROWS_OF: [(usize, usize); 14] = [
 /// AVX-512F's tile of a left operand that lies in rows.
 ///
 /// # Safety
-/// `left` has M rows of depth elements, `row` apart, `right` depth × COLS;
+/// `left` has M rows of depth elements, `row` apart, `right` depth rows of COLS;
 /// `out` has M rows of `width`. If `PAST`, as [`Micro::RUN`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn lying<const M: usize, const PAST: bool>(tile: &Tile, row: usize) {
@@ -223,20 +352,18 @@ unsafe fn lying<const M: usize, const PAST: bool>(tile: &Tile, row: usize) {
     let (mut right, mut next) = (tile.right, tile.next);
     for step in 0..tile.depth {
         ask::<M, PAST>(tile, step, &mut next);
-        let mut b = [_mm512_setzero_ps(); 2];
-        for (half, b) in b.iter_mut().enumerate() {
-            // SAFETY: `right` has depth rows of two vectors.
-            *b = unsafe { _mm512_loadu_ps(right.add(half * VECTOR)) };
-        }
-        for (sums, (base, times)) in sums.iter_mut().zip(ROWS_OF) {
-            // SAFETY: `left` has M rows.
-            let a = _mm512_set1_ps(unsafe { *bases[base].add(times * row) });
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = multiply_add(*sum, a, b);
-            }
-        }
+        step!(
+            sums,
+            2,
+            right,
+            |i: usize| {
+                let (base, times) = ROWS_OF[i];
+                bases[base].add(times * row)
+            },
+            multiply_add
+        );
         bases = bases.map(|base| base.wrapping_add(1));
-        right = right.wrapping_add(Avx512::COLS);
+        right = right.wrapping_add(tile.right_stride);
     }
     // SAFETY: the caller's promise.
     unsafe { finish::<M, 2, PAST>(tile, sums) };
@@ -264,7 +391,7 @@ fn multiply_add_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
 unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, sums: [[__m512; N]; M]) {
     let alpha = _mm512_set1_ps(tile.alpha);
     // A bit for each column that exists, of either vector.
-    let columns = u32::MAX >> (Avx512::COLS - tile.width);
+    let columns = u32::MAX >> (COLS - tile.width);
     let masks = [columns as u16, (columns >> VECTOR) as u16];
     for (i, halves) in sums.into_iter().enumerate() {
         for (half, sum) in halves.into_iter().enumerate() {

@@ -6,19 +6,22 @@
 
 use std::arch::x86_64::*;
 
-use super::blocked::Micro;
+use super::blocked::{Micro, OfColumns};
+use super::gemm_avx512::{OF_PAIRS, OF_SINGLES};
 use super::matmul::Matrix;
 use crate::bf16;
 
 /// What a tile multiplies: 32 bits, handled as an `f32`.
 pub(crate) trait Unit {
     /// What the operand's matrix holds.
-    type Element: Copy + Send + Sync;
+    type Element: Copy + Send + Sync + 'static;
 
     /// Elements of the inner dimension in a unit.
     const DEEP: usize;
     /// A unit is an element as it lies in memory.
     const LIES: bool = false;
+    /// AVX-512's tiles that pack a left operand of such units.
+    const OF_COLUMNS: Option<OfColumns<Self::Element>> = None;
 
     /// The unit of the first `deep` of `DEEP` elements that lie `stride`
     /// apart; what is missing is 0.
@@ -45,6 +48,7 @@ impl Unit for f32 {
     type Element = f32;
     const DEEP: usize = 1;
     const LIES: bool = true;
+    const OF_COLUMNS: Option<OfColumns<f32>> = Some(OF_SINGLES);
 
     #[inline(always)]
     unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
@@ -100,6 +104,7 @@ pub(crate) struct Pair;
 impl Unit for Pair {
     type Element = u16;
     const DEEP: usize = 2;
+    const OF_COLUMNS: Option<OfColumns<u16>> = Some(OF_PAIRS);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
@@ -147,24 +152,8 @@ pub(crate) const SLACK: usize = 8;
 /// units of a.rows × a.cols elements and [`SLACK`].
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe { pack_part::<M, U>(a, to, 0, M::ROWS * a.cols.div_ceil(U::DEEP)) };
-}
-
-/// As [`pack_left`], for some columns of a matrix, whose strips begin `stride`
-/// floats apart and have `before` units before these. Nothing is written but what
-/// belongs to these columns, if rows are neighbours in memory.
-///
-/// # Safety
-/// As [`pack_left`], of strips that lie so.
-#[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
-    a: &Matrix<U::Element>,
-    to: *mut f32,
-    before: usize,
-    stride: usize,
-) {
     let depth = a.cols.div_ceil(U::DEEP);
+    let stride = M::ROWS * depth;
     let along = a.col_stride.wrapping_mul(U::DEEP);
     let deep = |unit: usize| U::DEEP.min(a.cols - unit * U::DEEP);
     if a.row_stride == 1 && a.col_stride != 1 {
@@ -177,7 +166,7 @@ pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
                 let ahead = (AHEAD * U::DEEP + i).wrapping_mul(a.col_stride);
                 prefetch(column.wrapping_add(ahead), a.rows);
             }
-            let mut target = to.wrapping_add((before + k).wrapping_mul(M::ROWS));
+            let mut target = to.wrapping_add(k.wrapping_mul(M::ROWS));
             let mut from = column;
             for strip in 0..full {
                 // SAFETY: elements of a, and their places in the strip.
@@ -195,7 +184,7 @@ pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
                 target = target.wrapping_add(stride);
                 from = from.wrapping_add(M::ROWS);
             }
-            let target = to.wrapping_add((full * stride).wrapping_add((before + k).wrapping_mul(rest)));
+            let target = to.wrapping_add((full * stride).wrapping_add(k.wrapping_mul(rest)));
             for i in 0..rest {
                 // SAFETY: as above.
                 unsafe { *target.wrapping_add(i) = U::one(from.wrapping_add(i), a.col_stride, deep(k)) };
@@ -206,7 +195,7 @@ pub(crate) unsafe fn pack_part<M: Micro, U: Unit>(
     for top in (0..a.rows).step_by(M::ROWS) {
         let height = M::ROWS.min(a.rows - top);
         let rows = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride));
-        let target = to.wrapping_add((top / M::ROWS).wrapping_mul(stride).wrapping_add(before * height));
+        let target = to.wrapping_add((top / M::ROWS).wrapping_mul(stride));
         let whole = a.cols / (8 * U::DEEP) * 8;
         let done = if height == M::ROWS && a.col_stride == 1 { whole } else { 0 };
         for k in (0..done).step_by(8) {

@@ -20,7 +20,7 @@ pub(crate) enum Level {
     /// Those and AVX-512F; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// Those, AVX-512 BF16 and AVX-512BW; made as `Avx2` is.
+    /// Those, AVX-512 BF16, AVX-512BW and AVX-512VL; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
 }
@@ -39,7 +39,9 @@ pub(crate) fn level() -> Level {
 fn best() -> Level {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        let pairs = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        let pairs = is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
         return match (is_x86_feature_detected!("avx512f"), pairs) {
             (true, true) => Level::Avx512Bf16,
             (true, false) => Level::Avx512,

@@ -21,10 +21,14 @@ pub(crate) struct Tile<'a> {
     pub depth: usize,
     /// The rows of the tile.
     pub left: *const f32,
-    /// `depth` × columns of a whole tile, packed.
+    /// `depth` rows of as many columns as a whole tile has.
     pub right: *const f32,
+    /// Floats from row to row of it: as many, if it is packed, as all tiles but
+    /// AVX-512's and [loose](super::gemm_avx2::LOOSE) ones take for granted.
+    pub right_stride: usize,
     /// What is wanted next, wherever that is: packed tiles ask for a cache
-    /// line of it for each sixteen of `depth` (AVX2) or for each (AVX-512).
+    /// line of it for each sixteen of `depth` (AVX2) or for each (AVX-512);
+    /// these a row of `right` further on each time if it is not packed.
     pub next: *const f32,
     /// Cache lines that are wanted later, of any memory, a few for each tile:
     /// asked for into L2 on the way, while the products leave memory idle.
@@ -120,7 +124,7 @@ impl Tiles {
             unsafe {
                 match lie {
                     Rows::Packed => <Avx2 as super::blocked::Micro>::RUN[0][rows - 1](tile),
-                    Rows::Strided(row, col) => LOOSE[rows - 1](tile, [row, col, COLS]),
+                    Rows::Strided(row, col) => LOOSE[rows - 1](tile, row, col),
                 }
             }
             return;
@@ -194,6 +198,7 @@ mod tests {
                                 depth: k,
                                 left: from,
                                 right: right[j * k..].as_ptr(),
+                                right_stride: COLS,
                                 next: right[j * k..].as_ptr(),
                                 ahead: &[],
                                 out: out[i * n + j..].as_mut_ptr(),
