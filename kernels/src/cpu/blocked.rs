@@ -4,9 +4,9 @@
 //! unless few blocks read it and it can be read where it lies. Then each task owns
 //! a block of the output. Of a left operand in rows it reads `f32` where they lie,
 //! if they do not all fall on the same lines of L1. Others are packed, for
-//! [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2: in columns
-//! on AVX-512 by the tiles that read them first, else before. It runs the tiles of the
-//! block over them; a panel stays in L1 or L2 for all strips, which ask for the
+//! [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2: by the tiles
+//! that read them first, where there are such, else before. It runs the tiles of
+//! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
 //! stays in L2 from one depth to the next, and is finished there: bias,
 //! activation, residual, rounding. What is large is stored past the caches (see
@@ -62,9 +62,9 @@ pub(crate) type ByRows = [&'static [unsafe fn(&Tile)]; 2];
 /// As [`ByRows`], with the elements from row to row of the left operand.
 pub(crate) type LyingByRows = [&'static [unsafe fn(&Tile, usize)]; 2];
 
-/// Tiles of [`Micro::ROWS`] rows that pack their left operand, these columns, on
-/// the way: the second one as in [`ByRows`].
-pub(crate) type OfColumns<T> = [unsafe fn(&Tile, &Matrix<T>); 2];
+/// Tiles of [`Micro::ROWS`] rows that pack their left operand on the way: columns,
+/// or rows of a multiple of four units. The second one as in [`ByRows`].
+pub(crate) type Packing<T> = [unsafe fn(&Tile, &Matrix<T>); 2];
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
@@ -87,7 +87,7 @@ pub(crate) trait Micro {
     const LYING: Option<LyingByRows> = None;
     /// Whether its tiles read a right operand of `f32` where it lies in rows too.
     const RIGHT_LIES: bool = false;
-    /// Whether [`Unit::OF_COLUMNS`] are its tiles too.
+    /// Whether [`Unit::COLUMNS`] and [`Unit::ROWS`] are its tiles too.
     const PACKS: bool = false;
 }
 
@@ -167,23 +167,27 @@ fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
 }
 
 /// Where tiles read the left operand.
-#[derive(Clone, Copy, PartialEq)]
-enum Left {
+#[derive(Clone, Copy)]
+enum Left<T> {
     /// Where it lies.
-    Lies,
-    /// Where the first tiles that read it pack it.
-    Columns,
+    Lies(LyingByRows),
+    /// Where the first ones, these, pack it.
+    Fresh(Packing<T>),
     /// Where the task that multiplies it packs it before.
     Packed,
 }
 
-fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>) -> Left {
-    if A::LIES && M::LYING.is_some() && a.col_stride == 1 && a.row_stride != 1 {
-        if scattered(M::ROWS, a.row_stride) { Left::Lies } else { Left::Packed }
-    } else if M::PACKS && A::OF_COLUMNS.is_some() && a.row_stride == 1 && a.col_stride != 1 {
-        Left::Columns
-    } else {
-        Left::Packed
+fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>) -> Left<A::Element> {
+    let fresh = |tiles: Option<Packing<_>>| tiles.filter(|_| M::PACKS).map_or(Left::Packed, Left::Fresh);
+    match (a.row_stride, a.col_stride) {
+        (1, 1) => Left::Packed,
+        (1, _) => fresh(A::COLUMNS),
+        (row, 1) => match M::LYING {
+            Some(tiles) if A::LIES && scattered(M::ROWS, row) => Left::Lies(tiles),
+            _ if a.cols.is_multiple_of(4 * A::DEEP) => fresh(A::ROWS),
+            _ => Left::Packed,
+        },
+        _ => Left::Packed,
     }
 }
 
@@ -321,18 +325,18 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     }
                 }
             }
-            let own = if left_operand == Left::Lies { 0 } else { tall * deep + SLACK };
+            let own = if matches!(left_operand, Left::Lies(_)) { 0 } else { tall * deep + SLACK };
             let strips = grown(LEFT.take(), own);
             let mut ahead = AHEAD.take();
             for depth in (0..k).step_by(deep) {
                 let d = deep.min(k - depth);
                 // And the floats from row to row.
                 let (rows_of_a, pitch_of_a) = match left_operand {
-                    Left::Lies => {
+                    Left::Lies(_) => {
                         let from = part_of_a(row, height, depth, d).data.as_ptr();
                         (from.cast::<f32>(), a.row_stride)
                     }
-                    Left::Columns => (strips.base().cast::<f32>().cast_const(), d),
+                    Left::Fresh(_) => (strips.base().cast::<f32>().cast_const(), d),
                     Left::Packed => {
                         let to = strips.base().cast::<f32>();
                         // SAFETY: AVX2, by the caller; the part is inside a, and
@@ -403,13 +407,13 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                         // there is room for what it packs; the outputs are this
                         // task's.
                         unsafe {
-                            match (left_operand, M::LYING, A::OF_COLUMNS) {
-                                (Left::Lies, Some(run), _) => run[past][rows - 1](&tile, pitch_of_a),
-                                (Left::Columns, _, Some(run)) if j == 0 && rows == M::ROWS => {
+                            match left_operand {
+                                Left::Lies(run) => run[past][rows - 1](&tile, pitch_of_a),
+                                Left::Fresh(run) if j == 0 && rows == M::ROWS => {
                                     run[past](&tile, &part_of_a(row + i, rows, depth, d));
                                 }
                                 _ => {
-                                    if left_operand == Left::Columns && j == 0 {
+                                    if matches!(left_operand, Left::Fresh(_)) && j == 0 {
                                         let part = part_of_a(row + i, rows, depth, d);
                                         pack_left::<M, A>(&part, tile.left.cast_mut());
                                     }
@@ -688,9 +692,15 @@ mod tests {
         let team = Team::new(2).unwrap();
         let split = Split { team: Some(&team) };
         // The last: more than one part of the inner dimension.
-        for (m, n, k) in
-            [(14, 32, 1), (20, 48, 9), (45, 64, 23), (300, 96, 40), (600, 64, 31), (30, 64, 4099)]
-        {
+        for (m, n, k) in [
+            (14, 32, 1),
+            (20, 48, 9),
+            (45, 64, 23),
+            (30, 40, 24),
+            (300, 96, 40),
+            (600, 64, 31),
+            (30, 64, 4099),
+        ] {
             let (a, b) = (of(&filled(m * k, 1)), of(&filled(k * n, 2)));
             let turned = |from: &[U::Element], rows: usize, cols: usize| -> Vec<U::Element> {
                 (0..rows * cols).map(|at| from[at % rows * cols + at / rows]).collect()
@@ -738,11 +748,14 @@ mod tests {
         check_lying::<Avx2, f32>(<[f32]>::to_vec);
         check_lying::<Avx2, u16>(bits);
         if level() >= Level::Avx512 {
-            assert!(left_of::<Avx512, f32>(&Matrix::new(&[0.0; 6], 2, 3, true)) == Left::Columns);
+            let columns = Matrix::new(&[0.0; 6], 2, 3, true);
+            assert!(matches!(left_of::<Avx512, f32>(&columns), Left::Fresh(_)));
             check_lying::<Avx512, f32>(<[f32]>::to_vec);
             check_lying::<Avx512, u16>(bits);
         }
         if level() == Level::Avx512Bf16 {
+            let rows = Matrix::new(&[0; 16], 2, 8, false);
+            assert!(matches!(left_of::<Avx512Bf16, Pair>(&rows), Left::Fresh(_)));
             check_lying::<Avx512Bf16, Pair>(bits);
         }
     }

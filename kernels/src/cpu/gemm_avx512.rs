@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::blocked::{ByRows, LyingByRows, Micro, OfColumns};
+use super::blocked::{ByRows, LyingByRows, Micro, Packing};
 use super::matmul::Matrix;
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
@@ -84,9 +84,11 @@ impl Micro for Avx512Bf16 {
 }
 
 /// The tiles that pack columns of `f32`.
-pub(crate) const OF_SINGLES: OfColumns<f32> = [of_singles::<false>, of_singles::<true>];
+pub(crate) const COLUMNS_OF_SINGLES: Packing<f32> = [columns_of_singles::<false>, columns_of_singles::<true>];
 /// The tiles that pack columns of bfloat16, in pairs.
-pub(crate) const OF_PAIRS: OfColumns<u16> = [of_pairs::<false>, of_pairs::<true>];
+pub(crate) const COLUMNS_OF_PAIRS: Packing<u16> = [columns_of_pairs::<false>, columns_of_pairs::<true>];
+/// The tiles that pack rows of bfloat16, in pairs.
+pub(crate) const ROWS_OF_PAIRS: Packing<u16> = [rows_of_pairs::<false>, rows_of_pairs::<true>];
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
 /// apart.
@@ -130,7 +132,8 @@ const VECTOR: usize = 16;
 /// Steps of the inner dimension between two lines of [`Tile::ahead`].
 const APART: usize = 8;
 
-/// Steps of the inner dimension by which a column is packed before it is used.
+/// Steps of the inner dimension by which a unit of all rows is packed before it
+/// is used.
 const EARLY: usize = 8;
 /// Steps by which it is asked for before it is packed. (12 to 40, into L1 or L2,
 /// made no difference that could be told; not at all took 1.05 of the time.)
@@ -189,30 +192,35 @@ macro_rules! tile {
     };
 }
 
-/// Defines a tile whose left operand lies in columns, which it packs on the way:
-/// the products leave the memory idle that this needs. `$column` packs one.
-macro_rules! tile_of_columns {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $element:ty, $column:ident, $step:ident) => {
+/// Elements of a row ahead of those that are packed, when they are asked for.
+const SOON: usize = 64;
+
+/// Defines a tile that packs its left operand on the way: the products leave idle
+/// what this needs. `$pack` packs a unit of all rows, or by the last of four units
+/// all four.
+macro_rules! packing_tile {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $element:ty, $pack:ident, $step:ident) => {
         $(#[$doc])*
         ///
         /// # Safety
-        /// `columns` has the tile's rows and as many units as it is deep; `left` has
-        /// room for them and 16 floats, `right` has depth rows of COLS, `out` has
-        /// ROWS rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+        /// `a` has ROWS rows of as many units as the tile is deep, and lies as
+        /// [`Packing`] says; `left` has room for them and two floats, `right` has
+        /// depth rows of COLS, `out` has ROWS rows of `width`. If `PAST`, as
+        /// [`Micro::RUN`] says.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const PAST: bool>(tile: &Tile, columns: &Matrix<$element>) {
+        unsafe fn $name<const PAST: bool>(tile: &Tile, a: &Matrix<$element>) {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             let packed = tile.left.cast_mut();
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for unit in 0..EARLY.min(tile.depth) {
                 // SAFETY: the caller's promise.
-                unsafe { $column(columns, unit, packed) };
+                unsafe { $pack(a, unit, packed) };
             }
             for step in 0..tile.depth {
                 ask::<ROWS, PAST>(tile, step, &mut next);
                 if step + EARLY < tile.depth {
                     // SAFETY: the caller's promise.
-                    unsafe { $column(columns, step + EARLY, packed) };
+                    unsafe { $pack(a, step + EARLY, packed) };
                 }
                 step!(sums, 2, right, |i| left.add(i), $step);
                 left = left.wrapping_add(ROWS);
@@ -255,47 +263,52 @@ tile! {
     pairs, "avx512f,avx512bf16", multiply_add_pairs
 }
 
-tile_of_columns! {
+packing_tile! {
     /// AVX-512F.
-    of_singles, "avx512f", f32, pack_single, multiply_add
+    columns_of_singles, "avx512f", f32, pack_column, multiply_add
 }
 
-tile_of_columns! {
+packing_tile! {
     /// AVX-512F, BW and VL, and AVX-512 BF16.
-    of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_pair, multiply_add_pairs
+    columns_of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_columns, multiply_add_pairs
+}
+
+packing_tile! {
+    /// AVX-512F and AVX-512 BF16.
+    rows_of_pairs, "avx512f,avx512bf16", u16, pack_rows, multiply_add_pairs
 }
 
 /// A bit for each row of a tile.
 const OF_ROWS: u16 = u16::MAX >> (16 - ROWS);
 
 /// Copies column `unit` to its place in a strip that is packed from `to` on,
-/// and zeros to the two floats after it.
+/// and zeros to the two floats behind it.
 ///
 /// # Safety
 /// AVX-512F; the column has ROWS elements, and there is room.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn pack_single(columns: &Matrix, unit: usize, to: *mut f32) {
-    let from = columns.data.as_ptr().wrapping_add(unit.wrapping_mul(columns.col_stride));
-    ask_for_column(from.wrapping_add(ASKED.wrapping_mul(columns.col_stride)));
+unsafe fn pack_column(a: &Matrix, unit: usize, to: *mut f32) {
+    let from = a.data.as_ptr().wrapping_add(unit.wrapping_mul(a.col_stride));
+    ask_for_column(from.wrapping_add(ASKED.wrapping_mul(a.col_stride)));
     // SAFETY: the caller's promise; masked elements are not read.
     unsafe { _mm512_storeu_ps(to.wrapping_add(unit * ROWS), _mm512_maskz_loadu_ps(OF_ROWS, from)) };
 }
 
-/// As [`pack_single`], of the pairs of columns 2 · `unit` and the one after,
+/// As [`pack_column`], of the pairs of columns 2 · `unit` and the one after,
 /// which is zero if there is none.
 ///
 /// # Safety
 /// AVX-512F, BW and VL; the columns have ROWS elements, and there is room.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pack_pair(columns: &Matrix<u16>, unit: usize, to: *mut f32) {
-    let first = columns.data.as_ptr().wrapping_add((2 * unit).wrapping_mul(columns.col_stride));
-    let second = first.wrapping_add(columns.col_stride);
+unsafe fn pack_columns(a: &Matrix<u16>, unit: usize, to: *mut f32) {
+    let first = a.data.as_ptr().wrapping_add((2 * unit).wrapping_mul(a.col_stride));
+    let second = first.wrapping_add(a.col_stride);
     for column in [first, second] {
-        ask_for_column(column.wrapping_add((2 * ASKED).wrapping_mul(columns.col_stride)));
+        ask_for_column(column.wrapping_add((2 * ASKED).wrapping_mul(a.col_stride)));
     }
-    let of_second = if 2 * unit + 1 < columns.cols { OF_ROWS } else { 0 };
+    let of_second = if 2 * unit + 1 < a.cols { OF_ROWS } else { 0 };
     // The elements of the first column at even places, those of the second at
     // odd ones, which begin at 32.
     let order = _mm512_set_epi16(
@@ -310,6 +323,38 @@ unsafe fn pack_pair(columns: &Matrix<u16>, unit: usize, to: *mut f32) {
         let pairs =
             _mm512_permutex2var_epi16(_mm512_castsi256_si512(first), order, _mm512_castsi256_si512(second));
         _mm512_storeu_si512(to.wrapping_add(unit * ROWS).cast(), pairs);
+    }
+}
+
+/// Copies a quarter of four units of all rows, those that `unit` is one of, to
+/// their places in a strip that is packed from `to` on: of four rows, or of the
+/// last two. (All rows at once would need more registers than sums leave.)
+///
+/// # Safety
+/// AVX-512F; there are four units of ROWS rows, and room.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_rows(a: &Matrix<u16>, unit: usize, to: *mut f32) {
+    const { assert!(ROWS == 14 && EARLY >= 4) };
+    let (first, top) = (unit / 4 * 4, unit % 4 * 4);
+    for top in [top, (top + 2).min(ROWS - 2)] {
+        let row = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride) + 2 * first);
+        let rows = [row, row.wrapping_add(a.row_stride)];
+        for row in rows {
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(SOON).cast());
+        }
+        let to = to.wrapping_add(first * ROWS + top);
+        // SAFETY: the caller's promise: eight elements of two rows, and two floats
+        // of four units.
+        unsafe {
+            let [a, b] = rows.map(|row| _mm_loadu_ps(row.cast()));
+            let low = _mm_castps_pd(_mm_unpacklo_ps(a, b));
+            let high = _mm_castps_pd(_mm_unpackhi_ps(a, b));
+            _mm_storel_pd(to.cast(), low);
+            _mm_storeh_pd(to.wrapping_add(ROWS).cast(), low);
+            _mm_storel_pd(to.wrapping_add(2 * ROWS).cast(), high);
+            _mm_storeh_pd(to.wrapping_add(3 * ROWS).cast(), high);
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use super::blocked::{Micro, OfColumns};
-use super::gemm_avx512::{OF_PAIRS, OF_SINGLES};
+use super::blocked::{Micro, Packing};
+use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS};
 use super::matmul::Matrix;
 use crate::bf16;
 
@@ -20,8 +20,10 @@ pub(crate) trait Unit {
     const DEEP: usize;
     /// A unit is an element as it lies in memory.
     const LIES: bool = false;
-    /// AVX-512's tiles that pack a left operand of such units.
-    const OF_COLUMNS: Option<OfColumns<Self::Element>> = None;
+    /// AVX-512's tiles that pack a left operand of such units, in columns.
+    const COLUMNS: Option<Packing<Self::Element>> = None;
+    /// As [`Unit::COLUMNS`], in rows.
+    const ROWS: Option<Packing<Self::Element>> = None;
 
     /// The unit of the first `deep` of `DEEP` elements that lie `stride`
     /// apart; what is missing is 0.
@@ -48,7 +50,7 @@ impl Unit for f32 {
     type Element = f32;
     const DEEP: usize = 1;
     const LIES: bool = true;
-    const OF_COLUMNS: Option<OfColumns<f32>> = Some(OF_SINGLES);
+    const COLUMNS: Option<Packing<f32>> = Some(COLUMNS_OF_SINGLES);
 
     #[inline(always)]
     unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
@@ -104,7 +106,8 @@ pub(crate) struct Pair;
 impl Unit for Pair {
     type Element = u16;
     const DEEP: usize = 2;
-    const OF_COLUMNS: Option<OfColumns<u16>> = Some(OF_PAIRS);
+    const COLUMNS: Option<Packing<u16>> = Some(COLUMNS_OF_PAIRS);
+    const ROWS: Option<Packing<u16>> = Some(ROWS_OF_PAIRS);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
