@@ -51,20 +51,33 @@ const BROAD: usize = 1024;
 /// takes time that no product fills. In `f32` on two cores of a Zen 4 products of
 /// 256 to 512 rows took 0.95 to 0.98 of the time, of 768 rows 0.99 to 1.02.
 const FEW: usize = 19;
+/// Bytes of a right operand up to which it is read where it lies by any number of
+/// rows: it stays in L2. Products of 1024 and 2048 rows took 0.95 to 0.99 of the time
+/// (0.73 to 0.83 in bfloat16 while others used the memory), with 0.75 MiB 0.85 to
+/// 1.02, with more 0.99 to 1.02.
+const SMALL: usize = 3 << 18;
 /// Floats between two panels, so that what is written side by side does not
 /// fall on few lines of a cache.
 const APART: usize = 16;
 
-/// A tile's functions, by its rows less one; the second ones for outputs of whole
-/// tiles that are written past the caches: all columns exist, each row begins
-/// with a cache line, and nothing is accumulated.
-pub(crate) type ByRows = [&'static [unsafe fn(&Tile)]; 2];
-/// As [`ByRows`], with the elements from row to row of the left operand.
-pub(crate) type LyingByRows = [&'static [unsafe fn(&Tile, usize)]; 2];
+/// How a tile ends: alpha times its sums are stored or accumulated.
+pub(crate) const STORED: usize = 0;
+/// They are stored past the caches: all columns exist, each row begins with a cache
+/// line, and nothing is accumulated.
+pub(crate) const PAST: usize = 1;
+/// They are rounded to bfloat16 and stored as by [`PAST`]; alpha is at least 1 or
+/// at most −1.
+pub(crate) const ROUNDED: usize = 2;
 
-/// Tiles of [`Micro::ROWS`] rows that pack their left operand on the way: columns,
-/// or rows of a multiple of four units. The second one as in [`ByRows`].
-pub(crate) type Packing<T> = [unsafe fn(&Tile, &Matrix<T>); 2];
+/// A tile's functions by the ends that it has, from [`STORED`] on, and by its rows
+/// less one.
+pub(crate) type ByRows = &'static [&'static [unsafe fn(&Tile)]];
+/// As [`ByRows`], with the elements from row to row of the left operand.
+pub(crate) type LyingByRows = &'static [&'static [unsafe fn(&Tile, usize)]];
+
+/// Tiles of [`Micro::ROWS`] rows, by their ends, that pack their left operand on the
+/// way: columns, or rows of a multiple of four units.
+pub(crate) type Packing<T> = &'static [unsafe fn(&Tile, &Matrix<T>)];
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
@@ -85,8 +98,8 @@ pub(crate) trait Micro {
     /// As [`Micro::RUN`], for a left operand of `f32` that lies in rows, where
     /// that pays. (Pairs of bfloat16 gained nothing by it.)
     const LYING: Option<LyingByRows> = None;
-    /// Whether its tiles read a right operand of `f32` where it lies in rows too.
-    const RIGHT_LIES: bool = false;
+    /// As [`Micro::RUN`], for a right operand that lies in rows.
+    const LYING_RIGHT: Option<ByRows> = None;
     /// Whether [`Unit::IN_COLUMNS`] and [`Unit::IN_ROWS`] are its tiles too.
     const PACKS: bool = false;
 }
@@ -168,7 +181,7 @@ fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
 
 /// Where tiles read the left operand.
 #[derive(Clone, Copy)]
-enum Left<T> {
+enum Left<T: 'static> {
     /// Where it lies.
     Lies(LyingByRows),
     /// Where the first ones, these, pack it.
@@ -177,8 +190,11 @@ enum Left<T> {
     Packed,
 }
 
-fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>) -> Left<A::Element> {
-    let fresh = |tiles: Option<Packing<_>>| tiles.filter(|_| M::PACKS).map_or(Left::Packed, Left::Fresh);
+fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>, right_lies: bool) -> Left<A::Element> {
+    let fresh = |tiles: Option<[Packing<_>; 2]>| match tiles {
+        Some(tiles) if M::PACKS => Left::Fresh(tiles[usize::from(right_lies)]),
+        _ => Left::Packed,
+    };
     match (a.row_stride, a.col_stride) {
         (1, 1) => Left::Packed,
         (1, _) => fresh(A::IN_COLUMNS),
@@ -195,14 +211,16 @@ fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>) -> Left<A::Element> {
 /// left one: whole tiles of it, in whole cache lines, which do not all fall on the
 /// same ones.
 fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
-    M::RIGHT_LIES
+    let bytes = b.row_stride.wrapping_mul(size_of::<B::Element>());
+    M::LYING_RIGHT.is_some()
         && B::LIES
         && b.col_stride == 1
         && b.cols.is_multiple_of(M::COLS)
+        && b.rows.is_multiple_of(M::DEEP)
         && b.data.as_ptr().addr().is_multiple_of(ALIGN)
-        && b.row_stride.is_multiple_of(LINE)
-        && rows <= FEW * M::TALL
-        && scattered(M::ROWS, b.row_stride)
+        && bytes.is_multiple_of(ALIGN)
+        && (rows <= FEW * M::TALL || b.rows.saturating_mul(bytes) <= SMALL)
+        && scattered(M::ROWS, bytes / size_of::<f32>())
 }
 
 /// Whether rows so many floats apart leave room in L1 for what passes through
@@ -238,14 +256,21 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
     let elements = |depth: usize, d: usize| (d * M::DEEP).min(a.cols - depth * M::DEEP);
     let past = m * n * out.element() >= LARGE;
-    // Whether a block's sums are elsewhere than its results.
-    let aside = match out {
-        SharedResults::F32(_) => past && epilogue.is_some() && !accumulate,
-        SharedResults::Bf16(_) => true,
+    let deep = part(k, M::DEPTH, 8);
+    // Whether tiles end what they sum up.
+    let whole = deep >= k && !accumulate;
+    // Whether they round results, and whether a block's sums are elsewhere than those.
+    let (rounds, aside) = match out {
+        SharedResults::F32(_) => (false, past && epilogue.is_some() && !accumulate),
+        SharedResults::Bf16(out) => {
+            let lines = out.at(start).addr().is_multiple_of(ALIGN) && n.is_multiple_of(M::COLS);
+            let plain = whole && epilogue.is_none() && alpha.abs() >= 1.0;
+            let rounds = M::RUN.len() > ROUNDED && past && lines && plain;
+            (rounds, !rounds)
+        }
     };
     let none = aside.then_some(Epilogue::NONE);
     let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past, ..epilogue });
-    let deep = part(k, M::DEPTH, 8);
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
     let width = part(n, most, M::COLS);
     let right_lies = right_lies::<M, B>(&b, m);
@@ -254,7 +279,8 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     }
     let panels = Packed(right.base().cast());
-    let left_operand = left_of::<M, A>(&a);
+    let left_operand = left_of::<M, A>(&a, right_lies);
+    let run_packed = if right_lies { M::LYING_RIGHT.unwrap_or(M::RUN) } else { M::RUN };
     let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
         let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
         Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a }
@@ -305,10 +331,14 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             // Floats from one row of them to the next.
             let pitch = width + APART;
             let (to, stride) = match out {
+                // The last element too is inside.
                 SharedResults::F32(out) if !aside => {
-                    // The last element too is inside.
                     out.at(begin + (height - 1) * n + width - 1);
                     (out.at(begin), n)
+                }
+                SharedResults::Bf16(out) if rounds => {
+                    out.at(begin + (height - 1) * n + width - 1);
+                    (out.at(begin).cast(), n)
                 }
                 _ => {
                     sums = grown(sums, height * pitch);
@@ -374,14 +404,19 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                 let mut lines = ahead.chunks(ahead.len().div_ceil(tiles).max(1));
                 packed.wait(packs);
                 let lines_of_rows = to.addr().is_multiple_of(ALIGN) && stride.is_multiple_of(LINE);
-                let past = past && !aside && !accumulate && depth == 0 && deep >= k && lines_of_rows;
+                let past = past && !aside && whole && lines_of_rows;
+                let bytes = if rounds { size_of::<u16>() } else { size_of::<f32>() };
                 for j in (0..width).step_by(M::COLS) {
                     let strips = height.div_ceil(M::ROWS);
                     // And the floats from row to row, and what the first strip and
                     // each after it ask for: a share of the panel after this.
                     let (right, right_stride, next, share) = if right_lies {
-                        let from = b.data[depth * b.row_stride + left + col + j..].as_ptr().cast::<f32>();
-                        (from, b.row_stride, from.wrapping_add(M::COLS), M::COLS.div_ceil(strips))
+                        let skipped = depth * M::DEEP * b.row_stride + left + col + j;
+                        let from = b.data[skipped..].as_ptr();
+                        let next = from.wrapping_add(M::COLS).cast::<f32>();
+                        // Another line of the row, or the other row of the pair.
+                        let share = if M::DEEP == 1 { M::COLS.div_ceil(strips) } else { b.row_stride / 2 };
+                        (from.cast(), b.row_stride, next, share)
                     } else {
                         let from = panels.at(place(depth, (col + j) / M::COLS, d)).cast_const();
                         (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(strips))
@@ -394,30 +429,34 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                             right,
                             right_stride,
                             next: next.wrapping_add(i / M::ROWS * share),
-                            out: to.wrapping_add(i * stride + j),
+                            out: to.wrapping_byte_add((i * stride + j) * bytes),
                             out_stride: stride,
                             ahead: lines.next().unwrap_or_default(),
                             width: M::COLS.min(width - j),
                             alpha,
                             accumulate: accumulate || depth > 0,
                         };
-                        let past = usize::from(past && tile.width == M::COLS);
+                        let ends = match tile.width == M::COLS {
+                            _ if rounds => ROUNDED,
+                            true if past => PAST,
+                            _ => STORED,
+                        };
                         // SAFETY: the instruction set, by the caller; the
                         // operands are packed, or lie as the tile reads them, or
                         // there is room for what it packs; the outputs are this
                         // task's.
                         unsafe {
                             match left_operand {
-                                Left::Lies(run) => run[past][rows - 1](&tile, pitch_of_a),
+                                Left::Lies(run) => run[ends][rows - 1](&tile, pitch_of_a),
                                 Left::Fresh(run) if j == 0 && rows == M::ROWS => {
-                                    run[past](&tile, &part_of_a(row + i, rows, depth, d));
+                                    run[ends](&tile, &part_of_a(row + i, rows, depth, d));
                                 }
                                 _ => {
                                     if matches!(left_operand, Left::Fresh(_)) && j == 0 {
                                         let part = part_of_a(row + i, rows, depth, d);
                                         pack_left::<M, A>(&part, tile.left.cast_mut());
                                     }
-                                    M::RUN[past][rows - 1](&tile);
+                                    run_packed[ends][rows - 1](&tile);
                                 }
                             }
                         }
@@ -584,15 +623,20 @@ mod tests {
 
     /// Large results have the bits of the same rows by small products, which do
     /// not go past the caches; where rows begin with cache lines and where they
-    /// do not.
+    /// do not, and where alpha makes denormal numbers of the sums.
     fn check_large<M: Micro, U: Unit>(of: impl Fn(&[f32]) -> Vec<U::Element>) {
         let team = Team::new(2).unwrap();
         let split = Split { team: Some(&team) };
         let (m, k, part) = (1100, 9, 100);
-        for (n, start) in [(512, 0), (512, 3), (520, 0), (516, 16)] {
+        let rows = [(512, 0), (512, 3), (520, 0), (516, 16)];
+        let scales = [(0.5, 1.0), (1.0 / 64.0, (-60f32).exp2()), (-1.0, 1.0)];
+        for ((n, start), (alpha, scale)) in
+            rows.into_iter().flat_map(|rows| scales.map(|scale| (rows, scale)))
+        {
             assert!(m * n * 2 >= LARGE && part * n * 4 < LARGE);
             let len = start + m * n + 5;
-            let (a, b) = (of(&filled(m * k, 1)), of(&filled(k * n, 2)));
+            let scaled = |len, seed| of(&filled(len, seed).iter().map(|x| x * scale).collect::<Vec<_>>());
+            let (a, b) = (scaled(m * k, 1), scaled(k * n, 2));
             let (bias, other) = (filled(n, 3), filled(len, 4));
             let ends = |pre| {
                 let plain = Epilogue { pre, activation: Activation::Gelu, ..Epilogue::NONE };
@@ -606,7 +650,7 @@ mod tests {
                     let end = ends(Pre::Stored(pre))[end];
                     // SAFETY: the level was checked; operands are dense in
                     // their slices, and the outputs have m × n elements.
-                    unsafe { product::<M, U, U>(split, a, b, out, start, 0.5, false, end.as_ref()) };
+                    unsafe { product::<M, U, U>(split, a, b, out, start, alpha, false, end.as_ref()) };
                 }
             };
             for end in 0..3 {
@@ -616,14 +660,14 @@ mod tests {
                         run(out, pre, end, rows);
                     })
                 };
-                assert_eq!(wide(m), wide(part), "{n} from {start}, end {end}");
+                assert_eq!(wide(m), wide(part), "{n} from {start}, end {end}, {alpha} {scale}");
                 let halves = |rows| {
                     written(len, |out, pre| {
                         let [out, pre] = [out, pre].map(|of| SharedResults::Bf16(Moved::new(of)));
                         run(out, pre, end, rows);
                     })
                 };
-                assert_eq!(halves(m), halves(part), "{n} from {start}, end {end}, rounded");
+                assert_eq!(halves(m), halves(part), "{n} from {start}, end {end}, {alpha} {scale}, rounded");
             }
         }
     }
@@ -691,8 +735,9 @@ mod tests {
     {
         let team = Team::new(2).unwrap();
         let split = Split { team: Some(&team) };
-        // The last two: more than one part of the inner dimension, and of the
-        // columns.
+        // The last three: more than one part of the inner dimension, the first of
+        // them in a right operand that is not small for many rows; and more than one
+        // of the columns.
         for (m, n, k) in [
             (14, 32, 1),
             (20, 48, 9),
@@ -700,6 +745,7 @@ mod tests {
             (30, 40, 24),
             (300, 96, 40),
             (600, 64, 31),
+            (540, 64, 6200),
             (30, 64, 4104),
             (20, 1056, 4101),
         ] {
@@ -733,7 +779,9 @@ mod tests {
             for b in all {
                 let b = Matrix::new(b, k, n, false);
                 let line = b.data.as_ptr().addr().is_multiple_of(ALIGN);
-                let lies = reads_right && line && n % M::COLS == 0 && m <= FEW * M::TALL;
+                let whole = n % M::COLS == 0 && k % M::DEEP == 0;
+                let few = m <= FEW * M::TALL || size_of_val(b.data) <= SMALL;
+                let lies = reads_right && line && whole && few;
                 assert_eq!(right_lies::<M, U>(&b, m), lies);
                 for a in [a, a_columns] {
                     assert_eq!(run(a, b), expected, "{m}×{n}×{k}, {} {line}", a.col_stride);
@@ -751,14 +799,14 @@ mod tests {
         check_lying::<Avx2, u16>(false, bits);
         if level() >= Level::Avx512 {
             let columns = Matrix::new(&[0.0; 6], 2, 3, true);
-            assert!(matches!(left_of::<Avx512, f32>(&columns), Left::Fresh(_)));
+            assert!(matches!(left_of::<Avx512, f32>(&columns, false), Left::Fresh(_)));
             check_lying::<Avx512, f32>(true, <[f32]>::to_vec);
             check_lying::<Avx512, u16>(false, bits);
         }
         if level() == Level::Avx512Bf16 {
             let rows = Matrix::new(&[0; 16], 2, 8, false);
-            assert!(matches!(left_of::<Avx512Bf16, Pair>(&rows), Left::Fresh(_)));
-            check_lying::<Avx512Bf16, Pair>(false, bits);
+            assert!(matches!(left_of::<Avx512Bf16, Pair>(&rows, false), Left::Fresh(_)));
+            check_lying::<Avx512Bf16, Pair>(true, bits);
         }
     }
 

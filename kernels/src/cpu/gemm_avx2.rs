@@ -180,8 +180,8 @@ impl Micro for Avx2 {
     const COLS: usize = COLS;
     const DEPTH: usize = 384;
     const TALL: usize = 96;
-    const RUN: ByRows = [by_rows!(packed, false), by_rows!(packed, true)];
-    const LYING: Option<LyingByRows> = Some([by_rows!(lying, false), by_rows!(lying, true)]);
+    const RUN: ByRows = &[by_rows!(packed, false), by_rows!(packed, true)];
+    const LYING: Option<LyingByRows> = Some(&[by_rows!(lying, false), by_rows!(lying, true)]);
 }
 
 /// [`loose`] by rows less one.
@@ -193,7 +193,8 @@ const UNROLLED: usize = 4;
 
 /// # Safety
 /// AVX2 and FMA; `left` has depth × M elements, `right` depth × COLS, `out` M
-/// rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+/// rows of `width`. If `PAST`, it ends as
+/// [`PAST`](super::blocked::PAST) says.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn packed<const M: usize, const PAST: bool>(tile: &Tile) {
     // SAFETY: the caller's promise.
@@ -293,8 +294,8 @@ unsafe fn multiply<const M: usize>(
 }
 
 /// # Safety
-/// AVX2 and FMA; `out` has M rows of `width`. If `PAST`, as
-/// [`Micro::RUN`] says.
+/// AVX2 and FMA; `out` has M rows of `width`. If `PAST`, it ends
+/// as [`PAST`](super::blocked::PAST) says.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn finish<const M: usize, const PAST: bool>(tile: &Tile, sums: [[__m256; 2]; M]) {

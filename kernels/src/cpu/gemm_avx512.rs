@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::blocked::{ByRows, LyingByRows, Micro, Packing};
+use super::blocked::{ByRows, LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::matmul::Matrix;
 use super::packing::prefetch_to_write;
 use super::tiles::Tile;
@@ -24,41 +24,41 @@ pub(crate) struct Avx512Bf16;
 
 /// A tile's functions by rows less one, for left operands with these strides
 /// from row to row and along the inner dimension; without any, for packed ones,
-/// so many vectors of columns, and whether the outputs go past the caches.
+/// so many vectors of columns, and how it ends.
 macro_rules! by_rows {
-    ($tile:ident, $vectors:literal, $past:literal) => {
-        by_rows!($tile, $vectors, $past, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    ($tile:ident, $vectors:literal, $ends:ident) => {
+        by_rows!($tile, $vectors, $ends, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     };
-    ($tile:ident, $vectors:literal, $past:literal, $($rows:literal)*) => {
-        &[$($tile::<$rows, $vectors, 1, $rows, $past>),*]
+    ($tile:ident, $vectors:literal, $ends:ident, $($rows:literal)*) => {
+        &[$($tile::<$rows, $vectors, 1, $rows, $ends>),*]
     };
-    ($tile:ident, $row:expr, $along:expr) => {
+    ($tile:ident, strides $row:expr, $along:expr) => {
         &[
-            $tile::<1, 2, { $row }, { $along }, false>,
-            $tile::<2, 2, { $row }, { $along }, false>,
-            $tile::<3, 2, { $row }, { $along }, false>,
-            $tile::<4, 2, { $row }, { $along }, false>,
-            $tile::<5, 2, { $row }, { $along }, false>,
-            $tile::<6, 2, { $row }, { $along }, false>,
-            $tile::<7, 2, { $row }, { $along }, false>,
-            $tile::<8, 2, { $row }, { $along }, false>,
-            $tile::<9, 2, { $row }, { $along }, false>,
-            $tile::<10, 2, { $row }, { $along }, false>,
-            $tile::<11, 2, { $row }, { $along }, false>,
-            $tile::<12, 2, { $row }, { $along }, false>,
-            $tile::<13, 2, { $row }, { $along }, false>,
-            $tile::<14, 2, { $row }, { $along }, false>,
+            $tile::<1, 2, { $row }, { $along }, STORED>,
+            $tile::<2, 2, { $row }, { $along }, STORED>,
+            $tile::<3, 2, { $row }, { $along }, STORED>,
+            $tile::<4, 2, { $row }, { $along }, STORED>,
+            $tile::<5, 2, { $row }, { $along }, STORED>,
+            $tile::<6, 2, { $row }, { $along }, STORED>,
+            $tile::<7, 2, { $row }, { $along }, STORED>,
+            $tile::<8, 2, { $row }, { $along }, STORED>,
+            $tile::<9, 2, { $row }, { $along }, STORED>,
+            $tile::<10, 2, { $row }, { $along }, STORED>,
+            $tile::<11, 2, { $row }, { $along }, STORED>,
+            $tile::<12, 2, { $row }, { $along }, STORED>,
+            $tile::<13, 2, { $row }, { $along }, STORED>,
+            $tile::<14, 2, { $row }, { $along }, STORED>,
         ]
     };
 }
 
-/// [`lying`] by rows less one, and whether the outputs go past the caches.
+/// [`lying`] by rows less one, and how it ends.
 macro_rules! lying_by_rows {
-    ($past:literal) => {
-        lying_by_rows!($past, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    ($ends:ident) => {
+        lying_by_rows!($ends, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     };
-    ($past:literal, $($rows:literal)*) => {
-        &[$(lying::<$rows, $past>),*]
+    ($ends:ident, $($rows:literal)*) => {
+        &[$(lying::<$rows, $ends>),*]
     };
 }
 
@@ -67,9 +67,9 @@ impl Micro for Avx512 {
     const COLS: usize = COLS;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: ByRows = [by_rows!(singles, 2, false), by_rows!(singles, 2, true)];
-    const LYING: Option<LyingByRows> = Some([lying_by_rows!(false), lying_by_rows!(true)]);
-    const RIGHT_LIES: bool = true;
+    const RUN: ByRows = &[by_rows!(singles, 2, STORED), by_rows!(singles, 2, PAST)];
+    const LYING: Option<LyingByRows> = Some(&[lying_by_rows!(STORED), lying_by_rows!(PAST)]);
+    const LYING_RIGHT: Option<ByRows> = Some(Self::RUN);
     const PACKS: bool = true;
 }
 
@@ -79,16 +79,28 @@ impl Micro for Avx512Bf16 {
     const DEEP: usize = 2;
     const DEPTH: usize = DEPTH;
     const TALL: usize = TALL;
-    const RUN: ByRows = [by_rows!(pairs, 2, false), by_rows!(pairs, 2, true)];
+    const RUN: ByRows = &[by_rows!(pairs, 2, STORED), by_rows!(pairs, 2, PAST), by_rows!(pairs, 2, ROUNDED)];
+    const LYING_RIGHT: Option<ByRows> = Some(&[
+        by_rows!(pairs_by_rows, 2, STORED),
+        by_rows!(pairs_by_rows, 2, PAST),
+        by_rows!(pairs_by_rows, 2, ROUNDED),
+    ]);
     const PACKS: bool = true;
 }
 
 /// The tiles that pack columns of `f32`.
-pub(crate) const COLUMNS_OF_SINGLES: Packing<f32> = [columns_of_singles::<false>, columns_of_singles::<true>];
+pub(crate) const COLUMNS_OF_SINGLES: [Packing<f32>; 2] =
+    [&[columns_of_singles::<STORED>, columns_of_singles::<PAST>]; 2];
 /// The tiles that pack columns of bfloat16, in pairs.
-pub(crate) const COLUMNS_OF_PAIRS: Packing<u16> = [columns_of_pairs::<false>, columns_of_pairs::<true>];
+pub(crate) const COLUMNS_OF_PAIRS: [Packing<u16>; 2] = [
+    &[columns_of_pairs::<STORED>, columns_of_pairs::<PAST>, columns_of_pairs::<ROUNDED>],
+    &[columns_by_rows::<STORED>, columns_by_rows::<PAST>, columns_by_rows::<ROUNDED>],
+];
 /// The tiles that pack rows of bfloat16, in pairs.
-pub(crate) const ROWS_OF_PAIRS: Packing<u16> = [rows_of_pairs::<false>, rows_of_pairs::<true>];
+pub(crate) const ROWS_OF_PAIRS: [Packing<u16>; 2] = [
+    &[rows_of_pairs::<STORED>, rows_of_pairs::<PAST>, rows_of_pairs::<ROUNDED>],
+    &[rows_by_rows::<STORED>, rows_by_rows::<PAST>, rows_by_rows::<ROUNDED>],
+];
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
 /// apart.
@@ -102,16 +114,16 @@ pub(crate) trait Weighed: Micro {
 }
 
 impl Weighed for Avx512 {
-    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, STRIDE, 1);
-    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, false);
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, strides STRIDE, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, strides 1, STRIDE);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STORED);
 }
 
 /// A row of pairs has half as many units.
 impl Weighed for Avx512Bf16 {
-    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, STRIDE / 2, 1);
-    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, false);
+    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, strides STRIDE / 2, 1);
+    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, strides 1, STRIDE);
+    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STORED);
 }
 
 /// Rows of a tile.
@@ -140,15 +152,12 @@ const EARLY: usize = 8;
 const ASKED: usize = 16;
 
 /// Adds a step of the inner dimension to sums of M × 16 · N outputs by `$step`
-/// (sum, a unit of the left operand, units of the right one): units from `$right`
-/// on, and those that `$left` gives by row.
+/// (sum, a unit of the left operand, units of the right one): units that `$load`
+/// finds from `$right` on, and those that `$left` gives by row.
 macro_rules! step {
-    ($sums:ident, $n:expr, $right:ident, $left:expr, $step:ident) => {
-        let mut b = [_mm512_setzero_ps(); $n];
-        for (half, b) in b.iter_mut().enumerate() {
-            // SAFETY: `right` has depth rows of so many vectors.
-            *b = unsafe { _mm512_loadu_ps($right.add(half * VECTOR)) };
-        }
+    ($sums:ident, $n:tt, $right:ident, $stride:expr, $left:expr, $load:ident, $step:ident) => {
+        // SAFETY: `right` has depth rows of so many vectors.
+        let b = unsafe { $load::<$n>($right, $stride) };
         for (i, sums) in $sums.iter_mut().enumerate() {
             // SAFETY: the left operand has M rows.
             let a = _mm512_set1_ps(unsafe { *$left(i) });
@@ -161,33 +170,33 @@ macro_rules! step {
 
 /// Defines a tile: sums of M × 16 · N outputs by `$step` (see [`step`]).
 macro_rules! tile {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $step:ident) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $load:ident, $step:ident, $finish:ident) => {
         $(#[$doc])*
         ///
         /// # Safety
         /// `left` has depth × M units, rows `ROW` and the inner dimension's
         /// steps `ALONG` apart, `right` depth rows of COLS; `out` has M rows of
-        /// `width`, 16 · N at most. If `PAST`, as [`Micro::RUN`] says.
+        /// `width`, 16 · N at most. How it ends: [`STORED`].
         #[target_feature(enable = $features)]
         unsafe fn $name<
             const M: usize,
             const N: usize,
             const ROW: usize,
             const ALONG: usize,
-            const PAST: bool,
+            const ENDS: usize,
         >(
             tile: &Tile,
         ) {
             let mut sums = [[_mm512_setzero_ps(); N]; M];
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
             for step in 0..tile.depth {
-                ask::<M, PAST>(tile, step, &mut next);
-                step!(sums, N, right, |i| left.add(i * ROW), $step);
+                ask::<M, ENDS>(tile, step, &mut next);
+                step!(sums, N, right, tile.right_stride, |i| left.add(i * ROW), $load, $step);
                 left = left.wrapping_add(ALONG);
                 right = right.wrapping_add(tile.right_stride);
             }
             // SAFETY: the caller's promise.
-            unsafe { finish::<M, N, PAST>(tile, sums) };
+            unsafe { $finish::<M, N, ENDS>(tile, sums) };
         }
     };
 }
@@ -199,16 +208,16 @@ const SOON: usize = 64;
 /// what this needs. `$pack` packs a unit of all rows, or by the last of four units
 /// all four.
 macro_rules! packing_tile {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $element:ty, $pack:ident, $step:ident) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $element:ty, $pack:ident, $load:ident, $step:ident, $finish:ident) => {
         $(#[$doc])*
         ///
         /// # Safety
         /// `a` has ROWS rows of as many units as the tile is deep, and lies as
         /// [`Packing`] says; `left` has room for them and two floats, `right` has
-        /// depth rows of COLS, `out` has ROWS rows of `width`. If `PAST`, as
-        /// [`Micro::RUN`] says.
+        /// depth rows of COLS, `out` has ROWS rows of `width`. How it
+        /// ends: [`STORED`].
         #[target_feature(enable = $features)]
-        unsafe fn $name<const PAST: bool>(tile: &Tile, a: &Matrix<$element>) {
+        unsafe fn $name<const ENDS: usize>(tile: &Tile, a: &Matrix<$element>) {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             let packed = tile.left.cast_mut();
             let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
@@ -217,17 +226,17 @@ macro_rules! packing_tile {
                 unsafe { $pack(a, unit, packed) };
             }
             for step in 0..tile.depth {
-                ask::<ROWS, PAST>(tile, step, &mut next);
+                ask::<ROWS, ENDS>(tile, step, &mut next);
                 if step + EARLY < tile.depth {
                     // SAFETY: the caller's promise.
                     unsafe { $pack(a, step + EARLY, packed) };
                 }
-                step!(sums, 2, right, |i| left.add(i), $step);
+                step!(sums, 2, right, tile.right_stride, |i| left.add(i), $load, $step);
                 left = left.wrapping_add(ROWS);
                 right = right.wrapping_add(tile.right_stride);
             }
             // SAFETY: the caller's promise.
-            unsafe { finish::<ROWS, 2, PAST>(tile, sums) };
+            unsafe { $finish::<ROWS, 2, ENDS>(tile, sums) };
         }
     };
 }
@@ -235,13 +244,13 @@ macro_rules! packing_tile {
 /// Asks for what is wanted after a step of the inner dimension.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn ask<const M: usize, const PAST: bool>(tile: &Tile, step: usize, next: &mut *const f32) {
+fn ask<const M: usize, const ENDS: usize>(tile: &Tile, step: usize, next: &mut *const f32) {
     _mm_prefetch::<_MM_HINT_T1>(next.cast());
     // A packed panel's lines lie side by side.
     *next = next.wrapping_add(if tile.right_stride == COLS { VECTOR } else { tile.right_stride });
     // The outputs are wanted when the loop is over, and not pushed out before.
     let steps = tile.depth - step;
-    if !PAST && steps <= M {
+    if ENDS == STORED && steps <= M {
         let row = tile.out.wrapping_add((steps - 1).wrapping_mul(tile.out_stride));
         prefetch_to_write(row);
         prefetch_to_write(row.wrapping_add(COLS - 1));
@@ -255,27 +264,42 @@ fn ask<const M: usize, const PAST: bool>(tile: &Tile, step: usize, next: &mut *c
 
 tile! {
     /// AVX-512F.
-    singles, "avx512f", multiply_add
+    singles, "avx512f", units, multiply_add, finish
 }
 
 tile! {
     /// AVX-512F and AVX-512 BF16.
-    pairs, "avx512f,avx512bf16", multiply_add_pairs
+    pairs, "avx512f,avx512bf16", units, multiply_add_pairs, finish_pairs
+}
+
+tile! {
+    /// AVX-512F, BW and AVX-512 BF16. `right` lies in rows of bfloat16.
+    pairs_by_rows, "avx512f,avx512bw,avx512bf16", interleaved, multiply_add_pairs, finish_interleaved
 }
 
 packing_tile! {
     /// AVX-512F.
-    columns_of_singles, "avx512f", f32, pack_column, multiply_add
+    columns_of_singles, "avx512f", f32, pack_column, units, multiply_add, finish
 }
 
 packing_tile! {
     /// AVX-512F, BW and VL, and AVX-512 BF16.
-    columns_of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_columns, multiply_add_pairs
+    columns_of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_columns, units, multiply_add_pairs, finish_pairs
 }
 
 packing_tile! {
     /// AVX-512F and AVX-512 BF16.
-    rows_of_pairs, "avx512f,avx512bf16", u16, pack_rows, multiply_add_pairs
+    rows_of_pairs, "avx512f,avx512bf16", u16, pack_rows, units, multiply_add_pairs, finish_pairs
+}
+
+packing_tile! {
+    /// AVX-512F, BW and VL, and AVX-512 BF16. `right` lies in rows of bfloat16.
+    columns_by_rows, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_columns, interleaved, multiply_add_pairs, finish_interleaved
+}
+
+packing_tile! {
+    /// AVX-512F, BW and AVX-512 BF16. `right` lies in rows of bfloat16.
+    rows_by_rows, "avx512f,avx512bw,avx512bf16", u16, pack_rows, interleaved, multiply_add_pairs, finish_interleaved
 }
 
 /// A bit for each row of a tile.
@@ -389,29 +413,55 @@ const ROWS_OF: [(usize, usize); 14] = [
 ///
 /// # Safety
 /// `left` has M rows of depth elements, `row` apart, `right` depth rows of COLS;
-/// `out` has M rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+/// `out` has M rows of `width`. How it ends: [`STORED`].
 #[target_feature(enable = "avx512f")]
-unsafe fn lying<const M: usize, const PAST: bool>(tile: &Tile, row: usize) {
+unsafe fn lying<const M: usize, const ENDS: usize>(tile: &Tile, row: usize) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     let mut bases = [0, 3, 6, 9, 12].map(|i| tile.left.wrapping_add(i * row));
     let (mut right, mut next) = (tile.right, tile.next);
     for step in 0..tile.depth {
-        ask::<M, PAST>(tile, step, &mut next);
-        step!(
-            sums,
-            2,
-            right,
-            |i: usize| {
-                let (base, times) = ROWS_OF[i];
-                bases[base].add(times * row)
-            },
-            multiply_add
-        );
+        ask::<M, ENDS>(tile, step, &mut next);
+        let left = |i: usize| {
+            let (base, times) = ROWS_OF[i];
+            bases[base].wrapping_add(times * row)
+        };
+        step!(sums, 2, right, tile.right_stride, left, units, multiply_add);
         bases = bases.map(|base| base.wrapping_add(1));
         right = right.wrapping_add(tile.right_stride);
     }
     // SAFETY: the caller's promise.
-    unsafe { finish::<M, 2, PAST>(tile, sums) };
+    unsafe { finish::<M, 2, ENDS>(tile, sums) };
+}
+
+/// A row of units.
+///
+/// # Safety
+/// AVX-512F; `right` has so many vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn units<const N: usize>(right: *const f32, _: usize) -> [__m512; N] {
+    let mut b = [_mm512_setzero_ps(); N];
+    for (half, b) in b.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *b = unsafe { _mm512_loadu_ps(right.add(half * VECTOR)) };
+    }
+    b
+}
+
+/// The pairs of two rows of bfloat16, which lie `stride` bfloat16s apart: by turns
+/// four of the first vector and four of the second, as [`finish_interleaved`] expects.
+///
+/// # Safety
+/// AVX-512F and BW; each row has COLS elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn interleaved<const N: usize>(right: *const f32, stride: usize) -> [__m512; N] {
+    let right = right.cast::<u16>();
+    // SAFETY: the caller's promise.
+    let (first, second) =
+        unsafe { (_mm512_loadu_si512(right.cast()), _mm512_loadu_si512(right.wrapping_add(stride).cast())) };
+    let halves = [_mm512_unpacklo_epi16(first, second), _mm512_unpackhi_epi16(first, second)];
+    std::array::from_fn(|half| _mm512_castsi512_ps(halves[half]))
 }
 
 #[inline]
@@ -430,10 +480,10 @@ fn multiply_add_pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {
 }
 
 /// # Safety
-/// AVX-512F; `out` has M rows of `width`. If `PAST`, as [`Micro::RUN`] says.
+/// AVX-512F; `out` has M rows of `width`. How it ends: [`STORED`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, sums: [[__m512; N]; M]) {
+unsafe fn finish<const M: usize, const N: usize, const ENDS: usize>(tile: &Tile, sums: [[__m512; N]; M]) {
     let alpha = _mm512_set1_ps(tile.alpha);
     // A bit for each column that exists, of either vector.
     let columns = u32::MAX >> (COLS - tile.width);
@@ -444,7 +494,7 @@ unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, 
             // SAFETY: masked elements are neither read nor written; the others
             // are in row i of `out`. Past the caches all are.
             unsafe {
-                if PAST {
+                if ENDS == PAST {
                     _mm512_stream_ps(at, _mm512_mul_ps(alpha, sum));
                     continue;
                 }
@@ -457,4 +507,54 @@ unsafe fn finish<const M: usize, const N: usize, const PAST: bool>(tile: &Tile, 
             }
         }
     }
+}
+
+/// [`finish`], of outputs that may be bfloat16. `vcvtne2ps2bf16` rounds as
+/// [`bf16::round`](crate::bf16::round) does but takes denormal numbers for zero;
+/// there are none: sums have none, and alpha makes none of them.
+///
+/// # Safety
+/// As [`finish`], with AVX-512 BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn finish_pairs<const M: usize, const N: usize, const ENDS: usize>(
+    tile: &Tile,
+    sums: [[__m512; N]; M],
+) {
+    if ENDS != ROUNDED {
+        // SAFETY: the caller's promise.
+        unsafe { finish::<M, N, ENDS>(tile, sums) };
+        return;
+    }
+    let alpha = _mm512_set1_ps(tile.alpha);
+    let out = tile.out.cast::<u16>();
+    for (i, halves) in sums.into_iter().enumerate() {
+        let (low, high) = (_mm512_mul_ps(alpha, halves[0]), _mm512_mul_ps(alpha, halves[N - 1]));
+        // SAFETY: vectors of 512 bits, and row i of `out`, which is a cache line.
+        unsafe {
+            let row = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_stream_si512(out.wrapping_add(i.wrapping_mul(tile.out_stride)).cast(), row);
+        }
+    }
+}
+
+/// [`finish_pairs`], of sums in the order of [`interleaved`].
+///
+/// # Safety
+/// As [`finish_pairs`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn finish_interleaved<const M: usize, const N: usize, const ENDS: usize>(
+    tile: &Tile,
+    mut sums: [[__m512; N]; M],
+) {
+    let low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+    let high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for halves in &mut sums {
+        let [first, second] = [0, N - 1].map(|half| _mm512_castps_pd(halves[half]));
+        let ordered = [low, high].map(|order| _mm512_permutex2var_pd(first, order, second));
+        *halves = std::array::from_fn(|half| _mm512_castpd_ps(ordered[half]));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { finish_pairs::<M, N, ENDS>(tile, sums) };
 }

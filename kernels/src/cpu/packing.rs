@@ -18,12 +18,13 @@ pub(crate) trait Unit {
 
     /// Elements of the inner dimension in a unit.
     const DEEP: usize;
-    /// A unit is an element as it lies in memory.
+    /// Tiles can read such units where they lie in rows.
     const LIES: bool = false;
-    /// AVX-512's tiles that pack a left operand of such units, in columns.
-    const IN_COLUMNS: Option<Packing<Self::Element>> = None;
+    /// AVX-512's tiles that pack a left operand of such units, in columns; the
+    /// second ones read the right operand where it lies.
+    const IN_COLUMNS: Option<[Packing<Self::Element>; 2]> = None;
     /// As [`Unit::IN_COLUMNS`], in rows.
-    const IN_ROWS: Option<Packing<Self::Element>> = None;
+    const IN_ROWS: Option<[Packing<Self::Element>; 2]> = None;
 
     /// The unit of the first `deep` of `DEEP` elements that lie `stride`
     /// apart; what is missing is 0.
@@ -50,7 +51,7 @@ impl Unit for f32 {
     type Element = f32;
     const DEEP: usize = 1;
     const LIES: bool = true;
-    const IN_COLUMNS: Option<Packing<f32>> = Some(COLUMNS_OF_SINGLES);
+    const IN_COLUMNS: Option<[Packing<f32>; 2]> = Some(COLUMNS_OF_SINGLES);
 
     #[inline(always)]
     unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
@@ -106,8 +107,9 @@ pub(crate) struct Pair;
 impl Unit for Pair {
     type Element = u16;
     const DEEP: usize = 2;
-    const IN_COLUMNS: Option<Packing<u16>> = Some(COLUMNS_OF_PAIRS);
-    const IN_ROWS: Option<Packing<u16>> = Some(ROWS_OF_PAIRS);
+    const LIES: bool = true;
+    const IN_COLUMNS: Option<[Packing<u16>; 2]> = Some(COLUMNS_OF_PAIRS);
+    const IN_ROWS: Option<[Packing<u16>; 2]> = Some(ROWS_OF_PAIRS);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {

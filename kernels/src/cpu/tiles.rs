@@ -33,6 +33,7 @@ pub(crate) struct Tile<'a> {
     /// Cache lines that are wanted later, of any memory, a few for each tile:
     /// asked for into L2 on the way, while the products leave memory idle.
     pub ahead: &'a [*const u8],
+    /// Of `f32`, or of bfloat16 if the tile rounds.
     pub out: *mut f32,
     pub out_stride: usize,
     /// Columns of the tile that exist.
