@@ -13,6 +13,9 @@
 //! [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van de Geijn
 //! 2015.)
 //!
+//! Of a product with its own transpose, which is symmetric to the bit, the half below
+//! the diagonal is multiplied, and the other one copied from it.
+//!
 //! Every output is summed over the inner dimension in order, in parts that
 //! depend on the inner dimension alone, wherever in the matrix it lies.
 
@@ -223,6 +226,33 @@ fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
         && scattered(M::ROWS, bytes / size_of::<f32>())
 }
 
+/// Whether `b` is the transpose of `a`, of the same memory.
+fn is_transpose<A: Unit, B: Unit>(a: &Matrix<A::Element>, b: &Matrix<B::Element>) -> bool {
+    let of_a = (a.data.as_ptr().addr(), size_of::<A::Element>());
+    of_a == (b.data.as_ptr().addr(), size_of::<B::Element>())
+        && (a.rows, a.row_stride, a.col_stride) == (b.cols, b.col_stride, b.row_stride)
+}
+
+/// Rows, and columns, of a square that is transposed at once.
+const SQUARE: usize = 32;
+
+/// Copies what is below the diagonal of an n × n matrix to its place above, for rows
+/// `top..top + SQUARE`.
+///
+/// # Safety
+/// `base` has n × n elements; no one else writes those rows above the diagonal, or
+/// anything below it.
+unsafe fn mirror<T: Copy>(base: *mut T, n: usize, top: usize) {
+    for left in (top..n).step_by(SQUARE) {
+        for i in top..n.min(top + SQUARE) {
+            for j in left.max(i + 1)..n.min(left + SQUARE) {
+                // SAFETY: elements of the matrix, the caller's promise.
+                unsafe { *base.add(i * n + j) = *base.add(j * n + i) };
+            }
+        }
+    }
+}
+
 /// Whether rows so many floats apart leave room in L1 for what passes through
 /// between two uses of a line: of eight lines on a place they take seven.
 fn scattered(rows: usize, stride: usize) -> bool {
@@ -269,6 +299,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             (rounds, !rounds)
         }
     };
+    let symmetric = is_transpose::<A, B>(&a, &b) && !accumulate && epilogue.is_none();
     let none = aside.then_some(Epilogue::NONE);
     let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past, ..epilogue });
     let most = (PANELS / k / M::COLS).max(1) * M::COLS;
@@ -279,6 +310,8 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     }
     let panels = Packed(right.base().cast());
+    // Whether blocks end at the diagonal.
+    let symmetric = symmetric && width >= n;
     let left_operand = left_of::<M, A>(&a, right_lies);
     let run_packed = if right_lies { M::LYING_RIGHT.unwrap_or(M::RUN) } else { M::RUN };
     let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
@@ -322,10 +355,21 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         };
         let (tall, wide) = grid::<M>(m, cols, k);
         let across = cols.div_ceil(wide);
-        split.each(packs + m.div_ceil(tall) * across, |task| {
+        let down = m.div_ceil(tall);
+        // The row of a task's block: large ones first.
+        let row_of = |task: usize| {
+            let at = task / across;
+            tall * if symmetric { down - 1 - at } else { at }
+        };
+        split.each(packs + down * across, |task| {
             let Some(task) = task.checked_sub(packs) else { return pack(task) };
-            let (row, col) = (task / across * tall, task % across * wide);
-            let (height, width) = (tall.min(m - row), wide.min(cols - col));
+            let (row, col) = (row_of(task), task % across * wide);
+            let height = tall.min(m - row);
+            let end = if symmetric { cols.min((row + height).next_multiple_of(M::COLS)) } else { cols };
+            let width = wide.min(end.saturating_sub(col));
+            if width == 0 {
+                return;
+            }
             let begin = start + row * n + left + col;
             let mut sums = SUMS.take();
             // Floats from one row of them to the next.
@@ -381,8 +425,9 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
                     add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
                 } else {
                     // Another thread takes as many tasks meanwhile.
-                    let row = (task + split.threads()) / across * tall;
-                    if row < m {
+                    let task = task + split.threads();
+                    if task < down * across {
+                        let row = row_of(task);
                         add_matrix(&mut ahead, &part_of_a(row, tall.min(m - row), 0, deep));
                     }
                     for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
@@ -483,6 +528,25 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             }
             published();
             SUMS.set(sums);
+        });
+    }
+    if symmetric {
+        split.each(n.div_ceil(SQUARE), |task| {
+            let top = task * SQUARE;
+            // SAFETY: the last element too is in the output; each task has rows
+            // above the diagonal of its own.
+            unsafe {
+                match out {
+                    SharedResults::F32(out) => {
+                        out.at(start + n * n - 1);
+                        mirror(out.at(start), n, top);
+                    }
+                    SharedResults::Bf16(out) => {
+                        out.at(start + n * n - 1);
+                        mirror(out.at(start), n, top);
+                    }
+                }
+            }
         });
     }
     if right.bytes() / size_of::<f32>() <= 2 * PANELS {
@@ -807,6 +871,50 @@ mod tests {
             let rows = Matrix::new(&[0; 16], 2, 8, false);
             assert!(matches!(left_of::<Avx512Bf16, Pair>(&rows, false), Left::Fresh(_)));
             check_lying::<Avx512Bf16, Pair>(true, bits);
+        }
+    }
+
+    /// A product with its own transpose has the bits of one with a copy of it.
+    fn check_symmetric<M: Micro, U: Unit>(of: impl Fn(&[f32]) -> Vec<U::Element>) {
+        let team = Team::new(2).unwrap();
+        let split = Split { team: Some(&team) };
+        // The last ones go past the caches, in `f32` and in bfloat16.
+        for (n, k) in [(1, 3), (45, 20), (100, 9), (384, 31), (200, 4200), (600, 8), (544, 12), (800, 6)] {
+            let a = of(&filled(n * k, 1));
+            let copy = a.clone();
+            for transposed in [false, true] {
+                let (left, right) = (Matrix::new(&a, n, k, transposed), Matrix::new(&a, k, n, !transposed));
+                let copied = Matrix { data: &copy, ..right };
+                assert!(is_transpose::<U, U>(&left, &right) && !is_transpose::<U, U>(&left, &copied));
+                let run = |right: Matrix<U::Element>, to: SharedResults| {
+                    // SAFETY: the level was checked; operands are dense in their
+                    // slices, and the outputs have n × n elements.
+                    unsafe { product::<M, U, U>(split, left, right, to, 0, 1.5, false, None) };
+                };
+                let wide = |right| {
+                    written(n * n, |out, _| run(right, SharedResults::F32(Output::new(out))))
+                        .map(|values| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+                };
+                assert_eq!(wide(right), wide(copied), "{n} {k} {transposed}");
+                let halves =
+                    |right| written(n * n, |out, _| run(right, SharedResults::Bf16(Moved::new(out))));
+                assert_eq!(halves(right), halves(copied), "{n} {k} {transposed}, rounded");
+            }
+        }
+    }
+
+    #[test]
+    fn products_with_their_own_transposes_have_the_bits_of_others() {
+        if level() == Level::Portable {
+            return;
+        }
+        check_symmetric::<Avx2, f32>(<[f32]>::to_vec);
+        check_symmetric::<Avx2, u16>(bits);
+        if level() >= Level::Avx512 {
+            check_symmetric::<Avx512, f32>(<[f32]>::to_vec);
+        }
+        if level() == Level::Avx512Bf16 {
+            check_symmetric::<Avx512Bf16, Pair>(bits);
         }
     }
 

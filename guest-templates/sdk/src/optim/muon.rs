@@ -45,9 +45,10 @@ impl Default for MuonConfig {
 
 /// Muon over parameter banks `[L,m,n]` or matrices `[m,n]`; all matrices of a bank
 /// go through the iteration together.
-/// An m×n matrix (m ≤ n) costs steps·(4·m²n + 2·m³) flops, whatever the
+/// An m×n matrix (m ≤ n) costs steps·(4·m²n + 2·m³) flops of fuel, whatever the
 /// batch: of small models trained on small batches it is a good part of the
-/// step, and of large ones little.
+/// step, and of large ones little. In time, a CPU with AVX2 makes half of two of the
+/// three products from 1 M multiply-adds a matrix on, as they are symmetric.
 ///
 /// ```no_run
 /// # use terrarium_sdk::{Result, Tape, Tensor, optim::*};
@@ -187,8 +188,11 @@ pub(crate) fn orthogonalize(
     for &(a, b, c) in POLAR_EXPRESS.iter().take(steps) {
         let gram = tape.temporary(&[l, side, side]);
         tape.emit_matmul((current, tall), (current, !tall), gram, 1.0, false);
-        let poly = times(tape, gram, &[l, side, side], b)?;
-        tape.emit_matmul((gram, false), (gram, false), poly, c, true);
+        // It is symmetric: as products with their own transposes both are made in half
+        // the time where the device knows how.
+        let square = tape.temporary(&[l, side, side]);
+        tape.emit_matmul((gram, false), (gram, true), square, 1.0, false);
+        let poly = combined(tape, [gram, square], &[l, side, side], [b, c])?;
         let next = times(tape, current, &[l, m, n], a)?;
         match tall {
             true => tape.emit_matmul((current, false), (poly, false), next, 1.0, true),
@@ -197,6 +201,16 @@ pub(crate) fn orthogonalize(
         current = next;
     }
     Ok(current)
+}
+
+/// `factors[0]·x[0] + factors[1]·x[1]`
+fn combined(tape: &mut Tape, x: [Slot; 2], shape: &[u32; 3], factors: [f32; 2]) -> Result<Slot> {
+    let out = tape.temporary(shape);
+    let k = Kernel::new(shape[2]);
+    let [first, second] = [(); 2].map(|()| k.input(Layout::Element));
+    let sum = factors[0] * first + factors[1] * second;
+    tape.emit_kernel(&k, shape[0] * shape[1], &x, &[(sum, out, Layout::Element)])?;
+    Ok(out)
 }
 
 fn times(tape: &mut Tape, x: Slot, shape: &[u32; 3], factor: f32) -> Result<Slot> {
