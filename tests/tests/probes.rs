@@ -153,7 +153,7 @@ fn honest_models_are_not_accused() {
 
 /// `cargo test --release --workspace --test probes -- --ignored --nocapture`
 #[test]
-#[ignore = "a thousand trainings take minutes: cargo test --release --workspace --test probes -- --ignored"]
+#[ignore = "a thousand trainings take half a minute of two cores: cargo test --release --workspace --test probes -- --ignored"]
 fn honest_models_are_not_accused_in_a_thousand_evaluations() {
     let scored = accuse_nobody(1_000);
     println!("1000 evaluations of honest models: none accused, {scored} scored");

@@ -21,6 +21,7 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
+use std::marker::PhantomData;
 
 use super::Split;
 use super::epilogue::Epilogue;
@@ -282,275 +283,408 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     epilogue: Option<&Epilogue>,
 ) {
     const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
-    // The inner dimension is counted in units.
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
-    let elements = |depth: usize, d: usize| (d * M::DEEP).min(a.cols - depth * M::DEEP);
-    let past = m * n * out.element() >= LARGE;
     let deep = part(k, M::DEPTH, 8);
-    // Whether tiles end what they sum up.
-    let whole = deep >= k && !accumulate;
-    // Whether they round results, and whether a block's sums are elsewhere than those.
-    let (rounds, aside) = match out {
-        SharedResults::F32(_) => (false, past && epilogue.is_some() && !accumulate),
-        SharedResults::Bf16(out) => {
-            let lines = out.at(start).addr().is_multiple_of(ALIGN) && n.is_multiple_of(M::COLS);
-            let plain = whole && epilogue.is_none() && alpha.abs() >= 1.0;
-            let rounds = M::RUN.len() > ROUNDED && past && lines && plain;
-            (rounds, !rounds)
-        }
+    let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
+    let large = m * n * out.element() >= LARGE;
+    let (base, last) = (out.addr(start), out.addr(start + m * n - 1));
+    debug_assert!(base <= last);
+    // Whether tiles have results, not sums, and those in whole lines.
+    let whole = epilogue.is_none() && !accumulate && deep >= k;
+    let lines = large && whole && base.is_multiple_of(ALIGN) && (n * out.element()).is_multiple_of(ALIGN);
+    let sums = match out {
+        SharedResults::F32(_) if large && epilogue.is_some() && !accumulate => Sums::Aside,
+        SharedResults::F32(_) => Sums::There { past: lines },
+        SharedResults::Bf16(_) if lines && M::RUN.len() > ROUNDED && alpha.abs() >= 1.0 => Sums::Rounded,
+        SharedResults::Bf16(_) => Sums::Aside,
     };
-    let symmetric = is_transpose::<A, B>(&a, &b) && !accumulate && epilogue.is_none();
-    let none = aside.then_some(Epilogue::NONE);
-    let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past, ..epilogue });
-    let most = (PANELS / k / M::COLS).max(1) * M::COLS;
-    let width = part(n, most, M::COLS);
+    let symmetric = is_transpose::<A, B>(&a, &b) && epilogue.is_none() && !accumulate && width >= n;
+    let none = matches!(sums, Sums::Aside).then_some(Epilogue::NONE);
+    let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past: large, ..epilogue });
     let right_lies = right_lies::<M, B>(&b, m);
     let mut right = RIGHT.take();
     if !right_lies {
         right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     }
-    let panels = Packed(right.base().cast());
-    // Whether blocks end at the diagonal.
-    let symmetric = symmetric && width >= n;
-    let left_operand = left_of::<M, A>(&a, right_lies);
-    let run_packed = if right_lies { M::LYING_RIGHT.unwrap_or(M::RUN) } else { M::RUN };
-    let part_of_a = |row: usize, height: usize, depth: usize, d: usize| {
-        let skipped = row * a.row_stride + depth * M::DEEP * a.col_stride;
-        Matrix { data: &a.data[skipped..], rows: height, cols: elements(depth, d), ..a }
+    let product = Product::<M, A, B> {
+        split,
+        a,
+        b,
+        out,
+        start,
+        alpha,
+        accumulate,
+        epilogue,
+        k,
+        deep,
+        sums,
+        symmetric,
+        left: left_of::<M, A>(&a, right_lies),
+        right_lies,
+        panels: Packed(right.base().cast()),
+        tile: PhantomData,
     };
     for left in (0..n).step_by(width) {
-        let cols = width.min(n - left);
-        let count = cols.div_ceil(M::COLS);
-        // A task copies what lies together: some whole rows, or some columns.
-        let group = match b.col_stride {
-            1 => BROAD.div_ceil(M::COLS),
-            _ => PACK.div_ceil(M::COLS * deep),
-        };
-        let group = group.min(count);
-        let slice = (PACK / (M::COLS * group) / 8 * 8).clamp(8, deep.max(8));
-        let (groups, slices) = (count.div_ceil(group), deep.div_ceil(slice));
-        let packs = if right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
-        // Where a panel of the part from `depth` on, which is `d` deep, begins.
-        let place = |depth: usize, panel: usize, d: usize| {
-            (depth * M::COLS + depth / deep * APART) * count + panel * (d * M::COLS + APART)
-        };
-        let past_panels = cols * k * size_of::<f32>() >= LARGE;
-        let packed = Stage::default();
-        let pack = |task: usize| {
-            let _task = packed.task();
-            let (depth, first) = (task / groups / slices * deep, task % groups * group);
-            let (d, row) = (deep.min(k - depth), task / groups % slices * slice);
-            if row >= d {
-                return;
-            }
-            let here = (group * M::COLS).min(cols - first * M::COLS);
-            let skipped = (depth + row) * M::DEEP * b.row_stride + (left + first * M::COLS) * b.col_stride;
-            let rows = elements(depth + row, slice.min(d - row));
-            let part = Matrix { data: &b.data[skipped..], rows, cols: here, ..b };
-            let to = panels.at(place(depth, first, d) + row * M::COLS);
-            // SAFETY: AVX2, by the caller; the part is inside b, and its places
-            // in the panels are this task's. Those lie in lines of their own.
-            unsafe { pack_right::<M, B>(&part, to, d * M::COLS + APART, past_panels) };
-            published();
-        };
-        let (tall, wide) = grid::<M>(m, cols, k);
-        let across = cols.div_ceil(wide);
-        let down = m.div_ceil(tall);
-        // The row of a task's block: large ones first.
-        let row_of = |task: usize| {
-            let at = task / across;
-            tall * if symmetric { down - 1 - at } else { at }
-        };
-        split.each(packs + down * across, |task| {
-            let Some(task) = task.checked_sub(packs) else { return pack(task) };
-            let (row, col) = (row_of(task), task % across * wide);
-            let height = tall.min(m - row);
-            let end = if symmetric { cols.min((row + height).next_multiple_of(M::COLS)) } else { cols };
-            let width = wide.min(end.saturating_sub(col));
-            if width == 0 {
-                return;
-            }
-            let begin = start + row * n + left + col;
-            let mut sums = SUMS.take();
-            // Floats from one row of them to the next.
-            let pitch = width + APART;
-            let (to, stride) = match out {
-                // The last element too is inside.
-                SharedResults::F32(out) if !aside => {
-                    out.at(begin + (height - 1) * n + width - 1);
-                    (out.at(begin), n)
-                }
-                SharedResults::Bf16(out) if rounds => {
-                    out.at(begin + (height - 1) * n + width - 1);
-                    (out.at(begin).cast(), n)
-                }
-                _ => {
-                    sums = grown(sums, height * pitch);
-                    (sums.base().cast::<f32>(), pitch)
-                }
-            };
-            if let SharedResults::Bf16(out) = out {
-                for i in (0..height).filter(|_| accumulate) {
-                    // SAFETY: a row of the block, which is this task's, and of
-                    // its sums.
-                    unsafe {
-                        let line = std::slice::from_raw_parts_mut(to.add(i * pitch), width);
-                        widen(out.range(begin + i * n, width), line);
-                    }
+        let part = product.part(left, width.min(n - left));
+        split.each(part.packs.tasks + part.down * part.across, |task| {
+            // SAFETY: the caller's promise; each task is done once.
+            unsafe {
+                match task.checked_sub(part.packs.tasks) {
+                    Some(task) => product.block(&part, task),
+                    None => product.pack(&part, task),
                 }
             }
-            let room = if matches!(left_operand, Left::Lies(_)) { 0 } else { tall * deep + SLACK };
-            let strips = grown(LEFT.take(), room);
-            let mut ahead = AHEAD.take();
-            for depth in (0..k).step_by(deep) {
-                let d = deep.min(k - depth);
-                // And the floats from row to row.
-                let (rows_of_a, pitch_of_a) = match left_operand {
-                    Left::Lies(_) => {
-                        let from = part_of_a(row, height, depth, d).data.as_ptr();
-                        (from.cast::<f32>(), a.row_stride)
-                    }
-                    Left::Fresh(_) => (strips.base().cast::<f32>().cast_const(), d),
-                    Left::Packed => {
-                        let to = strips.base().cast::<f32>();
-                        // SAFETY: AVX2, by the caller; the part is inside a, and
-                        // there is room for it.
-                        unsafe { pack_left::<M, A>(&part_of_a(row, height, depth, d), to) };
-                        (to.cast_const(), d)
-                    }
-                };
-                ahead.clear();
-                if depth + deep < k {
-                    let d = deep.min(k - depth - deep);
-                    add_matrix(&mut ahead, &part_of_a(row, height, depth + deep, d));
-                } else {
-                    // Another thread takes as many tasks meanwhile.
-                    let task = task + split.threads();
-                    if task < down * across {
-                        let row = row_of(task);
-                        add_matrix(&mut ahead, &part_of_a(row, tall.min(m - row), 0, deep));
-                    }
-                    for (from, size) in epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
-                        add_lines(
-                            &mut ahead,
-                            from.wrapping_add(begin * size),
-                            height,
-                            width * size,
-                            n * size,
-                        );
-                    }
-                    if let SharedResults::Bf16(out) = out
-                        && !past
-                    {
-                        add_lines(&mut ahead, out.at(begin).cast_const(), height, width, n);
-                    }
-                }
-                let tiles = height.div_ceil(M::ROWS) * width.div_ceil(M::COLS);
-                let mut lines = ahead.chunks(ahead.len().div_ceil(tiles).max(1));
-                packed.wait(packs);
-                let lines_of_rows = to.addr().is_multiple_of(ALIGN) && stride.is_multiple_of(LINE);
-                let past = past && !aside && whole && lines_of_rows;
-                let bytes = if rounds { size_of::<u16>() } else { size_of::<f32>() };
-                for j in (0..width).step_by(M::COLS) {
-                    let strips = height.div_ceil(M::ROWS);
-                    // And the floats from row to row, and what the first strip and
-                    // each after it ask for: a share of the panel after this.
-                    let (right, right_stride, next, share) = if right_lies {
-                        let skipped = depth * M::DEEP * b.row_stride + left + col + j;
-                        let from = b.data[skipped..].as_ptr();
-                        let next = from.wrapping_add(M::COLS).cast::<f32>();
-                        // Another line of the row, or the other row of the pair.
-                        let share = if M::DEEP == 1 { M::COLS.div_ceil(strips) } else { b.row_stride / 2 };
-                        (from.cast(), b.row_stride, next, share)
-                    } else {
-                        let from = panels.at(place(depth, (col + j) / M::COLS, d)).cast_const();
-                        (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(strips))
-                    };
-                    for i in (0..height).step_by(M::ROWS) {
-                        let rows = M::ROWS.min(height - i);
-                        let tile = Tile {
-                            depth: d,
-                            left: rows_of_a.wrapping_add(i * pitch_of_a),
-                            right,
-                            right_stride,
-                            next: next.wrapping_add(i / M::ROWS * share),
-                            out: to.wrapping_byte_add((i * stride + j) * bytes),
-                            out_stride: stride,
-                            ahead: lines.next().unwrap_or_default(),
-                            width: M::COLS.min(width - j),
-                            alpha,
-                            accumulate: accumulate || depth > 0,
-                        };
-                        let ends = match tile.width == M::COLS {
-                            _ if rounds => ROUNDED,
-                            true if past => PAST,
-                            _ => STORED,
-                        };
-                        // SAFETY: the instruction set, by the caller; the
-                        // operands are packed, or lie as the tile reads them, or
-                        // there is room for what it packs; the outputs are this
-                        // task's.
-                        unsafe {
-                            match left_operand {
-                                Left::Lies(run) => run[ends][rows - 1](&tile, pitch_of_a),
-                                Left::Fresh(run) if j == 0 && rows == M::ROWS => {
-                                    run[ends](&tile, &part_of_a(row + i, rows, depth, d));
-                                }
-                                _ => {
-                                    if matches!(left_operand, Left::Fresh(_)) && j == 0 {
-                                        let part = part_of_a(row + i, rows, depth, d);
-                                        pack_left::<M, A>(&part, tile.left.cast_mut());
-                                    }
-                                    run_packed[ends][rows - 1](&tile);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-            LEFT.set(strips);
-            AHEAD.set(ahead);
-            if let Some(epilogue) = epilogue {
-                for i in 0..height {
-                    let at = begin + i * n;
-                    // SAFETY: a row of the block, which is this task's.
-                    match unsafe { out.range(at, width) } {
-                        Results::F32(row) if !aside => {
-                            epilogue.finish(row, Results::F32(&mut []), at, left + col);
-                        }
-                        results => {
-                            // SAFETY: a row of the block's sums.
-                            let row = unsafe { std::slice::from_raw_parts_mut(to.add(i * pitch), width) };
-                            epilogue.finish(row, results, at, left + col);
-                        }
-                    }
-                }
-            }
-            published();
-            SUMS.set(sums);
         });
     }
     if symmetric {
         split.each(n.div_ceil(SQUARE), |task| {
-            let top = task * SQUARE;
-            // SAFETY: the last element too is in the output; each task has rows
-            // above the diagonal of its own.
+            // SAFETY: the result is the caller's; each task has rows above the
+            // diagonal of its own.
             unsafe {
                 match out {
-                    SharedResults::F32(out) => {
-                        out.at(start + n * n - 1);
-                        mirror(out.at(start), n, top);
-                    }
-                    SharedResults::Bf16(out) => {
-                        out.at(start + n * n - 1);
-                        mirror(out.at(start), n, top);
-                    }
+                    SharedResults::F32(out) => mirror(out.at(start), n, task * SQUARE),
+                    SharedResults::Bf16(out) => mirror(out.at(start), n, task * SQUARE),
                 }
             }
         });
     }
     if right.bytes() / size_of::<f32>() <= 2 * PANELS {
         RIGHT.set(right);
+    }
+}
+
+/// Where tiles leave a block's sums.
+#[derive(Clone, Copy)]
+enum Sums {
+    /// In memory of the task, from where the block is finished.
+    Aside,
+    /// In the output, past the caches or not.
+    There { past: bool },
+    /// In the output, rounded. (Its lines are whole, so all tiles are.)
+    Rounded,
+}
+
+/// A product, and how it is made.
+struct Product<'a, M, A: Unit, B: Unit> {
+    split: Split<'a>,
+    a: Matrix<'a, A::Element>,
+    b: Matrix<'a, B::Element>,
+    out: SharedResults,
+    start: usize,
+    alpha: f32,
+    accumulate: bool,
+    epilogue: Option<Epilogue<'a>>,
+    /// The inner dimension in units, and how many are taken at a time.
+    k: usize,
+    deep: usize,
+    sums: Sums,
+    /// Blocks end at the diagonal.
+    symmetric: bool,
+    left: Left<A::Element>,
+    right_lies: bool,
+    panels: Packed,
+    tile: PhantomData<fn(M)>,
+}
+
+/// Columns of a product that are taken at a time, and the tasks for them.
+struct Part {
+    left: usize,
+    cols: usize,
+    packs: Packs,
+    packed: Stage,
+    /// Rows and columns of a block.
+    tall: usize,
+    wide: usize,
+    /// Blocks.
+    down: usize,
+    across: usize,
+}
+
+/// Tasks that pack a right operand: each so many panels, of so many units of the
+/// inner dimension.
+struct Packs {
+    group: usize,
+    slice: usize,
+    groups: usize,
+    slices: usize,
+    tasks: usize,
+}
+
+/// A task's block of the output, and where its sums are.
+struct Block {
+    task: usize,
+    row: usize,
+    /// In the part.
+    col: usize,
+    height: usize,
+    width: usize,
+    /// Its first element in the output.
+    begin: usize,
+    to: *mut f32,
+    /// Elements from row to row.
+    stride: usize,
+}
+
+impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
+    fn part(&self, left: usize, cols: usize) -> Part {
+        let (k, deep) = (self.k, self.deep);
+        let panels = cols.div_ceil(M::COLS);
+        // A task copies what lies together: some whole rows, or some columns.
+        let group = match self.b.col_stride {
+            1 => BROAD.div_ceil(M::COLS),
+            _ => PACK.div_ceil(M::COLS * deep),
+        };
+        let group = group.min(panels);
+        let slice = (PACK / (M::COLS * group) / 8 * 8).clamp(8, deep.max(8));
+        let (groups, slices) = (panels.div_ceil(group), deep.div_ceil(slice));
+        let tasks = if self.right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
+        let (tall, wide) = grid::<M>(self.a.rows, cols, k);
+        Part {
+            left,
+            cols,
+            packs: Packs { group, slice, groups, slices, tasks },
+            packed: Stage::default(),
+            tall,
+            wide,
+            down: self.a.rows.div_ceil(tall),
+            across: cols.div_ceil(wide),
+        }
+    }
+
+    /// Elements of `units` of the inner dimension from `depth` on.
+    fn elements(&self, depth: usize, units: usize) -> usize {
+        (units * M::DEEP).min(self.a.cols - depth * M::DEEP)
+    }
+
+    /// Rows of the left operand, `d` units of them from `depth` on.
+    fn part_of_a(&self, row: usize, height: usize, depth: usize, d: usize) -> Matrix<'_, A::Element> {
+        let skipped = row * self.a.row_stride + depth * M::DEEP * self.a.col_stride;
+        Matrix { data: &self.a.data[skipped..], rows: height, cols: self.elements(depth, d), ..self.a }
+    }
+
+    /// Where a panel of the part of the inner dimension from `depth` on, which is
+    /// `d` deep, begins.
+    fn panel(&self, part: &Part, depth: usize, panel: usize, d: usize) -> *mut f32 {
+        let before = (depth * M::COLS + depth / self.deep * APART) * part.cols.div_ceil(M::COLS);
+        self.panels.at(before + panel * (d * M::COLS + APART))
+    }
+
+    /// A task that packs.
+    ///
+    /// # Safety
+    /// As [`product`]; no one else does this task.
+    unsafe fn pack(&self, part: &Part, task: usize) {
+        let Packs { group, slice, groups, slices, .. } = part.packs;
+        let _task = part.packed.task();
+        let (depth, first) = (task / groups / slices * self.deep, task % groups * group);
+        let (d, row) = (self.deep.min(self.k - depth), task / groups % slices * slice);
+        if row >= d {
+            return;
+        }
+        let b = &self.b;
+        let cols = (group * M::COLS).min(part.cols - first * M::COLS);
+        let skipped = (depth + row) * M::DEEP * b.row_stride + (part.left + first * M::COLS) * b.col_stride;
+        let rows = self.elements(depth + row, slice.min(d - row));
+        let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
+        let to = self.panel(part, depth, first, d).wrapping_add(row * M::COLS);
+        let past = part.cols * self.k * size_of::<f32>() >= LARGE;
+        // SAFETY: AVX2, by the caller; the part is inside b, and its places
+        // in the panels are this task's. Those lie in lines of their own.
+        unsafe { pack_right::<M, B>(&from, to, d * M::COLS + APART, past) };
+        published();
+    }
+
+    /// The first row of a task's block: large ones first.
+    fn row_of(&self, part: &Part, task: usize) -> usize {
+        let at = task / part.across;
+        part.tall * if self.symmetric { part.down - 1 - at } else { at }
+    }
+
+    /// A task that makes a block.
+    ///
+    /// # Safety
+    /// As [`Product::pack`].
+    unsafe fn block(&self, part: &Part, task: usize) {
+        let (row, col) = (self.row_of(part, task), task % part.across * part.wide);
+        let height = part.tall.min(self.a.rows - row);
+        let cols = match self.symmetric {
+            true => part.cols.min((row + height).next_multiple_of(M::COLS)),
+            false => part.cols,
+        };
+        let width = part.wide.min(cols.saturating_sub(col));
+        if width == 0 {
+            return;
+        }
+        let n = self.b.cols;
+        let begin = self.start + row * n + part.left + col;
+        let mut sums = SUMS.take();
+        let (to, stride) = match (self.sums, self.out) {
+            (Sums::There { .. }, SharedResults::F32(out)) => (out.at(begin), n),
+            (Sums::Rounded, SharedResults::Bf16(out)) => (out.at(begin).cast(), n),
+            _ => {
+                let pitch = width + APART;
+                sums = grown(sums, height * pitch);
+                (sums.base().cast::<f32>(), pitch)
+            }
+        };
+        let block = Block { task, row, col, height, width, begin, to, stride };
+        if let SharedResults::Bf16(out) = self.out
+            && self.accumulate
+        {
+            for i in 0..height {
+                // SAFETY: a row of the block, which is this task's, and of its sums.
+                unsafe {
+                    let line = std::slice::from_raw_parts_mut(to.add(i * stride), width);
+                    widen(out.range(begin + i * n, width), line);
+                }
+            }
+        }
+        let room = if matches!(self.left, Left::Lies(_)) { 0 } else { part.tall * self.deep + SLACK };
+        let strips = grown(LEFT.take(), room);
+        let mut ahead = AHEAD.take();
+        for depth in (0..self.k).step_by(self.deep) {
+            ahead.clear();
+            self.wanted_after(part, &block, depth, &mut ahead);
+            // SAFETY: the caller's promise; there is room for the block's rows.
+            unsafe { self.tiles(part, &block, depth, strips.base().cast(), &ahead) };
+        }
+        LEFT.set(strips);
+        AHEAD.set(ahead);
+        // SAFETY: the block is this task's, and its sums are complete.
+        unsafe { self.finish(part, &block) };
+        published();
+        SUMS.set(sums);
+    }
+
+    /// Adds the lines that are wanted after the tiles of a block at `depth`.
+    fn wanted_after(&self, part: &Part, block: &Block, depth: usize, lines: &mut Vec<*const u8>) {
+        let (n, next) = (self.b.cols, depth + self.deep);
+        if next < self.k {
+            let d = self.deep.min(self.k - next);
+            add_matrix(lines, &self.part_of_a(block.row, block.height, next, d));
+            return;
+        }
+        // Another thread takes as many tasks meanwhile.
+        let task = block.task + self.split.threads();
+        if task < part.down * part.across {
+            let row = self.row_of(part, task);
+            let height = part.tall.min(self.a.rows - row);
+            add_matrix(lines, &self.part_of_a(row, height, 0, self.deep));
+        }
+        for (from, size) in self.epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
+            let from = from.wrapping_add(block.begin * size);
+            add_lines(lines, from, block.height, block.width * size, n * size);
+        }
+        if let (SharedResults::Bf16(out), Some(Epilogue { past: false, .. })) = (self.out, self.epilogue) {
+            add_lines(lines, out.at(block.begin).cast_const(), block.height, block.width, n);
+        }
+    }
+
+    /// The tiles of a block, for the inner dimension from `depth` on.
+    ///
+    /// # Safety
+    /// As [`Product::pack`]; `strips` has room for so many units of the block's rows
+    /// and [`SLACK`], unless they lie.
+    unsafe fn tiles(&self, part: &Part, block: &Block, depth: usize, strips: *mut f32, ahead: &[*const u8]) {
+        let d = self.deep.min(self.k - depth);
+        let Block { row, col, height, width, to, stride, .. } = *block;
+        // And the floats from row to row.
+        let (rows_of_a, pitch_of_a) = match self.left {
+            Left::Lies(_) => {
+                (self.part_of_a(row, height, depth, d).data.as_ptr().cast::<f32>(), self.a.row_stride)
+            }
+            Left::Fresh(_) => (strips.cast_const(), d),
+            Left::Packed => {
+                // SAFETY: AVX2, by the caller; the part is inside a, and
+                // there is room for it.
+                unsafe { pack_left::<M, A>(&self.part_of_a(row, height, depth, d), strips) };
+                (strips.cast_const(), d)
+            }
+        };
+        let run_packed = if self.right_lies { M::LYING_RIGHT.unwrap_or(M::RUN) } else { M::RUN };
+        let (ends, ends_narrow, bytes) = match self.sums {
+            Sums::Rounded => (ROUNDED, ROUNDED, size_of::<u16>()),
+            Sums::There { past: true } => (PAST, STORED, size_of::<f32>()),
+            Sums::There { past: false } | Sums::Aside => (STORED, STORED, size_of::<f32>()),
+        };
+        let down = height.div_ceil(M::ROWS);
+        let mut lines = ahead.chunks(ahead.len().div_ceil(down * width.div_ceil(M::COLS)).max(1));
+        part.packed.wait(part.packs.tasks);
+        for j in (0..width).step_by(M::COLS) {
+            // And the floats from row to row, and what the first strip and
+            // each after it ask for: a share of the panel after this.
+            let (right, right_stride, next, share) = if self.right_lies {
+                let stride = self.b.row_stride;
+                let skipped = depth * M::DEEP * stride + part.left + col + j;
+                let from = self.b.data[skipped..].as_ptr();
+                let next = from.wrapping_add(M::COLS).cast::<f32>();
+                // Another line of the row, or the other row of the pair.
+                let share = if M::DEEP == 1 { M::COLS.div_ceil(down) } else { stride / 2 };
+                (from.cast(), stride, next, share)
+            } else {
+                let from = self.panel(part, depth, (col + j) / M::COLS, d).cast_const();
+                (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(down))
+            };
+            for i in (0..height).step_by(M::ROWS) {
+                let rows = M::ROWS.min(height - i);
+                let tile = Tile {
+                    depth: d,
+                    left: rows_of_a.wrapping_add(i * pitch_of_a),
+                    right,
+                    right_stride,
+                    next: next.wrapping_add(i / M::ROWS * share),
+                    out: to.wrapping_byte_add((i * stride + j) * bytes),
+                    out_stride: stride,
+                    ahead: lines.next().unwrap_or_default(),
+                    width: M::COLS.min(width - j),
+                    alpha: self.alpha,
+                    accumulate: self.accumulate || depth > 0,
+                };
+                let ends = if tile.width == M::COLS { ends } else { ends_narrow };
+                // SAFETY: the instruction set, by the caller; the
+                // operands are packed, or lie as the tile reads them, or
+                // there is room for what it packs; the outputs are this
+                // task's.
+                unsafe {
+                    match self.left {
+                        Left::Lies(run) => run[ends][rows - 1](&tile, pitch_of_a),
+                        Left::Fresh(run) if j == 0 && rows == M::ROWS => {
+                            run[ends](&tile, &self.part_of_a(row + i, rows, depth, d));
+                        }
+                        _ => {
+                            if matches!(self.left, Left::Fresh(_)) && j == 0 {
+                                let part = self.part_of_a(row + i, rows, depth, d);
+                                pack_left::<M, A>(&part, tile.left.cast_mut());
+                            }
+                            run_packed[ends][rows - 1](&tile);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What follows the sums of a block.
+    ///
+    /// # Safety
+    /// As [`Product::pack`].
+    unsafe fn finish(&self, part: &Part, block: &Block) {
+        let Some(epilogue) = self.epilogue else { return };
+        let Block { begin, width, to, stride, .. } = *block;
+        for i in 0..block.height {
+            let (at, col) = (begin + i * self.b.cols, part.left + block.col);
+            // SAFETY: a row of the block, which is this task's.
+            match (unsafe { self.out.range(at, width) }, self.sums) {
+                (Results::F32(row), Sums::There { .. }) => {
+                    epilogue.finish(row, Results::F32(&mut []), at, col);
+                }
+                (results, _) => {
+                    // SAFETY: a row of the block's sums.
+                    let row = unsafe { std::slice::from_raw_parts_mut(to.add(i * stride), width) };
+                    epilogue.finish(row, results, at, col);
+                }
+            }
+        }
     }
 }
 

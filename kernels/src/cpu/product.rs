@@ -68,6 +68,17 @@ impl SharedResults {
         }
     }
 
+    /// Address of an element.
+    ///
+    /// # Panics
+    /// If it is outside.
+    pub fn addr(&self, at: usize) -> usize {
+        match self {
+            SharedResults::F32(out) => out.at(at).addr(),
+            SharedResults::Bf16(out) => out.at(at).addr(),
+        }
+    }
+
     /// Elements `start..start + len`.
     ///
     /// # Safety
