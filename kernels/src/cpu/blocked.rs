@@ -9,9 +9,9 @@
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
 //! stays in L2 from one depth to the next, and is finished there: bias,
-//! activation, residual, rounding. What is large is stored past the caches (see
-//! [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van de Geijn
-//! 2015.)
+//! activation, residual, rounding. Panels and large results are stored past the
+//! caches (see [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van
+//! de Geijn 2015.)
 //!
 //! Of a product with its own transpose, which is symmetric to the bit, the half below
 //! the diagonal is multiplied, and the other one copied from it.
@@ -487,10 +487,9 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         let rows = self.elements(depth + row, slice.min(d - row));
         let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
         let to = self.panel(part, depth, first, d).wrapping_add(row * M::COLS);
-        let past = part.cols * self.k * size_of::<f32>() >= LARGE;
         // SAFETY: AVX2, by the caller; the part is inside b, and its places
         // in the panels are this task's. Those lie in lines of their own.
-        unsafe { pack_right::<M, B>(&from, to, d * M::COLS + APART, past) };
+        unsafe { pack_right::<M, B>(&from, to, d * M::COLS + APART, true) };
         published();
     }
 
