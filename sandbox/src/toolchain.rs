@@ -178,8 +178,8 @@ impl ToolchainError {
                     .into()
             }
             Self::NoRoute { .. } => format!(
-                "run `rustup target add {TARGET}` where rustup can reach its server (or, if apt did not \
-                 find a package, `apt-get update` as root), then `terrarium setup`"
+                "run `rustup target add {TARGET}` where rustup can reach its server, or connect this \
+                 machine to the servers of its packages; then `terrarium setup`"
             ),
             Self::Step { log: Some(log), .. } => {
                 format!("read {}, then run `terrarium setup` again", log.display())

@@ -106,8 +106,14 @@ pub(super) fn unpack(
             return Err(ToolchainError::NotInstalled { what: format!("there is no {program}") });
         }
     }
+    let options = own_lists(dirs, progress)?;
+    let apt_get = || {
+        let mut apt_get = Command::new("apt-get");
+        apt_get.args(&options);
+        apt_get
+    };
     let plan = store::query(
-        Command::new("apt-get")
+        apt_get()
             .env("LC_ALL", "C")
             .args(["-s", "-o", "Debug::NoLocking=1", "install", "--no-install-recommends"])
             .args(packages.planned),
@@ -124,7 +130,7 @@ pub(super) fn unpack(
     // Archives of an earlier version would be unpacked too.
     let _ = fs::remove_dir_all(&work);
     store::make_dir(&work)?;
-    let mut download = Command::new("apt-get");
+    let mut download = apt_get();
     download.arg("download").args(&wanted).current_dir(&work);
     Step { name: "apt-get download", limit: Duration::from_secs(900) }.run(dirs, &mut download)?;
     let staging = Staging::beside(root)?;
@@ -148,6 +154,28 @@ pub(super) fn unpack(
     staging.publish(root)?;
     let _ = fs::remove_dir_all(&work);
     Ok(())
+}
+
+/// Options by which apt uses package lists in the cache folder, renewed without
+/// rights; none, and so the system's lists, where that fails.
+fn own_lists(dirs: &Dirs, progress: &mut dyn FnMut(&str)) -> Result<Vec<String>, ToolchainError> {
+    let apt = dirs.cache.join("work").join("apt");
+    let (lists, cache) = (apt.join("lists"), apt.join("cache"));
+    store::make_dir(&lists.join("partial"))?;
+    store::make_dir(&cache.join("archives").join("partial"))?;
+    let option = |name: &str, folder: &Path| ["-o".to_owned(), format!("{name}={}", folder.display())];
+    let options = [option("Dir::State::lists", &lists), option("Dir::Cache", &cache)].concat();
+    progress("fetching the lists of packages");
+    let mut update = Command::new("apt-get");
+    update.args(&options).arg("update");
+    let update = Step { name: "apt-get update", limit: Duration::from_secs(300) }.run(dirs, &mut update);
+    Ok(match update {
+        Ok(_) => options,
+        Err(error) => {
+            progress(&format!("{error}; the lists of the system will do"));
+            Vec::new()
+        }
+    })
 }
 
 /// The package names of `apt-get -s install`.
