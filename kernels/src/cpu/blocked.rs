@@ -64,7 +64,9 @@ const SMALL: usize = 3 << 18;
 /// fall on few lines of a cache.
 const APART: usize = 16;
 
-/// How a tile ends: alpha times its sums are stored or accumulated.
+/// How a tile ends: alpha times its sums are stored or accumulated. (Each end is a
+/// function of its own. Tiles that choose when they run keep their sums in memory, and
+/// take 1.5 to 2.4 of the time.)
 pub(crate) const STORED: usize = 0;
 /// They are stored past the caches: all columns exist, each row begins with a cache
 /// line, and nothing is accumulated.
