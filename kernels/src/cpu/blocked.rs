@@ -22,6 +22,7 @@
 use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Split;
 use super::epilogue::Epilogue;
@@ -34,6 +35,9 @@ use super::tasks::Stage;
 use super::tiles::Tile;
 use crate::pages::{ALIGN, Pages};
 
+/// Full blocks whose rows, and the rest of them, go into blocks of half the height: 73
+/// blocks and a bit of 2048 rows left one of two threads idle for 1 % of a product.
+const LOW: usize = 2;
 /// Most columns of a block.
 const WIDE: usize = 768;
 /// Fewest columns that a block is cut down to, for more tasks.
@@ -397,9 +401,20 @@ struct Part {
     /// Rows and columns of a block.
     tall: usize,
     wide: usize,
+    /// Blocks of all those rows; low ones follow, of so many, so that threads end
+    /// together.
+    full: usize,
+    low: usize,
     /// Blocks.
     down: usize,
     across: usize,
+}
+
+impl Part {
+    /// The first row of the blocks in a line of them.
+    fn row(&self, line: usize) -> usize {
+        self.full.min(line) * self.tall + line.saturating_sub(self.full) * self.low
+    }
 }
 
 /// Tasks that pack a right operand: each so many panels, of so many units of the
@@ -441,6 +456,8 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         let (groups, slices) = (panels.div_ceil(group), deep.div_ceil(slice));
         let tasks = if self.right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
         let (tall, wide) = grid::<M>(self.a.rows, cols, k);
+        let low = (tall / 2).next_multiple_of(M::ROWS);
+        let full = (self.a.rows / tall).saturating_sub(LOW);
         Part {
             left,
             cols,
@@ -448,7 +465,9 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             packed: Stage::default(),
             tall,
             wide,
-            down: self.a.rows.div_ceil(tall),
+            full,
+            low,
+            down: full + (self.a.rows - full * tall).div_ceil(low),
             across: cols.div_ceil(wide),
         }
     }
@@ -495,10 +514,11 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         published();
     }
 
-    /// The first row of a task's block: large ones first.
-    fn row_of(&self, part: &Part, task: usize) -> usize {
-        let at = task / part.across;
-        part.tall * if self.symmetric { part.down - 1 - at } else { at }
+    /// The rows of a task's block: large ones first.
+    fn rows_of(&self, part: &Part, task: usize) -> Range<usize> {
+        let line = task / part.across;
+        let line = if self.symmetric { part.down - 1 - line } else { line };
+        part.row(line)..part.row(line + 1).min(self.a.rows)
     }
 
     /// A task that makes a block.
@@ -506,8 +526,8 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
     /// # Safety
     /// As [`Product::pack`].
     unsafe fn block(&self, part: &Part, task: usize) {
-        let (row, col) = (self.row_of(part, task), task % part.across * part.wide);
-        let height = part.tall.min(self.a.rows - row);
+        let (rows, col) = (self.rows_of(part, task), task % part.across * part.wide);
+        let (row, height) = (rows.start, rows.len());
         let cols = match self.symmetric {
             true => part.cols.min((row + height).next_multiple_of(M::COLS)),
             false => part.cols,
@@ -568,9 +588,8 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         // Another thread takes as many tasks meanwhile.
         let task = block.task + self.split.threads();
         if task < part.down * part.across {
-            let row = self.row_of(part, task);
-            let height = part.tall.min(self.a.rows - row);
-            add_matrix(lines, &self.part_of_a(row, height, 0, self.deep));
+            let rows = self.rows_of(part, task);
+            add_matrix(lines, &self.part_of_a(rows.start, rows.len(), 0, self.deep));
         }
         for (from, size) in self.epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
             let from = from.wrapping_add(block.begin * size);
