@@ -293,11 +293,12 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let deep = part(k, M::DEPTH, 8);
     let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
     let large = m * n * out.element() >= LARGE;
-    let (base, last) = (out.addr(start), out.addr(start + m * n - 1));
-    debug_assert!(base <= last);
+    // The last element too is inside.
+    out.addr(start + m * n - 1);
     // Whether tiles have results, not sums, and those in whole lines.
     let whole = epilogue.is_none() && !accumulate && deep >= k;
-    let lines = large && whole && base.is_multiple_of(ALIGN) && (n * out.element()).is_multiple_of(ALIGN);
+    let lines = [out.addr(start), n * out.element()].iter().all(|bytes| bytes.is_multiple_of(ALIGN));
+    let lines = large && whole && lines;
     let sums = match out {
         SharedResults::F32(_) if large && epilogue.is_some() && !accumulate => Sums::Aside,
         SharedResults::F32(_) => Sums::There { past: lines },
