@@ -23,6 +23,8 @@ fn vector_level() -> &'static str {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => "avx512f+bf16",
         #[cfg(target_arch = "x86_64")]
+        Level::Amx => "avx512f+bf16+amx",
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => "avx2+fma",
         Level::Portable if cfg!(target_arch = "x86_64") => "sse2",
         Level::Portable => "portable",

@@ -25,7 +25,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Split;
+use super::amx::Registers;
 use super::epilogue::Epilogue;
+use super::gemm_amx::pitch;
 use super::matmul::Matrix;
 use super::packing::{SLACK, Unit, pack_left, pack_right};
 use super::past::{LARGE, published};
@@ -91,12 +93,15 @@ pub(crate) type Packing<T> = &'static [unsafe fn(&Tile, &Matrix<T>)];
 
 /// An instruction set's tile.
 pub(crate) trait Micro {
-    /// Rows of a tile, at most 16.
+    /// Rows of a tile.
     const ROWS: usize;
     /// Columns of a tile, a multiple of 8.
     const COLS: usize;
     /// Elements of the inner dimension in a unit that it multiplies.
     const DEEP: usize = 1;
+    /// Units that it multiplies at once: packed operands have as many, zeros where
+    /// there are none.
+    const STEP: usize = 1;
     /// Most units of the inner dimension that are packed at a time.
     const DEPTH: usize;
     /// Rows of a block: with [`Micro::DEPTH`] 150 to 230 KiB of the left
@@ -110,8 +115,19 @@ pub(crate) trait Micro {
     const LYING: Option<LyingByRows> = None;
     /// As [`Micro::RUN`], for a right operand that lies in rows.
     const LYING_RIGHT: Option<ByRows> = None;
+    /// Whether a packed left operand lies in rows too, as [`Unit::TO_ROWS`] leaves it,
+    /// for tiles of [`Micro::LYING`], which read [`Micro::ROWS`] of them always.
+    const IN_ROWS: bool = false;
     /// Whether [`Unit::IN_COLUMNS`] and [`Unit::IN_ROWS`] are its tiles too.
     const PACKS: bool = false;
+
+    /// Before the tiles of a task: what they need until it is dropped.
+    ///
+    /// # Safety
+    /// The instruction set.
+    unsafe fn begin() -> Option<Registers> {
+        None
+    }
 }
 
 /// Places of lines in L1, by their addresses.
@@ -205,6 +221,13 @@ fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>, right_lies: bool) -> Left<
         Some(tiles) if M::PACKS => Left::Fresh(tiles[usize::from(right_lies)]),
         _ => Left::Packed,
     };
+    if M::IN_ROWS {
+        let whole = a.cols.is_multiple_of(M::STEP * M::DEEP) && a.row_stride.is_multiple_of(M::DEEP);
+        return match M::LYING {
+            Some(tiles) if a.col_stride == 1 && whole => Left::Lies(tiles),
+            _ => Left::Packed,
+        };
+    }
     match (a.row_stride, a.col_stride) {
         (1, 1) => Left::Packed,
         (1, _) => fresh(A::IN_COLUMNS),
@@ -231,6 +254,17 @@ fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
         && bytes.is_multiple_of(ALIGN)
         && (rows <= FEW * M::TALL || b.rows.saturating_mul(bytes) <= SMALL)
         && scattered(M::ROWS, bytes / size_of::<f32>())
+}
+
+/// [`Unit::TO_ROWS`].
+///
+/// # Safety
+/// As it.
+unsafe fn to_rows<A: Unit>(a: &Matrix<A::Element>, to: *mut f32) {
+    if let Some(copy) = A::TO_ROWS {
+        // SAFETY: the caller's promise.
+        unsafe { copy(a, to) };
+    }
 }
 
 /// Whether `b` is the transpose of `a`, of the same memory.
@@ -289,8 +323,8 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     epilogue: Option<&Epilogue>,
 ) {
     const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
-    let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP));
-    let deep = part(k, M::DEPTH, 8);
+    let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP).next_multiple_of(M::STEP));
+    let deep = part(k, M::DEPTH, M::STEP.max(8));
     let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
     let large = m * n * out.element() >= LARGE;
     // The last element too is inside.
@@ -299,10 +333,11 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let whole = epilogue.is_none() && !accumulate && deep >= k;
     let lines = [out.addr(start), n * out.element()].iter().all(|bytes| bytes.is_multiple_of(ALIGN));
     let lines = large && whole && lines;
+    let rounds = M::LYING.map_or(M::RUN.len(), <[_]>::len) > ROUNDED;
     let sums = match out {
         SharedResults::F32(_) if large && epilogue.is_some() && !accumulate => Sums::Aside,
         SharedResults::F32(_) => Sums::There { past: lines },
-        SharedResults::Bf16(_) if lines && M::RUN.len() > ROUNDED && alpha.abs() >= 1.0 => Sums::Rounded,
+        SharedResults::Bf16(_) if lines && rounds && alpha.abs() >= 1.0 => Sums::Rounded,
         SharedResults::Bf16(_) => Sums::Aside,
     };
     let symmetric = is_transpose::<A, B>(&a, &b) && epilogue.is_none() && !accumulate && width >= n;
@@ -475,7 +510,13 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
 
     /// Elements of `units` of the inner dimension from `depth` on.
     fn elements(&self, depth: usize, units: usize) -> usize {
-        (units * M::DEEP).min(self.a.cols - depth * M::DEEP)
+        (units * M::DEEP).min(self.a.cols.saturating_sub(depth * M::DEEP))
+    }
+
+    /// Floats from row to row of a copied left operand, or from strip to strip by its
+    /// rows.
+    fn pitch(&self) -> usize {
+        if M::IN_ROWS { pitch(self.deep) } else { self.deep }
     }
 
     /// Rows of the left operand, `d` units of them from `depth` on.
@@ -505,13 +546,24 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         }
         let b = &self.b;
         let cols = (group * M::COLS).min(part.cols - first * M::COLS);
-        let skipped = (depth + row) * M::DEEP * b.row_stride + (part.left + first * M::COLS) * b.col_stride;
-        let rows = self.elements(depth + row, slice.min(d - row));
-        let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
+        let units = slice.min(d - row);
+        let rows = self.elements(depth + row, units);
         let to = self.panel(part, depth, first, d).wrapping_add(row * M::COLS);
+        let stride = d * M::COLS + APART;
         // SAFETY: AVX2, by the caller; the part is inside b, and its places
         // in the panels are this task's. Those lie in lines of their own.
-        unsafe { pack_right::<M, B>(&from, to, d * M::COLS + APART, true) };
+        unsafe {
+            if rows > 0 {
+                let row = (depth + row) * M::DEEP * b.row_stride;
+                let skipped = row + (part.left + first * M::COLS) * b.col_stride;
+                let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
+                pack_right::<M, B>(&from, to, stride, true);
+            }
+            for panel in 0..cols.div_ceil(M::COLS) {
+                let (done, rest) = (rows.div_ceil(M::DEEP), units - rows.div_ceil(M::DEEP));
+                to.add(panel * stride + done * M::COLS).write_bytes(0, rest * M::COLS);
+            }
+        }
         published();
     }
 
@@ -561,8 +613,14 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 }
             }
         }
-        let room = if matches!(self.left, Left::Lies(_)) { 0 } else { part.tall * self.deep + SLACK };
+        let room = match self.left {
+            Left::Lies(_) if !M::IN_ROWS => 0,
+            Left::Lies(_) => M::ROWS * self.pitch(),
+            _ => part.tall * self.pitch() + SLACK,
+        };
         let strips = grown(LEFT.take(), room);
+        // SAFETY: the instruction set, by the caller.
+        let registers = unsafe { M::begin() };
         let mut ahead = AHEAD.take();
         for depth in (0..self.k).step_by(self.deep) {
             ahead.clear();
@@ -570,6 +628,7 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             // SAFETY: the caller's promise; there is room for the block's rows.
             unsafe { self.tiles(part, &block, depth, strips.base().cast(), &ahead) };
         }
+        drop(registers);
         LEFT.set(strips);
         AHEAD.set(ahead);
         // SAFETY: the block is this task's, and its sums are complete.
@@ -612,9 +671,16 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         // And the floats from row to row.
         let (rows_of_a, pitch_of_a) = match self.left {
             Left::Lies(_) => {
-                (self.part_of_a(row, height, depth, d).data.as_ptr().cast::<f32>(), self.a.row_stride)
+                let part = self.part_of_a(row, height, depth, d);
+                (part.data.as_ptr().cast::<f32>(), self.a.row_stride / M::DEEP)
             }
             Left::Fresh(_) => (strips.cast_const(), d),
+            Left::Packed if M::IN_ROWS => {
+                // SAFETY: the instruction set, by the caller; the part is inside a,
+                // and there is room for it.
+                unsafe { to_rows::<A>(&self.part_of_a(row, height, depth, d), strips) };
+                (strips.cast_const(), pitch(d))
+            }
             Left::Packed => {
                 // SAFETY: AVX2, by the caller; the part is inside a, and
                 // there is room for it.
@@ -622,6 +688,18 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 (strips.cast_const(), d)
             }
         };
+        let lying = match self.left {
+            Left::Lies(run) => Some(run),
+            _ if M::IN_ROWS => M::LYING,
+            _ => None,
+        };
+        // Tiles that read all rows of a tile have them.
+        let ragged = M::IN_ROWS && matches!(self.left, Left::Lies(_)) && !height.is_multiple_of(M::ROWS);
+        let last = height / M::ROWS * M::ROWS;
+        if ragged {
+            // SAFETY: as above.
+            unsafe { to_rows::<A>(&self.part_of_a(row + last, height - last, depth, d), strips) };
+        }
         let run_packed = if self.right_lies { M::LYING_RIGHT.unwrap_or(M::RUN) } else { M::RUN };
         let (ends, ends_narrow, bytes) = match self.sums {
             Sums::Rounded => (ROUNDED, ROUNDED, size_of::<u16>()),
@@ -648,15 +726,20 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             };
             for i in (0..height).step_by(M::ROWS) {
                 let rows = M::ROWS.min(height - i);
+                let (left, pitch_of_a) = match ragged && i == last {
+                    true => (strips.cast_const(), pitch(d)),
+                    false => (rows_of_a.wrapping_add(i * pitch_of_a), pitch_of_a),
+                };
                 let tile = Tile {
                     depth: d,
-                    left: rows_of_a.wrapping_add(i * pitch_of_a),
+                    left,
                     right,
                     right_stride,
                     next: next.wrapping_add(i / M::ROWS * share),
                     out: to.wrapping_byte_add((i * stride + j) * bytes),
                     out_stride: stride,
                     ahead: lines.next().unwrap_or_default(),
+                    rows,
                     width: M::COLS.min(width - j),
                     alpha: self.alpha,
                     accumulate: self.accumulate || depth > 0,
@@ -668,7 +751,7 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 // task's.
                 unsafe {
                     match self.left {
-                        Left::Lies(run) => run[ends][rows - 1](&tile, pitch_of_a),
+                        _ if let Some(run) = lying => run[ends][rows - 1](&tile, pitch_of_a),
                         Left::Fresh(run) if j == 0 && rows == M::ROWS => {
                             run[ends](&tile, &self.part_of_a(row + i, rows, depth, d));
                         }

@@ -126,6 +126,7 @@ pub(crate) unsafe fn product(
                             ahead: &[],
                             out: out.wrapping_add(row * out_stride + left + col),
                             out_stride,
+                            rows: height,
                             width,
                             alpha,
                             accumulate,

@@ -209,7 +209,7 @@ pub(crate) unsafe fn large<A: Unit, B: Unit>(
             Level::Portable | Level::Avx2 => {
                 large_by::<Avx2, A, B>(split, batch, a, b, out, alpha, accumulate, epilogue);
             }
-            Level::Avx512 | Level::Avx512Bf16 => {
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => {
                 large_by::<Avx512, A, B>(split, batch, a, b, out, alpha, accumulate, epilogue);
             }
         }

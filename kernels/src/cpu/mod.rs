@@ -5,6 +5,8 @@
 //! So results do not depend on how many threads there are or who runs what.
 
 mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod attention_avx512;
@@ -18,6 +20,8 @@ mod ends_avx512;
 mod epilogue;
 mod experts;
 mod faults;
+#[cfg(target_arch = "x86_64")]
+mod gemm_amx;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx2;
 #[cfg(target_arch = "x86_64")]

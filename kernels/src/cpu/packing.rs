@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::blocked::{Micro, Packing};
+use super::gemm_amx::pack_rows;
 use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS};
 use super::matmul::Matrix;
 use crate::bf16;
@@ -23,6 +24,9 @@ pub(crate) trait Unit {
     /// AVX-512's tiles that pack a left operand of such units, in columns; the
     /// second ones read the right operand where it lies.
     const IN_COLUMNS: Option<[Packing<Self::Element>; 2]> = None;
+    /// Copies a left operand of such units to rows, where that is what tiles read
+    /// (see [`gemm_amx`](super::gemm_amx)).
+    const TO_ROWS: Option<unsafe fn(&Matrix<Self::Element>, *mut f32)> = None;
     /// As [`Unit::IN_COLUMNS`], in rows.
     const IN_ROWS: Option<[Packing<Self::Element>; 2]> = None;
 
@@ -110,6 +114,7 @@ impl Unit for Pair {
     const LIES: bool = true;
     const IN_COLUMNS: Option<[Packing<u16>; 2]> = Some(COLUMNS_OF_PAIRS);
     const IN_ROWS: Option<[Packing<u16>; 2]> = Some(ROWS_OF_PAIRS);
+    const TO_ROWS: Option<unsafe fn(&Matrix<u16>, *mut f32)> = Some(pack_rows);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {

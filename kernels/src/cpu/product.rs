@@ -3,11 +3,13 @@
 //! A bfloat16 operand is widened while it is packed, or, where it is not
 //! packed, into scratch memory first; a bfloat16 result is rounded once, at
 //! the end: the products and sums are those of `f32`. Where the machine has
-//! AVX-512 BF16, large products of two bfloat16 operands are made by it.
+//! AVX-512 BF16 or AMX, large products of two bfloat16 operands are made by it.
 
 use std::ops::Range;
 
 use super::epilogue::Epilogue;
+#[cfg(target_arch = "x86_64")]
+use super::gemm_amx::Amx;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx512::Avx512Bf16;
 use super::matmul::{self, Matrix, batched};
@@ -165,6 +167,9 @@ pub(crate) fn run(
             (Numbers::F32(a), Numbers::F32(b)) => go!(large::<f32, f32>, a, b),
             (Numbers::F32(a), Numbers::Bf16(b)) => go!(large::<f32, u16>, a, b),
             (Numbers::Bf16(a), Numbers::F32(b)) => go!(large::<u16, f32>, a, b),
+            (Numbers::Bf16(a), Numbers::Bf16(b)) if level() == Level::Amx => {
+                go!(large_by::<Amx, Pair, Pair>, a, b);
+            }
             (Numbers::Bf16(a), Numbers::Bf16(b)) if level() == Level::Avx512Bf16 => {
                 go!(large_by::<Avx512Bf16, Pair, Pair>, a, b);
             }

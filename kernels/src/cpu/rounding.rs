@@ -7,7 +7,7 @@ use crate::bf16;
 /// Rounds each element; of equal lengths.
 pub(crate) fn narrow(from: &[f32], to: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
-    if super::level() == super::Level::Avx512Bf16 {
+    if super::level() >= super::Level::Avx512Bf16 {
         // SAFETY: the level's instructions.
         return unsafe { by_instruction(from, to) };
     }

@@ -2,7 +2,7 @@
 //! twice, for the portable instruction set and for AVX2 with fused
 //! multiply-add. Which one runs is found out once per process. (Most passes of
 //! row kernels are compiled for AVX-512 too, which changes no bit; large matrix
-//! products and attention have two more ways, for that and its bfloat16.)
+//! products and attention have more ways, for that, its bfloat16 and AMX.)
 
 use std::sync::OnceLock;
 
@@ -23,10 +23,14 @@ pub(crate) enum Level {
     /// Those, AVX-512 BF16, AVX-512BW and AVX-512VL; made as `Avx2` is.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// Those, and AMX with bfloat16, which the system lets this process use; made
+    /// as `Avx2` is.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// The environment variable that asks for a lower level than the best, for
-/// tests: `portable`, `avx2`, `avx512` or `avx512bf16`.
+/// tests: `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
 const VARIABLE: &str = "TERRARIUM_SIMD";
 
 /// The level that is used: the best of this machine, unless another is asked
@@ -43,6 +47,7 @@ fn best() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl");
         return match (is_x86_feature_detected!("avx512f"), pairs) {
+            (true, true) if super::amx::allowed() => Level::Amx,
             (true, true) => Level::Avx512Bf16,
             (true, false) => Level::Avx512,
             (false, _) => Level::Avx2,
@@ -64,6 +69,8 @@ pub(crate) fn asked() -> Result<Option<Level>, Error> {
         Some("avx512") => Some(Level::Avx512),
         #[cfg(target_arch = "x86_64")]
         Some("avx512bf16") => Some(Level::Avx512Bf16),
+        #[cfg(target_arch = "x86_64")]
+        Some("amx") => Some(Level::Amx),
         _ => None,
     };
     match wanted {
@@ -127,9 +134,7 @@ macro_rules! multiversion {
                 $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above, and these only where it reported AVX-512F.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Level::Avx512 | $crate::cpu::simd::Level::Avx512Bf16 => unsafe {
-                    avx512($($arg),*)
-                },
+                _ => unsafe { avx512($($arg),*) },
             }
         }
     };

@@ -36,6 +36,8 @@ pub(crate) struct Tile<'a> {
     /// Of `f32`, or of bfloat16 if the tile rounds.
     pub out: *mut f32,
     pub out_stride: usize,
+    /// Rows of the tile that exist: what most tiles are functions of.
+    pub rows: usize,
     /// Columns of the tile that exist.
     pub width: usize,
     pub alpha: f32,
@@ -204,6 +206,7 @@ mod tests {
                                 ahead: &[],
                                 out: out[i * n + j..].as_mut_ptr(),
                                 out_stride: n,
+                                rows: ROWS.min(m - i),
                                 width: COLS.min(n - j),
                                 alpha: 0.5,
                                 accumulate: true,

@@ -4,6 +4,7 @@ use super::*;
 use crate::bf16;
 use crate::cpu::Output;
 use crate::cpu::epilogue::Pre;
+use crate::cpu::gemm_amx::Amx;
 use crate::cpu::gemm_avx2::Avx2;
 use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
 use crate::cpu::moves::Moved;
@@ -88,6 +89,18 @@ fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, a
     pairs(SharedResults::Bf16(Moved::new(&mut out)));
     let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
     compare("pairs to bf16", &out, 1.0 / 256.0);
+    if level() < Level::Amx {
+        return;
+    }
+    let by_amx = |to| {
+        // SAFETY: see above.
+        unsafe { product::<Amx, Pair, Pair>(split, ha, hb, to, start, alpha, accumulate, None) }
+    };
+    compare("AMX", &wide(&by_amx), 0.0);
+    let mut out = bits(&before);
+    by_amx(SharedResults::Bf16(Moved::new(&mut out)));
+    let out: Vec<f32> = out.iter().map(|&x| bf16::value(x)).collect();
+    compare("AMX to bf16", &out, 1.0 / 256.0);
 }
 
 #[test]
@@ -201,8 +214,11 @@ fn large_results_have_the_bits_of_small_ones() {
         if level() >= Level::Avx512 {
             check_large::<Avx512, f32>(k, <[f32]>::to_vec);
         }
-        if level() == Level::Avx512Bf16 {
+        if level() >= Level::Avx512Bf16 {
             check_large::<Avx512Bf16, Pair>(k, bits);
+        }
+        if level() >= Level::Amx {
+            check_large::<Amx, Pair>(k, bits);
         }
     }
 }
@@ -323,10 +339,13 @@ fn operands_that_lie_give_the_bits_of_packed_ones() {
         check_lying::<Avx512, f32>(true, <[f32]>::to_vec);
         check_lying::<Avx512, u16>(false, bits);
     }
-    if level() == Level::Avx512Bf16 {
+    if level() >= Level::Avx512Bf16 {
         let rows = Matrix::new(&[0; 16], 2, 8, false);
         assert!(matches!(left_of::<Avx512Bf16, Pair>(&rows, false), Left::Fresh(_)));
         check_lying::<Avx512Bf16, Pair>(true, bits);
+    }
+    if level() >= Level::Amx {
+        check_lying::<Amx, Pair>(false, bits);
     }
 }
 
@@ -368,8 +387,11 @@ fn products_with_their_own_transposes_have_the_bits_of_others() {
     if level() >= Level::Avx512 {
         check_symmetric::<Avx512, f32>(<[f32]>::to_vec);
     }
-    if level() == Level::Avx512Bf16 {
+    if level() >= Level::Avx512Bf16 {
         check_symmetric::<Avx512Bf16, Pair>(bits);
+    }
+    if level() >= Level::Amx {
+        check_symmetric::<Amx, Pair>(bits);
     }
 }
 

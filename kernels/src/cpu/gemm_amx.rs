@@ -1,0 +1,267 @@
+//! Tiles of 32 × 32 outputs for AMX: four registers of sums, two of the left operand's
+//! rows and two of the right one's pairs. A step adds the products of sixteen pairs.
+//!
+//! `tdpbf16ps` sums the first and the second elements of sixteen pairs apart, and adds
+//! both to the sum. It takes denormal numbers, in and out, for zero, as `vdpbf16ps`
+//! does (Intel, *Instruction Set Extensions Programming Reference*).
+//!
+//! A left operand lies in rows, or is copied to rows: with as many pairs as a step
+//! has, zeros where there are none, and [`APART`] pairs between two rows, which else
+//! may all fall on the same lines of L1.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::{MaybeUninit, transmute};
+
+use super::amx::{self, Registers};
+use super::blocked::{ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED};
+use super::matmul::Matrix;
+use super::tiles::Tile;
+
+/// AMX's tile of pairs of bfloat16.
+pub(crate) struct Amx;
+
+/// Rows of a tile.
+const ROWS: usize = 2 * amx::ROWS;
+/// Columns of a tile.
+const COLS: usize = 2 * VECTOR;
+/// Pairs of a step.
+const STEP: usize = 16;
+/// Pairs between two rows of a copied left operand.
+const APART: usize = 16;
+/// Floats of a vector.
+const VECTOR: usize = 16;
+
+impl Micro for Amx {
+    const ROWS: usize = ROWS;
+    const COLS: usize = COLS;
+    const DEEP: usize = 2;
+    const STEP: usize = STEP;
+    const DEPTH: usize = 512;
+    const TALL: usize = 4 * ROWS;
+    const RUN: ByRows = &[];
+    const LYING: Option<LyingByRows> =
+        Some(&[&by_rows(tile::<STORED>), &by_rows(tile::<PAST>), &by_rows(tile::<ROUNDED>)]);
+    const IN_ROWS: bool = true;
+
+    unsafe fn begin() -> Option<Registers> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { Registers::configured() })
+    }
+}
+
+type Run = unsafe fn(&Tile, usize);
+
+/// One function for any number of rows.
+const fn by_rows(run: Run) -> [Run; ROWS] {
+    [run; ROWS]
+}
+
+/// Sums of a tile, row by row.
+#[repr(C, align(64))]
+struct Sums([f32; ROWS * COLS]);
+
+/// # Safety
+/// AMX with bfloat16, AVX-512F and AVX-512 BF16; this thread's registers are
+/// configured. `left` has 32 rows of depth units, `row` apart, `right` depth rows of
+/// COLS, depth being a multiple of [`STEP`]; `out` has `rows` rows of `width`. How it
+/// ends: [`STORED`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile<const ENDS: usize>(tile: &Tile, row: usize) {
+    let bytes = row * size_of::<f32>();
+    let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
+    let mut ahead = tile.ahead.iter();
+    // SAFETY: registers of sums, of this thread.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    for _ in 0..tile.depth / STEP {
+        // SAFETY: the caller's promise: sixteen rows of 64 bytes each, of either half
+        // of the left operand and of the right one.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [{right} + {pitch}*1]",
+                "tileloadd tmm4, [{left} + {row}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right} + {pitch}*1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{low} + {row}*1]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                left = in(reg) left,
+                low = in(reg) left.wrapping_add(amx::ROWS * row),
+                right = in(reg) right,
+                row = in(reg) bytes,
+                pitch = in(reg) COLS * size_of::<f32>(),
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        for _ in 0..4 {
+            _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            next = next.wrapping_add(VECTOR);
+        }
+        for line in ahead.by_ref().take(2) {
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        }
+        left = left.wrapping_add(STEP);
+        right = right.wrapping_add(STEP * COLS);
+    }
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let to = sums.as_mut_ptr().cast::<f32>();
+    // SAFETY: room for four registers, in rows of COLS floats.
+    unsafe {
+        asm!(
+            "tilestored [{to} + {pitch}*1], tmm0",
+            "tilestored [{to} + {pitch}*1 + 64], tmm1",
+            "tilestored [{low} + {pitch}*1], tmm2",
+            "tilestored [{low} + {pitch}*1 + 64], tmm3",
+            to = in(reg) to,
+            low = in(reg) to.wrapping_add(amx::ROWS * COLS),
+            pitch = in(reg) COLS * size_of::<f32>(),
+            options(nostack, preserves_flags)
+        );
+        finish::<ENDS>(tile, to);
+    }
+}
+
+/// # Safety
+/// As [`tile`]; `sums` has [`ROWS`] rows of COLS, aligned to cache lines.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn finish<const ENDS: usize>(tile: &Tile, sums: *const f32) {
+    let alpha = _mm512_set1_ps(tile.alpha);
+    // A bit for each column that exists, of either vector.
+    let columns = u32::MAX >> (COLS - tile.width);
+    let masks = [columns as u16, (columns >> VECTOR) as u16];
+    for i in 0..tile.rows {
+        // SAFETY: a row of the sums; masked elements are neither read nor written, the
+        // others are in row i of `out`. Past the caches all are.
+        unsafe {
+            let sums = [0, VECTOR].map(|half| _mm512_load_ps(sums.add(i * COLS + half)));
+            let results = sums.map(|sum| _mm512_mul_ps(alpha, sum));
+            if ENDS == ROUNDED {
+                let row = tile.out.cast::<u16>().wrapping_add(i.wrapping_mul(tile.out_stride));
+                // Rounds as `bf16::round` does but takes denormal numbers for zero;
+                // there are none: sums have none, and alpha makes none of them.
+                let rounded = _mm512_cvtne2ps_pbh(results[1], results[0]);
+                _mm512_stream_si512(row.cast(), transmute::<__m512bh, __m512i>(rounded));
+                continue;
+            }
+            let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
+            for half in 0..2 {
+                let at = row.wrapping_add(half * VECTOR);
+                if ENDS == PAST {
+                    _mm512_stream_ps(at, results[half]);
+                } else if tile.accumulate {
+                    let before = _mm512_maskz_loadu_ps(masks[half], at);
+                    _mm512_mask_storeu_ps(at, masks[half], _mm512_fmadd_ps(alpha, sums[half], before));
+                } else {
+                    _mm512_mask_storeu_ps(at, masks[half], results[half]);
+                }
+            }
+        }
+    }
+}
+
+/// Units from row to row of a copied left operand of so many.
+pub(crate) fn pitch(units: usize) -> usize {
+    units.next_multiple_of(STEP) + APART
+}
+
+/// Copies `a` to rows of [`pitch`]; what it does not have of a row's last step is 0.
+///
+/// # Safety
+/// AVX-512F, BW and VL; the elements of `a` are inside its slice; `to` has room for
+/// so many rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn pack_rows(a: &Matrix<u16>, to: *mut f32) {
+    let (from, to) = (a.data.as_ptr(), to.cast::<u16>());
+    let pitch = 2 * pitch(a.cols.div_ceil(2));
+    let padded = a.cols.next_multiple_of(2 * STEP);
+    if a.col_stride == 1 {
+        for i in 0..a.rows {
+            let (from, to) = (from.wrapping_add(i.wrapping_mul(a.row_stride)), to.wrapping_add(i * pitch));
+            // SAFETY: a row of a, and room for it.
+            unsafe {
+                to.copy_from_nonoverlapping(from, a.cols);
+                to.add(a.cols).write_bytes(0, padded - a.cols);
+            }
+        }
+        return;
+    }
+    let whole = if a.row_stride == 1 { a.rows / VECTOR * VECTOR } else { 0 };
+    let steps = a.cols / (2 * STEP);
+    for step in 0..steps {
+        for i in (0..whole).step_by(VECTOR) {
+            let first = from.wrapping_add(i + (step * 2 * STEP).wrapping_mul(a.col_stride));
+            for column in 0..2 * STEP {
+                let soon = first.wrapping_add((2 * STEP + column).wrapping_mul(a.col_stride));
+                _mm_prefetch::<_MM_HINT_T0>(soon.cast());
+            }
+            let mut pairs = [_mm512_setzero_si512(); STEP];
+            for (k, pairs) in pairs.iter_mut().enumerate() {
+                let column = first.wrapping_add((2 * k).wrapping_mul(a.col_stride));
+                // SAFETY: sixteen elements of two columns.
+                unsafe {
+                    let even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(column.cast()));
+                    let odd = column.wrapping_add(a.col_stride);
+                    let odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.cast()));
+                    *pairs = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
+                }
+            }
+            for (j, row) in transposed(pairs).into_iter().enumerate() {
+                let to = to.wrapping_add((i + j) * pitch + step * 2 * STEP);
+                // SAFETY: a step of a row.
+                unsafe { _mm512_storeu_si512(to.cast(), row) };
+            }
+        }
+    }
+    for i in 0..a.rows {
+        let to = to.wrapping_add(i * pitch);
+        for k in if i < whole { steps * 2 * STEP } else { 0 }..padded {
+            // SAFETY: an element of a where there is one, and room for it.
+            unsafe {
+                let from = from.wrapping_add((i * a.row_stride).wrapping_add(k.wrapping_mul(a.col_stride)));
+                *to.add(k) = if k < a.cols { *from } else { 0 };
+            }
+        }
+    }
+}
+
+/// The transpose of sixteen rows of sixteen.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed(r: [__m512i; VECTOR]) -> [__m512i; VECTOR] {
+    // Pairs, quads, and the four quarters of a vector, twice.
+    let mut t = r;
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut q = t;
+    for i in 0..4 {
+        let [a, b, c, d] = [t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]];
+        q[4 * i] = _mm512_unpacklo_epi64(a, c);
+        q[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
+        q[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
+        q[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // q[4 i + j] has in quarter l element j + 4 l of rows 4 i to 4 i + 3.
+    let mut out = q;
+    for j in 0..4 {
+        let [a, b, c, d] = [q[j], q[4 + j], q[8 + j], q[12 + j]];
+        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+        out[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
+        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
+        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
+    }
+    out
+}
