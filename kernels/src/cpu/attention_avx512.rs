@@ -12,10 +12,11 @@
 
 use super::attention::{Block, KEYS, STRIDE, head_start, visible, whole_head};
 use super::blocked::Micro;
+use super::gemm_amx::{Amx, RowPair, pitch};
 use super::gemm_avx512::{Avx512, Avx512Bf16, Weighed};
 use super::matmul::Matrix;
 use super::moves::Moved;
-use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, prefetch_to_write};
+use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, prefetch_to_write, turn};
 use super::rounding::narrow;
 use super::simd::{LANES, dot};
 use super::softmax_avx512::{dot_pairs, gradient, round_row, round_rows, scale, softmax};
@@ -24,27 +25,27 @@ use super::tiles::Tile;
 use super::{Level, Output, Split, level, scratch};
 use crate::step::AttentionDims;
 
-const ROWS: usize = Avx512::ROWS;
 const COLS: usize = Avx512::COLS;
-/// Queries of a block, forward: whole tiles, and even.
-const QUERIES: usize = 4 * ROWS;
-/// Queries of a block, backward.
-const QUERIES_BACKWARD: usize = 8 * ROWS;
 /// Key heads for each thread from which a task is one of them, with all queries
 /// that share it: its panels stay in L2.
 const EACH: usize = 4;
 /// Rows ahead of the one that is written, when it is asked for.
 const AHEAD: usize = 12;
-const _: () = assert!(QUERIES.is_multiple_of(2) && ROWS.is_multiple_of(2) && KEYS.is_multiple_of(COLS));
-const _: () = assert!(ROWS == Avx512Bf16::ROWS && COLS == Avx512Bf16::COLS);
+const _: () = assert!(COLS == Avx512Bf16::COLS && COLS == Amx::COLS && KEYS.is_multiple_of(COLS));
 
 /// What products are made of.
 pub(crate) trait Kind: Unit {
     type Tile: Weighed;
     /// What its instructions need.
     const LEVEL: Level;
-    /// Units from one row of weights to the next.
-    const APART: usize = STRIDE / Self::DEEP;
+    /// Rows of a strip.
+    const ROWS: usize = <Self::Tile as Micro>::ROWS;
+    /// Queries of a block, forward: whole tiles, and even.
+    const QUERIES: usize;
+    /// Queries of a block, backward.
+    const QUERIES_BACKWARD: usize;
+    /// Elements that a tile's inner dimension begins and ends with a multiple of.
+    const STEP: usize = Self::DEEP * <Self::Tile as Micro>::STEP;
 
     /// Of `f32`, as results are stored.
     fn narrow(from: &[f32], to: &mut [Self::Element]);
@@ -56,6 +57,8 @@ pub(crate) trait Kind: Unit {
 impl Kind for f32 {
     type Tile = Avx512;
     const LEVEL: Level = Level::Avx512;
+    const QUERIES: usize = 4 * Self::ROWS;
+    const QUERIES_BACKWARD: usize = 8 * Self::ROWS;
 
     fn narrow(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
@@ -70,6 +73,8 @@ impl Kind for f32 {
 impl Kind for Pair {
     type Tile = Avx512Bf16;
     const LEVEL: Level = Level::Avx512Bf16;
+    const QUERIES: usize = 4 * Self::ROWS;
+    const QUERIES_BACKWARD: usize = 8 * Self::ROWS;
 
     fn narrow(from: &[f32], to: &mut [u16]) {
         narrow(from, to);
@@ -82,6 +87,21 @@ impl Kind for Pair {
     }
 }
 
+impl Kind for RowPair {
+    type Tile = Amx;
+    const LEVEL: Level = Level::Amx;
+    const QUERIES: usize = 2 * Self::ROWS;
+    const QUERIES_BACKWARD: usize = 4 * Self::ROWS;
+
+    fn narrow(from: &[f32], to: &mut [u16]) {
+        narrow(from, to);
+    }
+
+    fn dot(x: &[u16], y: &[u16]) -> f32 {
+        Pair::dot(x, y)
+    }
+}
+
 /// Whether this machine has what it takes.
 pub(crate) fn can<K: Kind>() -> bool {
     level() >= K::LEVEL
@@ -89,12 +109,24 @@ pub(crate) fn can<K: Kind>() -> bool {
 
 /// Floats of `depth` elements × `cols` columns in panels.
 fn panels<K: Kind>(depth: usize, cols: usize) -> usize {
-    depth.div_ceil(K::DEEP) * cols.next_multiple_of(COLS)
+    units::<K>(depth) * cols.next_multiple_of(COLS)
+}
+
+/// Units that so many elements have in a panel.
+fn units<K: Kind>(depth: usize) -> usize {
+    depth.next_multiple_of(K::STEP) / K::DEEP
+}
+
+/// Floats from row to row of a packed left operand, or from strip to strip by its
+/// rows.
+fn pitch_of<K: Kind>(depth: usize) -> usize {
+    if K::Tile::IN_ROWS { pitch(units::<K>(depth)) } else { units::<K>(depth) }
 }
 
 /// Floats of strips of `rows` rows of `depth` elements, in whole cache lines.
 fn strips<K: Kind>(rows: usize, depth: usize) -> usize {
-    (rows * depth.div_ceil(K::DEEP) + SLACK).next_multiple_of(LANES)
+    let rows = if K::Tile::IN_ROWS { rows.next_multiple_of(K::ROWS) } else { rows };
+    (rows * pitch_of::<K>(depth) + SLACK).next_multiple_of(LANES)
 }
 
 /// Packs `a` as left operands.
@@ -104,9 +136,13 @@ fn strips<K: Kind>(rows: usize, depth: usize) -> usize {
 fn left<K: Kind>(a: Matrix<K::Element>, to: &mut [f32]) {
     a.check();
     assert!(can::<K>() && to.len() >= strips::<K>(a.rows, a.cols));
-    // SAFETY: AVX2 is part of the level; `a` is inside its slice, and there is
-    // room (checked).
-    unsafe { pack_left::<K::Tile, K>(&a, to.as_mut_ptr()) };
+    // SAFETY: the level; `a` is inside its slice, and there is room (checked).
+    unsafe {
+        match K::TO_ROWS {
+            Some(copy) => copy(&a, to.as_mut_ptr()),
+            None => pack_left::<K::Tile, K>(&a, to.as_mut_ptr()),
+        }
+    }
 }
 
 /// Packs `b` as right operands.
@@ -116,8 +152,13 @@ fn left<K: Kind>(a: Matrix<K::Element>, to: &mut [f32]) {
 fn right<K: Kind>(b: Matrix<K::Element>, to: &mut [f32]) {
     b.check();
     assert!(can::<K>() && to.len() >= panels::<K>(b.rows, b.cols));
+    let (units, done) = (units::<K>(b.rows), b.rows.div_ceil(K::DEEP));
     // SAFETY: as in `left`.
-    unsafe { pack_right::<K::Tile, K>(&b, to.as_mut_ptr(), b.rows.div_ceil(K::DEEP) * COLS, false) };
+    unsafe { pack_right::<K::Tile, K>(&b, to.as_mut_ptr(), units * COLS, false) };
+    if done < units {
+        let panels = to.chunks_exact_mut(units * COLS).take(b.cols.div_ceil(COLS));
+        panels.for_each(|panel| panel[done * COLS..].fill(0.0));
+    }
 }
 
 /// Asks for `rows` rows of an output of which the first begins at `at`: they
@@ -158,7 +199,7 @@ pub(crate) fn forward<K: Kind>(
     dims: &AttentionDims,
 ) {
     let AttentionDims { batch, time, heads, kv_heads, dim, rows: [q_row, k_row, v_row], .. } = *dims;
-    let blocks = time.div_ceil(QUERIES);
+    let blocks = time.div_ceil(K::QUERIES);
     let group = heads / kv_heads;
     let (out, lse) = (Moved::new(out), Output::new(lse));
     let of_keys = panels::<K>(dim, time);
@@ -171,7 +212,7 @@ pub(crate) fn forward<K: Kind>(
     };
     let block = |kv: usize, rest: usize, room: &[f32]| {
         let (b, kv_head) = (kv / kv_heads, kv % kv_heads);
-        let (head, query) = (kv_head * group + rest / blocks, rest % blocks * QUERIES);
+        let (head, query) = (kv_head * group + rest / blocks, rest % blocks * K::QUERIES);
         // Asks for a part of what this thread reads next, likely.
         let next = kv + split.threads();
         let soon = |part: usize, t: usize, rows: usize| {
@@ -231,15 +272,17 @@ fn query_block<K: Kind>(
 ) {
     let AttentionDims { time, heads, dim, rows: [q_row, ..], .. } = *dims;
     let stride = heads * dim;
-    let queries = QUERIES.min(time - query);
+    let queries = K::QUERIES.min(time - query);
     let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, stride, b, query, head));
-    let of_left = strips::<K>(QUERIES, dim);
-    scratch::with(of_left + 2 * ROWS * STRIDE + QUERIES * (dim + 2), |room| {
+    let of_left = strips::<K>(K::QUERIES, dim);
+    // SAFETY: the level, which `left` checks before any tile.
+    let _registers = unsafe { K::Tile::begin() };
+    scratch::with(of_left + 2 * K::ROWS * STRIDE + K::QUERIES * (dim + 2), |room| {
         let (q_left, room) = room.split_at_mut(of_left);
-        let (scores, room) = room.split_at_mut(ROWS * STRIDE);
-        let (weights, room) = room.split_at_mut(ROWS * STRIDE);
-        let (sums, room) = room.split_at_mut(QUERIES * dim);
-        let (highest, total) = room.split_at_mut(QUERIES);
+        let (scores, room) = room.split_at_mut(K::ROWS * STRIDE);
+        let (weights, room) = room.split_at_mut(K::ROWS * STRIDE);
+        let (sums, room) = room.split_at_mut(K::QUERIES * dim);
+        let (highest, total) = room.split_at_mut(K::QUERIES);
         highest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
         left::<K>(Matrix::strided(&q[q_at..], queries, dim, q_row), q_left);
@@ -249,7 +292,7 @@ fn query_block<K: Kind>(
             let keys = KEYS.min(query + queries - key);
             let last = key + keys == query + queries;
             let block = Block { query, key, queries, keys };
-            for strip in block.strips(dims, ROWS).map(Strip::from) {
+            for strip in block.strips(dims, K::ROWS).map(Strip::from) {
                 if last {
                     prefetch_rows(out, at + strip.row * stride, strip.rows, stride, dim);
                 }
@@ -343,8 +386,8 @@ impl Strip {
         alpha: f32,
         scores: &mut [f32],
     ) {
-        let units = dims.dim.div_ceil(K::DEEP);
-        let strip = left[self.row * units..][..self.rows * units].as_ptr();
+        let (units, pitch) = (units::<K>(dims.dim), pitch_of::<K>(dims.dim));
+        let strip = left[self.row * pitch..][..self.rows * pitch].as_ptr();
         for col in (self.first()..self.high).step_by(COLS) {
             let out = &mut scores[col..][..(self.rows - 1) * STRIDE + COLS];
             let narrow = self.high - col <= COLS / 2;
@@ -362,10 +405,9 @@ impl Strip {
                 alpha,
                 accumulate: false,
             };
-            let run = if narrow { K::Tile::HALF } else { K::Tile::RUN[0] };
             // SAFETY: the level (`left` checked it); a packed strip, a panel,
             // and rows of the scores.
-            unsafe { run[self.rows - 1](&tile) };
+            unsafe { K::Tile::packed(&tile, pitch) };
         }
     }
 
@@ -381,16 +423,16 @@ impl Strip {
         fresh: bool,
     ) {
         let AttentionDims { time, dim, .. } = *dims;
-        let units = time.div_ceil(K::DEEP);
-        let (low, high) = (self.low / K::DEEP, self.high.div_ceil(K::DEEP));
-        let depth = high - low;
-        if depth == 0 {
+        let units = units::<K>(time);
+        let (low, high) = (self.low / K::STEP * K::STEP, self.high.next_multiple_of(K::STEP));
+        let (low, depth) = (low / K::DEEP, high.saturating_sub(low) / K::DEEP);
+        if self.low == self.high {
             if fresh {
                 out.fill(0.0);
             }
             return;
         }
-        let left = weights[low..][..(self.rows - 1) * K::APART + depth].as_ptr();
+        let left = weights[low..][..(self.rows - 1) * K::Tile::APART + depth].as_ptr();
         for col in (0..dim).step_by(COLS) {
             let width = COLS.min(dim - col);
             let out = &mut out[col..][..(self.rows - 1) * dim + width];
@@ -411,14 +453,15 @@ impl Strip {
             };
             // SAFETY: the level (`left` checked it); rows of the weights, part
             // of a panel, and rows of the output.
-            unsafe { K::Tile::ALONG[self.rows - 1](&tile) };
+            unsafe { K::Tile::along(&tile) };
         }
     }
 }
 
 /// out += transposed weights · packed, for the block's keys among the rows of
 /// all keys of one head, which are `out`; `packed` holds panels of the head's
-/// dimensions for the block's queries.
+/// dimensions for the block's queries. Where tiles read rows, `packed` are those of
+/// the head's dimensions, and so are `out`'s, of whole tiles of keys.
 fn weigh_transposed<K: Kind>(
     block: Block,
     dims: &AttentionDims,
@@ -427,37 +470,55 @@ fn weigh_transposed<K: Kind>(
     out: &mut [f32],
 ) {
     let dim = dims.dim;
-    let units = block.queries.div_ceil(K::DEEP);
-    let out = &mut out[block.key * dim..][..block.keys * dim];
-    for row in (0..block.keys).step_by(ROWS) {
-        let rows = ROWS.min(block.keys - row);
-        let seeing = block.seeing(dims, row, rows);
+    let all = dims.time.next_multiple_of(COLS);
+    let (units, pitch) = (block.queries.div_ceil(K::DEEP), pitch_of::<K>(block.queries));
+    let (tall, inner) = if K::Tile::IN_ROWS { (COLS, K::ROWS) } else { (K::ROWS, COLS) };
+    for key in (0..block.keys).step_by(tall) {
+        let keys = tall.min(block.keys - key);
+        let seeing = block.seeing(dims, key, keys);
         if seeing.is_empty() {
             continue;
         }
-        let (begin, end) = (seeing.start / K::DEEP, seeing.end.div_ceil(K::DEEP));
-        let depth = end - begin;
-        let left = weights[begin * STRIDE + row..][..(depth - 1) * STRIDE + rows].as_ptr();
-        for col in (0..dim).step_by(COLS) {
-            let width = COLS.min(dim - col);
-            let out = &mut out[row * dim + col..][..(rows - 1) * dim + width];
+        let begin = seeing.start / K::STEP * K::STEP / K::DEEP;
+        let depth = seeing.end.next_multiple_of(K::STEP) / K::DEEP - begin;
+        for at in (0..dim).step_by(inner) {
+            let width = inner.min(dim - at);
+            let weights = &weights[begin * STRIDE + key..][..(depth - 1) * STRIDE + keys];
+            // The left operand, the right one, and from row to row of both.
+            let tile = if K::Tile::IN_ROWS {
+                let out = &mut out[at * all + block.key + key..][..(width - 1) * all + COLS];
+                let left = packed[at * pitch + begin..][..(width - 1) * pitch + depth].as_ptr();
+                (left, weights.as_ptr(), STRIDE, out, all, width, COLS)
+            } else {
+                let out = &mut out[(block.key + key) * dim + at..][..(keys - 1) * dim + width];
+                let right = packed[at * units + begin * COLS..][..depth * COLS].as_ptr();
+                (weights.as_ptr(), right, COLS, out, dim, keys, width)
+            };
+            let (left, right, right_stride, out, out_stride, rows, width) = tile;
             let tile = Tile {
                 depth,
                 left,
-                right: packed[col * units + begin * COLS..][..depth * COLS].as_ptr(),
-                right_stride: COLS,
+                right,
+                right_stride,
                 next: left,
                 ahead: &[],
                 out: out.as_mut_ptr(),
-                out_stride: dim,
+                out_stride,
                 rows,
                 width,
                 alpha: 1.0,
                 accumulate: true,
             };
             // SAFETY: the level (`left` checked it); columns of the weights,
-            // part of a panel, and rows of the output.
-            unsafe { K::Tile::ACROSS[rows - 1](&tile) };
+            // part of a panel, and rows of the output; or rows of `packed`, pairs
+            // of the weights, and rows of the output.
+            unsafe {
+                if K::Tile::IN_ROWS {
+                    K::Tile::packed(&tile, pitch);
+                } else {
+                    K::Tile::across(&tile);
+                }
+            }
         }
     }
 }
@@ -492,11 +553,15 @@ pub(crate) fn backward<K: Kind>(
     split.each(dims.batch * dims.kv_heads, |task| {
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
         let (of_keys, of_rows) = (panels::<K>(dims.dim, dims.time), panels::<K>(dims.time, dims.dim));
-        let of_sums = dims.time * dims.dim;
-        scratch::with(2 * (of_keys + of_sums) + of_rows, |room| {
+        let of_sums = dims.time.next_multiple_of(COLS) * dims.dim;
+        // SAFETY: the level, which `right` checks before any tile.
+        let _registers = unsafe { K::Tile::begin() };
+        let of_turned = if K::Tile::IN_ROWS { of_sums } else { 0 };
+        scratch::with(2 * (of_keys + of_sums) + of_rows + of_turned, |room| {
             let (keys, room) = room.split_at_mut(of_keys);
             let (values, room) = room.split_at_mut(of_keys);
-            let (key_rows, sums) = room.split_at_mut(of_rows);
+            let (key_rows, room) = room.split_at_mut(of_rows);
+            let (turned, sums) = room.split_at_mut(of_turned);
             sums.fill(0.0);
             let (dk, dv) = sums.split_at_mut(of_sums);
             let k = whole_head(inputs.k, dims, k_row, (b, kv_head));
@@ -527,11 +592,21 @@ pub(crate) fn backward<K: Kind>(
                         _ => from(inputs.v, v_row, next),
                     }
                 };
-                for query in (0..dims.time).step_by(QUERIES_BACKWARD) {
+                for query in (0..dims.time).step_by(K::QUERIES_BACKWARD) {
                     gradient_block::<K>(inputs, &packed, (dq, dk, dv), dims, (b, head, query), soon);
                 }
             }
-            let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim));
+            if K::Tile::IN_ROWS {
+                let all = dims.time.next_multiple_of(COLS);
+                for sums in [&mut *dk, &mut *dv] {
+                    let room = &mut turned[..sums.len()];
+                    room.copy_from_slice(sums);
+                    assert!(can::<K>() && room.len() == dims.dim * all);
+                    // SAFETY: AVX2 is part of the level; both are as long (checked).
+                    unsafe { turn(room, dims.dim, all, sums) };
+                }
+            }
+            let rows = dk.chunks_exact(dims.dim).zip(dv.chunks_exact(dims.dim)).take(dims.time);
             for (t, (dk, dv)) in rows.enumerate() {
                 let at = |row, t| head_start(dims, row, b, t, kv_head);
                 if t + AHEAD < dims.time {
@@ -559,22 +634,23 @@ fn gradient_block<K: Kind>(
     (b, head, query): (usize, usize, usize),
     soon: impl Fn(usize, usize, usize),
 ) {
-    const QUERIES: usize = QUERIES_BACKWARD;
+    let most = K::QUERIES_BACKWARD;
     let AttentionDims { time, heads, dim, scale: by, rows: [q_row, ..], .. } = *dims;
     let stride = heads * dim;
-    let queries = QUERIES.min(time - query);
+    let queries = most.min(time - query);
     let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, stride, b, query, head));
     let q_block = Matrix::strided(&inputs.q[q_at..], queries, dim, q_row);
     let dout_block = Matrix::strided(&inputs.dout[at..], queries, dim, stride);
     let lse = &inputs.lse[(b * heads + head) * time + query..][..queries];
-    let (of_left, of_right) = (strips::<K>(QUERIES, dim), panels::<K>(QUERIES, dim));
+    let of_left = strips::<K>(most, dim);
+    let of_right = if K::Tile::IN_ROWS { strips::<K>(dim, most) } else { panels::<K>(most, dim) };
     // Scores of `f32` become weights where they are; others strip by strip.
     let (of_scores, of_columns) = match K::DEEP {
-        1 => (QUERIES * STRIDE, 0),
-        _ => (ROWS * STRIDE, QUERIES / K::DEEP * STRIDE),
+        1 => (most * STRIDE, 0),
+        _ => (K::ROWS * STRIDE, most / K::DEEP * STRIDE),
     };
-    let of_weights = 2 * (of_scores + of_columns) + ROWS * STRIDE;
-    scratch::with(2 * (of_left + of_right) + of_weights + QUERIES * (dim + 1), |room| {
+    let of_weights = 2 * (of_scores + of_columns) + K::ROWS * STRIDE;
+    scratch::with(2 * (of_left + of_right) + of_weights + most * (dim + 1), |room| {
         let (q_left, room) = room.split_at_mut(of_left);
         let (dout_left, room) = room.split_at_mut(of_left);
         let (q_right, room) = room.split_at_mut(of_right);
@@ -583,13 +659,18 @@ fn gradient_block<K: Kind>(
         let (ds_columns, room) = room.split_at_mut(of_columns);
         let (scores, room) = room.split_at_mut(of_scores);
         let (dp, room) = room.split_at_mut(of_scores);
-        let (weights, room) = room.split_at_mut(ROWS * STRIDE);
-        let (sums, delta) = room.split_at_mut(QUERIES * dim);
+        let (weights, room) = room.split_at_mut(K::ROWS * STRIDE);
+        let (sums, delta) = room.split_at_mut(most * dim);
         let delta = &mut delta[..queries];
         left::<K>(q_block, q_left);
         left::<K>(dout_block, dout_left);
-        right::<K>(q_block, q_right);
-        right::<K>(dout_block, dout_right);
+        // What columns of weights are multiplied by: for sums that lie turned.
+        let beside = |block: Matrix<K::Element>, to: &mut [f32]| match K::Tile::IN_ROWS {
+            true => left::<K>(block.t(), to),
+            false => right::<K>(block, to),
+        };
+        beside(q_block, q_right);
+        beside(dout_block, dout_right);
         for (i, delta) in delta.iter_mut().enumerate() {
             let row = at + i * stride..at + i * stride + dim;
             *delta = by * K::dot(&inputs.dout[row.clone()], &inputs.out[row]);
@@ -600,7 +681,7 @@ fn gradient_block<K: Kind>(
             let keys = KEYS.min(query + queries - key);
             let last = key + keys == query + queries;
             let block = Block { query, key, queries, keys };
-            for strip in block.strips(dims, ROWS).map(Strip::from) {
+            for strip in block.strips(dims, K::ROWS).map(Strip::from) {
                 if last {
                     prefetch_rows(dq, q_at + strip.row * q_row, strip.rows, q_row, dim);
                 }
@@ -651,7 +732,7 @@ impl Strip {
         }
         let (first, len) = (self.first(), self.end() - self.first());
         for i in 0..self.rows {
-            let to = &mut rounded[i * K::APART + first / K::DEEP..][..len / K::DEEP];
+            let to = &mut rounded[i * K::Tile::APART + first / K::DEEP..][..len / K::DEEP];
             // SAFETY: the level, of which pairs are (`left` checked it).
             unsafe { round_row(&weights[i * STRIDE + first..][..len], to) };
         }
@@ -671,8 +752,12 @@ impl Strip {
             return weights.chunks_exact_mut(STRIDE).take(self.rows).for_each(beside);
         }
         let columns = columns[self.row / K::DEEP * STRIDE..].chunks_exact_mut(STRIDE);
-        for (i, to) in (0..self.rows).step_by(2).zip(columns) {
+        for (i, to) in (0..self.rows.next_multiple_of(K::STEP)).step_by(2).zip(columns) {
             beside(to);
+            if i >= self.rows {
+                to[first..end].fill(0.0);
+                continue;
+            }
             let row = |i: usize| &weights[i * STRIDE..][first..end];
             let second = if i + 1 < self.rows { row(i + 1) } else { &NONE[first..end] };
             // SAFETY: the level, of which pairs are (`left` checked it).

@@ -14,8 +14,11 @@ use std::arch::x86_64::*;
 use std::mem::{MaybeUninit, transmute};
 
 use super::amx::{self, Registers};
+use super::attention::STRIDE;
 use super::blocked::{ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED};
+use super::gemm_avx512::Weighed;
 use super::matmul::Matrix;
+use super::packing::{Pair, Unit};
 use super::tiles::Tile;
 
 /// AMX's tile of pairs of bfloat16.
@@ -32,21 +35,32 @@ const APART: usize = 16;
 /// Floats of a vector.
 const VECTOR: usize = 16;
 
-impl Micro for Amx {
-    const ROWS: usize = ROWS;
-    const COLS: usize = COLS;
-    const DEEP: usize = 2;
-    const STEP: usize = STEP;
-    const DEPTH: usize = 512;
-    const TALL: usize = 4 * ROWS;
-    const RUN: ByRows = &[];
-    const LYING: Option<LyingByRows> =
-        Some(&[&by_rows(tile::<STORED>), &by_rows(tile::<PAST>), &by_rows(tile::<ROUNDED>)]);
-    const IN_ROWS: bool = true;
+/// Two bfloat16s, the first in the lower half, of a left operand in rows.
+pub(crate) struct RowPair;
 
-    unsafe fn begin() -> Option<Registers> {
+impl Unit for RowPair {
+    type Element = u16;
+    const DEEP: usize = 2;
+    const TO_ROWS: Option<unsafe fn(&Matrix<u16>, *mut f32)> = Some(pack_rows);
+
+    #[inline(always)]
+    unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
         // SAFETY: the caller's promise.
-        Some(unsafe { Registers::configured() })
+        unsafe { Pair::one(from, stride, deep) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn along(from: *const u16) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Pair::along(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn across(from: *const u16, stride: usize) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Pair::across(from, stride) }
     }
 }
 
@@ -57,30 +71,124 @@ const fn by_rows(run: Run) -> [Run; ROWS] {
     [run; ROWS]
 }
 
+impl Micro for Amx {
+    const ROWS: usize = ROWS;
+    const COLS: usize = COLS;
+    const DEEP: usize = 2;
+    const STEP: usize = STEP;
+    const DEPTH: usize = 512;
+    const TALL: usize = 4 * ROWS;
+    const RUN: ByRows = &[];
+    const LYING: Option<LyingByRows> =
+        Some(&[&by_rows(tile::<STORED, true>), &by_rows(tile::<PAST, true>), &by_rows(tile::<ROUNDED, true>)]);
+    const IN_ROWS: bool = true;
+
+    unsafe fn begin() -> Option<Registers> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { Registers::configured() })
+    }
+}
+
+impl Weighed for Amx {
+    /// Rows begin with a cache line.
+    const APART: usize = STRIDE / 2 / STEP * STEP + STEP;
+
+    unsafe fn packed(of: &Tile, pitch: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<STORED, false>(of, pitch) };
+    }
+
+    unsafe fn along(of: &Tile) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::<STORED, false>(of, Self::APART) };
+    }
+
+    unsafe fn across(_: &Tile) {
+        unreachable!("tiles of AMX read rows")
+    }
+}
+
 /// Sums of a tile, row by row.
 #[repr(C, align(64))]
 struct Sums([f32; ROWS * COLS]);
+
+/// Loads the registers of sums from rows that lie `pitch` bytes apart.
+///
+/// # Safety
+/// This thread's registers are configured; there are ROWS rows of COLS.
+#[inline(always)]
+unsafe fn load_sums(from: *const f32, pitch: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{high} + {pitch}*1]",
+            "tileloadd tmm1, [{high} + {pitch}*1 + 64]",
+            "tileloadd tmm2, [{low} + {pitch}*1]",
+            "tileloadd tmm3, [{low} + {pitch}*1 + 64]",
+            high = in(reg) from,
+            low = in(reg) from.wrapping_byte_add(amx::ROWS.wrapping_mul(pitch)),
+            pitch = in(reg) pitch,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
+/// Stores them.
+///
+/// # Safety
+/// As [`load_sums`].
+#[inline(always)]
+unsafe fn store_sums(to: *mut f32, pitch: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tilestored [{high} + {pitch}*1], tmm0",
+            "tilestored [{high} + {pitch}*1 + 64], tmm1",
+            "tilestored [{low} + {pitch}*1], tmm2",
+            "tilestored [{low} + {pitch}*1 + 64], tmm3",
+            high = in(reg) to,
+            low = in(reg) to.wrapping_byte_add(amx::ROWS.wrapping_mul(pitch)),
+            pitch = in(reg) pitch,
+            options(nostack, preserves_flags)
+        );
+    }
+}
 
 /// # Safety
 /// AMX with bfloat16, AVX-512F and AVX-512 BF16; this thread's registers are
 /// configured. `left` has 32 rows of depth units, `row` apart, `right` depth rows of
 /// COLS, depth being a multiple of [`STEP`]; `out` has `rows` rows of `width`. How it
-/// ends: [`STORED`].
+/// ends: [`STORED`]. It asks for [`Tile::next`] and [`Tile::ahead`] if `ASKS`.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const ENDS: usize>(tile: &Tile, row: usize) {
-    let bytes = row * size_of::<f32>();
+unsafe fn tile<const ENDS: usize, const ASKS: bool>(tile: &Tile, row: usize) {
+    const PITCH: usize = COLS * size_of::<f32>();
+    let (row, right_row) = (row * size_of::<f32>(), tile.right_stride * size_of::<f32>());
+    let out_row = tile.out_stride.wrapping_mul(size_of::<f32>());
+    let whole = tile.rows == ROWS && tile.width == COLS;
+    // Whether sums begin with what is there, which all of a product's do then.
+    let continued = ENDS == STORED && tile.accumulate && tile.alpha == 1.0;
+    let mut room = MaybeUninit::<Sums>::uninit();
+    let room = room.as_mut_ptr().cast::<f32>();
+    // SAFETY: registers of sums, of this thread; they are loaded from whole rows of the
+    // output, or from room for them.
+    unsafe {
+        if continued && whole {
+            load_sums(tile.out, out_row);
+        } else if continued {
+            begin(tile, room);
+            load_sums(room, PITCH);
+        } else {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
     let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
     let mut ahead = tile.ahead.iter();
-    // SAFETY: registers of sums, of this thread.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            options(nomem, nostack, preserves_flags)
-        );
-    }
     for _ in 0..tile.depth / STEP {
         // SAFETY: the caller's promise: sixteen rows of 64 bytes each, of either half
         // of the left operand and of the right one.
@@ -95,38 +203,57 @@ unsafe fn tile<const ENDS: usize>(tile: &Tile, row: usize) {
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 left = in(reg) left,
-                low = in(reg) left.wrapping_add(amx::ROWS * row),
+                low = in(reg) left.wrapping_byte_add(amx::ROWS * row),
                 right = in(reg) right,
-                row = in(reg) bytes,
-                pitch = in(reg) COLS * size_of::<f32>(),
+                row = in(reg) row,
+                pitch = in(reg) right_row,
                 options(readonly, nostack, preserves_flags)
             );
         }
-        for _ in 0..4 {
-            _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            next = next.wrapping_add(VECTOR);
-        }
-        for line in ahead.by_ref().take(2) {
-            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        if ASKS {
+            for _ in 0..4 {
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(VECTOR);
+            }
+            for line in ahead.by_ref().take(2) {
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            }
         }
         left = left.wrapping_add(STEP);
-        right = right.wrapping_add(STEP * COLS);
+        right = right.wrapping_byte_add(STEP * right_row);
     }
-    let mut sums = MaybeUninit::<Sums>::uninit();
-    let to = sums.as_mut_ptr().cast::<f32>();
-    // SAFETY: room for four registers, in rows of COLS floats.
+    // SAFETY: whole rows of the output, or room for four registers.
     unsafe {
-        asm!(
-            "tilestored [{to} + {pitch}*1], tmm0",
-            "tilestored [{to} + {pitch}*1 + 64], tmm1",
-            "tilestored [{low} + {pitch}*1], tmm2",
-            "tilestored [{low} + {pitch}*1 + 64], tmm3",
-            to = in(reg) to,
-            low = in(reg) to.wrapping_add(amx::ROWS * COLS),
-            pitch = in(reg) COLS * size_of::<f32>(),
-            options(nostack, preserves_flags)
-        );
-        finish::<ENDS>(tile, to);
+        if ENDS == STORED && whole && tile.alpha == 1.0 && continued == tile.accumulate {
+            store_sums(tile.out, out_row);
+        } else {
+            store_sums(room, PITCH);
+            finish::<ENDS>(tile, room, tile.accumulate && !continued);
+        }
+    }
+}
+
+/// A bit for each column of a tile that exists, of either vector.
+fn columns(width: usize) -> [u16; 2] {
+    let columns = u32::MAX >> (COLS - width);
+    [columns as u16, (columns >> VECTOR) as u16]
+}
+
+/// Copies what is there to the room for sums.
+///
+/// # Safety
+/// As [`finish`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn begin(tile: &Tile, room: *mut f32) {
+    let masks = columns(tile.width);
+    for i in 0..ROWS {
+        for (half, mask) in masks.into_iter().enumerate() {
+            let at = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride)).wrapping_add(half * VECTOR);
+            let mask = if i < tile.rows { mask } else { 0 };
+            // SAFETY: masked elements are not read, the others are in row i of `out`.
+            unsafe { _mm512_store_ps(room.add(i * COLS + half * VECTOR), _mm512_maskz_loadu_ps(mask, at)) };
+        }
     }
 }
 
@@ -134,11 +261,9 @@ unsafe fn tile<const ENDS: usize>(tile: &Tile, row: usize) {
 /// As [`tile`]; `sums` has [`ROWS`] rows of COLS, aligned to cache lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn finish<const ENDS: usize>(tile: &Tile, sums: *const f32) {
+unsafe fn finish<const ENDS: usize>(tile: &Tile, sums: *const f32, accumulate: bool) {
     let alpha = _mm512_set1_ps(tile.alpha);
-    // A bit for each column that exists, of either vector.
-    let columns = u32::MAX >> (COLS - tile.width);
-    let masks = [columns as u16, (columns >> VECTOR) as u16];
+    let masks = columns(tile.width);
     for i in 0..tile.rows {
         // SAFETY: a row of the sums; masked elements are neither read nor written, the
         // others are in row i of `out`. Past the caches all are.
@@ -158,7 +283,7 @@ unsafe fn finish<const ENDS: usize>(tile: &Tile, sums: *const f32) {
                 let at = row.wrapping_add(half * VECTOR);
                 if ENDS == PAST {
                     _mm512_stream_ps(at, results[half]);
-                } else if tile.accumulate {
+                } else if accumulate {
                     let before = _mm512_maskz_loadu_ps(masks[half], at);
                     _mm512_mask_storeu_ps(at, masks[half], _mm512_fmadd_ps(alpha, sums[half], before));
                 } else {

@@ -103,28 +103,63 @@ pub(crate) const ROWS_OF_PAIRS: [Packing<u16>; 2] = [
 ];
 
 /// A tile whose left operand may be attention's weights: rows [`STRIDE`] floats
-/// apart.
+/// apart, or [`Weighed::APART`] once they are units.
 pub(crate) trait Weighed: Micro {
-    /// As [`Micro::RUN`], for rows of them: units that follow each other.
-    const ALONG: &'static [unsafe fn(&Tile)];
-    /// As [`Micro::RUN`], for columns of them.
-    const ACROSS: &'static [unsafe fn(&Tile)];
-    /// As [`Micro::RUN`], for packed operands and at most half its columns.
-    const HALF: &'static [unsafe fn(&Tile)];
+    /// Units from one row of weights to the next.
+    const APART: usize;
+
+    /// A tile of packed operands, of this pitch if in rows; or of half its columns.
+    ///
+    /// # Safety
+    /// The instruction set; operands and outputs as [`Micro::RUN`] or
+    /// [`Micro::LYING`] has them.
+    unsafe fn packed(tile: &Tile, pitch: usize);
+
+    /// A tile of rows of weights: units that follow each other.
+    ///
+    /// # Safety
+    /// As [`Weighed::packed`].
+    unsafe fn along(tile: &Tile);
+
+    /// A tile of columns of weights, if tiles do not read rows.
+    ///
+    /// # Safety
+    /// As [`Weighed::packed`].
+    unsafe fn across(tile: &Tile);
 }
 
-impl Weighed for Avx512 {
-    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(singles, strides STRIDE, 1);
-    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(singles, strides 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(singles, 1, STORED);
+/// [`Weighed`] by tables: rows of weights, columns of them, and at most half the
+/// columns of a tile.
+macro_rules! weighed {
+    ($of:ty, $tile:ident, $apart:expr) => {
+        impl Weighed for $of {
+            const APART: usize = $apart;
+
+            unsafe fn packed(tile: &Tile, _: usize) {
+                const HALF: &[unsafe fn(&Tile)] = by_rows!($tile, 1, STORED);
+                let run = if tile.width <= COLS / 2 { HALF } else { Self::RUN[STORED] };
+                // SAFETY: the caller's promise.
+                unsafe { run[tile.rows - 1](tile) };
+            }
+
+            unsafe fn along(tile: &Tile) {
+                const RUN: &[unsafe fn(&Tile)] = by_rows!($tile, strides $apart, 1);
+                // SAFETY: the caller's promise.
+                unsafe { RUN[tile.rows - 1](tile) };
+            }
+
+            unsafe fn across(tile: &Tile) {
+                const RUN: &[unsafe fn(&Tile)] = by_rows!($tile, strides 1, STRIDE);
+                // SAFETY: the caller's promise.
+                unsafe { RUN[tile.rows - 1](tile) };
+            }
+        }
+    };
 }
 
-/// A row of pairs has half as many units.
-impl Weighed for Avx512Bf16 {
-    const ALONG: &'static [unsafe fn(&Tile)] = by_rows!(pairs, strides STRIDE / 2, 1);
-    const ACROSS: &'static [unsafe fn(&Tile)] = by_rows!(pairs, strides 1, STRIDE);
-    const HALF: &'static [unsafe fn(&Tile)] = by_rows!(pairs, 1, STORED);
-}
+weighed!(Avx512, singles, STRIDE);
+// A row of pairs has half as many units.
+weighed!(Avx512Bf16, pairs, STRIDE / 2);
 
 /// Rows of a tile.
 const ROWS: usize = 14;

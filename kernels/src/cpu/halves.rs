@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::attention_avx512;
+#[cfg(target_arch = "x86_64")]
+use super::gemm_amx::RowPair;
 use super::moves::{Moved, convert, convert_rows};
 #[cfg(target_arch = "x86_64")]
 use super::packing::Pair;
@@ -48,6 +50,10 @@ pub(crate) fn attention(
     dims: &AttentionDims,
 ) {
     #[cfg(target_arch = "x86_64")]
+    if attention_avx512::can::<RowPair>() {
+        return attention_avx512::forward::<RowPair>(split, [q, k, v], out, lse, dims);
+    }
+    #[cfg(target_arch = "x86_64")]
     if attention_avx512::can::<Pair>() {
         return attention_avx512::forward::<Pair>(split, [q, k, v], out, lse, dims);
     }
@@ -74,7 +80,10 @@ pub(crate) fn attention_backward(
     if attention_avx512::can::<Pair>() {
         let [q, k, v, out, dout] = inputs;
         let inputs = attention_avx512::Inputs { q, k, v, out, lse, dout };
-        return attention_avx512::backward::<Pair>(split, inputs, gradients, dims);
+        return match attention_avx512::can::<RowPair>() {
+            true => attention_avx512::backward::<RowPair>(split, inputs, gradients, dims),
+            false => attention_avx512::backward::<Pair>(split, inputs, gradients, dims),
+        };
     }
     let [q, k, v, out, dout] = inputs;
     let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);

@@ -7,7 +7,6 @@
 use std::arch::x86_64::*;
 
 use super::blocked::{Micro, Packing};
-use super::gemm_amx::pack_rows;
 use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS};
 use super::matmul::Matrix;
 use crate::bf16;
@@ -114,7 +113,6 @@ impl Unit for Pair {
     const LIES: bool = true;
     const IN_COLUMNS: Option<[Packing<u16>; 2]> = Some(COLUMNS_OF_PAIRS);
     const IN_ROWS: Option<[Packing<u16>; 2]> = Some(ROWS_OF_PAIRS);
-    const TO_ROWS: Option<unsafe fn(&Matrix<u16>, *mut f32)> = Some(pack_rows);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
@@ -420,6 +418,32 @@ pub(crate) fn transposed(mut r: [__m256; 8]) -> [__m256; 8] {
     t
 }
 
+/// The transpose of `rows` × `cols` elements.
+///
+/// # Safety
+/// AVX2; `from` and `to` have as many.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) unsafe fn turn(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
+    debug_assert!(from.len() == rows * cols && to.len() == rows * cols);
+    let (tall, wide) = (rows / 8 * 8, cols / 8 * 8);
+    for i in (0..tall).step_by(8) {
+        for j in (0..wide).step_by(8) {
+            // SAFETY: eight elements of eight rows of either.
+            unsafe {
+                let rows_of = std::array::from_fn(|l| _mm256_loadu_ps(from.as_ptr().add((i + l) * cols + j)));
+                for (l, row) in transposed(rows_of).into_iter().enumerate() {
+                    _mm256_storeu_ps(to.as_mut_ptr().add((j + l) * rows + i), row);
+                }
+            }
+        }
+    }
+    for i in 0..rows {
+        for j in if i < tall { wide } else { 0 }..cols {
+            to[j * rows + i] = from[i * cols + j];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -493,6 +517,22 @@ mod tests {
                         "right {rows}×{depth} {transposed}: {column}, {k}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_are_turned() {
+        if level() == Level::Portable {
+            return;
+        }
+        for (rows, cols) in [(1, 1), (8, 16), (64, 32), (7, 30), (20, 9)] {
+            let from: Vec<f32> = (0..rows * cols).map(f32::at).collect();
+            let mut to = vec![0.0; rows * cols];
+            // SAFETY: AVX2 was detected; both are as long.
+            unsafe { turn(&from, rows, cols, &mut to) };
+            for (at, x) in from.iter().enumerate() {
+                assert_eq!(to[at % cols * rows + at / cols], *x, "{rows}×{cols}");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
-use super::gemm_amx::Amx;
+use super::gemm_amx::{Amx, RowPair};
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx512::Avx512Bf16;
 use super::matmul::{self, Matrix, batched};
@@ -168,7 +168,7 @@ pub(crate) fn run(
             (Numbers::F32(a), Numbers::Bf16(b)) => go!(large::<f32, u16>, a, b),
             (Numbers::Bf16(a), Numbers::F32(b)) => go!(large::<u16, f32>, a, b),
             (Numbers::Bf16(a), Numbers::Bf16(b)) if level() == Level::Amx => {
-                go!(large_by::<Amx, Pair, Pair>, a, b);
+                go!(large_by::<Amx, RowPair, RowPair>, a, b);
             }
             (Numbers::Bf16(a), Numbers::Bf16(b)) if level() == Level::Avx512Bf16 => {
                 go!(large_by::<Avx512Bf16, Pair, Pair>, a, b);

@@ -4,7 +4,7 @@ use super::*;
 use crate::bf16;
 use crate::cpu::Output;
 use crate::cpu::epilogue::Pre;
-use crate::cpu::gemm_amx::Amx;
+use crate::cpu::gemm_amx::{Amx, RowPair};
 use crate::cpu::gemm_avx2::Avx2;
 use crate::cpu::gemm_avx512::{Avx512, Avx512Bf16};
 use crate::cpu::moves::Moved;
@@ -94,7 +94,7 @@ fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, a
     }
     let by_amx = |to| {
         // SAFETY: see above.
-        unsafe { product::<Amx, Pair, Pair>(split, ha, hb, to, start, alpha, accumulate, None) }
+        unsafe { product::<Amx, RowPair, RowPair>(split, ha, hb, to, start, alpha, accumulate, None) }
     };
     compare("AMX", &wide(&by_amx), 0.0);
     let mut out = bits(&before);
@@ -218,7 +218,7 @@ fn large_results_have_the_bits_of_small_ones() {
             check_large::<Avx512Bf16, Pair>(k, bits);
         }
         if level() >= Level::Amx {
-            check_large::<Amx, Pair>(k, bits);
+            check_large::<Amx, RowPair>(k, bits);
         }
     }
 }
@@ -345,7 +345,7 @@ fn operands_that_lie_give_the_bits_of_packed_ones() {
         check_lying::<Avx512Bf16, Pair>(true, bits);
     }
     if level() >= Level::Amx {
-        check_lying::<Amx, Pair>(false, bits);
+        check_lying::<Amx, RowPair>(false, bits);
     }
 }
 
@@ -391,7 +391,7 @@ fn products_with_their_own_transposes_have_the_bits_of_others() {
         check_symmetric::<Avx512Bf16, Pair>(bits);
     }
     if level() >= Level::Amx {
-        check_symmetric::<Amx, Pair>(bits);
+        check_symmetric::<Amx, RowPair>(bits);
     }
 }
 
