@@ -57,10 +57,10 @@ pub(crate) const DEEPEST: usize = PANELS / NARROW;
 const PACK: usize = 24_576;
 /// Columns of rows that it copies.
 const BROAD: usize = 1024;
-/// Rows of blocks up to which a right operand is read where it lies: packing it
+/// Rows of a left operand up to which the right one is read where it lies: packing it
 /// takes time that no product fills. In `f32` on two cores of a Zen 4 products of
 /// 256 to 512 rows took 0.95 to 0.98 of the time, of 768 rows 0.99 to 1.02.
-const FEW: usize = 19;
+const FEW: usize = 532;
 /// Bytes of a right operand up to which it is read where it lies by any number of
 /// rows: it stays in L2. Products of 1024 and 2048 rows took 0.95 to 0.99 of the time
 /// (0.73 to 0.83 in bfloat16 while others used the memory), with 0.75 MiB 0.85 to
@@ -252,7 +252,7 @@ fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
         && b.rows.is_multiple_of(M::DEEP)
         && b.data.as_ptr().addr().is_multiple_of(ALIGN)
         && bytes.is_multiple_of(ALIGN)
-        && (rows <= FEW * M::TALL || b.rows.saturating_mul(bytes) <= SMALL)
+        && (rows <= FEW || b.rows.saturating_mul(bytes) <= SMALL)
         && scattered(M::ROWS, bytes / size_of::<f32>())
 }
 

@@ -316,7 +316,7 @@ where
             let b = Matrix::new(b, k, n, false);
             let line = b.data.as_ptr().addr().is_multiple_of(ALIGN);
             let whole = n % M::COLS == 0 && k % M::DEEP == 0;
-            let few = m <= FEW * M::TALL || size_of_val(b.data) <= SMALL;
+            let few = m <= FEW || size_of_val(b.data) <= SMALL;
             let lies = reads_right && line && whole && few;
             assert_eq!(right_lies::<M, U>(&b, m), lies);
             for a in [a, a_columns] {
