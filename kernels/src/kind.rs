@@ -1,10 +1,11 @@
 //! The kind of a device: what has to be equal for results to be equal.
 
-use crate::cpu::{Level, level};
+use crate::cpu::{Level, level, second_cache};
 
 /// The kind of this machine's CPU device: architecture, the vector level that
-/// kernels choose at run time, and the processor's model (the matrix products
-/// are blocked by its cache sizes).
+/// kernels choose at run time, and the processor's model and second cache (the
+/// matrix products are blocked by cache sizes, and some virtual machines have a model
+/// without a number).
 pub fn cpu_kind() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo")
         .ok()
@@ -13,7 +14,11 @@ pub fn cpu_kind() -> String {
             Some(line.split_once(':')?.1.trim().to_owned())
         })
         .unwrap_or_else(|| "unknown model".into());
-    format!("{} {} {model}", std::env::consts::ARCH, vector_level())
+    let cache = match second_cache() >> 10 {
+        0 => String::new(),
+        kib => format!(", {kib} KiB of L2"),
+    };
+    format!("{} {} {model}{cache}", std::env::consts::ARCH, vector_level())
 }
 
 fn vector_level() -> &'static str {

@@ -4,7 +4,7 @@
 //! unless few blocks read it and it can be read where it lies. Then each task owns
 //! a block of the output. Of a left operand in rows it reads `f32` where they lie,
 //! if they do not all fall on the same lines of L1. Others are packed, for
-//! [`Micro::DEPTH`] of the inner dimension at a time, which fit in L2: by the tiles
+//! [`Micro::blocks`] of the inner dimension at a time, which fit in L2: by the tiles
 //! that read them first, where there are such, else before. It runs the tiles of
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
@@ -102,11 +102,6 @@ pub(crate) trait Micro {
     /// Units that it multiplies at once: packed operands have as many, zeros where
     /// there are none.
     const STEP: usize = 1;
-    /// Most units of the inner dimension that are packed at a time.
-    const DEPTH: usize;
-    /// Rows of a block: with [`Micro::DEPTH`] 150 to 230 KiB of the left
-    /// operand, in L2.
-    const TALL: usize;
     /// What computes a tile. Called through this table each is compiled alone;
     /// inlined into one function they would spill accumulators.
     const RUN: ByRows;
@@ -120,6 +115,10 @@ pub(crate) trait Micro {
     const IN_ROWS: bool = false;
     /// Whether [`Unit::IN_COLUMNS`] and [`Unit::IN_ROWS`] are its tiles too.
     const PACKS: bool = false;
+
+    /// Most units of the inner dimension that are packed at a time, and rows of a
+    /// block: 150 to 230 KiB of the left operand, in L2.
+    fn blocks() -> (usize, usize);
 
     /// Before the tiles of a task: what they need until it is dropped.
     ///
@@ -193,7 +192,7 @@ fn part(whole: usize, most: usize, unit: usize) -> usize {
 /// Rows and columns of a block, by the shape alone.
 fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
     let cols = M::COLS;
-    let tall = part(m, M::TALL, M::ROWS);
+    let tall = part(m, M::blocks().1, M::ROWS);
     let mut wide = part(n, WIDE, cols);
     while wide > NARROW && m.div_ceil(tall) * n.div_ceil(wide) < TASKS {
         let half = part(n, wide.div_ceil(2), cols);
@@ -324,7 +323,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
 ) {
     const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP).next_multiple_of(M::STEP));
-    let deep = part(k, M::DEPTH, M::STEP.max(8));
+    let deep = part(k, M::blocks().0, M::STEP.max(8));
     let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
     let large = m * n * out.element() >= LARGE;
     // The last element too is inside.

@@ -30,6 +30,8 @@ const ROWS: usize = 2 * amx::ROWS;
 const COLS: usize = 2 * VECTOR;
 /// Pairs of a step.
 const STEP: usize = 16;
+/// Most pairs of the inner dimension that are packed at a time.
+const DEPTH: usize = 512;
 /// Pairs between two rows of a copied left operand.
 const APART: usize = 16;
 /// Floats of a vector.
@@ -76,12 +78,17 @@ impl Micro for Amx {
     const COLS: usize = COLS;
     const DEEP: usize = 2;
     const STEP: usize = STEP;
-    const DEPTH: usize = 512;
-    const TALL: usize = 4 * ROWS;
     const RUN: ByRows = &[];
-    const LYING: Option<LyingByRows> =
-        Some(&[&by_rows(tile::<STORED, true>), &by_rows(tile::<PAST, true>), &by_rows(tile::<ROUNDED, true>)]);
+    const LYING: Option<LyingByRows> = Some(&[
+        &by_rows(tile::<STORED, true>),
+        &by_rows(tile::<PAST, true>),
+        &by_rows(tile::<ROUNDED, true>),
+    ]);
     const IN_ROWS: bool = true;
+
+    fn blocks() -> (usize, usize) {
+        (DEPTH, 4 * ROWS)
+    }
 
     unsafe fn begin() -> Option<Registers> {
         // SAFETY: the caller's promise.

@@ -179,10 +179,12 @@ pub(crate) struct Avx2;
 impl Micro for Avx2 {
     const ROWS: usize = ROWS;
     const COLS: usize = COLS;
-    const DEPTH: usize = 384;
-    const TALL: usize = 96;
     const RUN: ByRows = &[by_rows!(packed, false), by_rows!(packed, true)];
     const LYING: Option<LyingByRows> = Some(&[by_rows!(lying, false), by_rows!(lying, true)]);
+
+    fn blocks() -> (usize, usize) {
+        (384, 96)
+    }
 }
 
 /// [`loose`] by rows less one.

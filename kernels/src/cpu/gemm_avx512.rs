@@ -14,6 +14,7 @@ use super::attention::STRIDE;
 use super::blocked::{ByRows, LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::matmul::Matrix;
 use super::packing::prefetch_to_write;
+use super::simd::second_cache;
 use super::tiles::Tile;
 
 /// AVX-512's tile of packed operands.
@@ -65,20 +66,20 @@ macro_rules! lying_by_rows {
 impl Micro for Avx512 {
     const ROWS: usize = ROWS;
     const COLS: usize = COLS;
-    const DEPTH: usize = DEPTH;
-    const TALL: usize = TALL;
     const RUN: ByRows = &[by_rows!(singles, 2, STORED), by_rows!(singles, 2, PAST)];
     const LYING: Option<LyingByRows> = Some(&[lying_by_rows!(STORED), lying_by_rows!(PAST)]);
     const LYING_RIGHT: Option<ByRows> = Some(Self::RUN);
     const PACKS: bool = true;
+
+    fn blocks() -> (usize, usize) {
+        blocks()
+    }
 }
 
 impl Micro for Avx512Bf16 {
     const ROWS: usize = ROWS;
     const COLS: usize = COLS;
     const DEEP: usize = 2;
-    const DEPTH: usize = DEPTH;
-    const TALL: usize = TALL;
     const RUN: ByRows = &[by_rows!(pairs, 2, STORED), by_rows!(pairs, 2, PAST), by_rows!(pairs, 2, ROUNDED)];
     const LYING_RIGHT: Option<ByRows> = Some(&[
         by_rows!(pairs_by_rows, 2, STORED),
@@ -86,6 +87,10 @@ impl Micro for Avx512Bf16 {
         by_rows!(pairs_by_rows, 2, ROUNDED),
     ]);
     const PACKS: bool = true;
+
+    fn blocks() -> (usize, usize) {
+        blocks()
+    }
 }
 
 /// The tiles that pack columns of `f32`.
@@ -165,13 +170,18 @@ weighed!(Avx512Bf16, pairs, STRIDE / 2);
 const ROWS: usize = 14;
 /// Columns of a tile.
 const COLS: usize = 2 * VECTOR;
-/// Of [`Micro::DEPTH`]: a panel and a strip come from L2, at a fifth of its
-/// pace, and a block's sums make few trips. In a training step (Zen 4, 1 MiB
-/// of L2) 1024 × 42 took 0.93 of the time of 384 × 96 in bfloat16 and 0.97 in
-/// `f32`; 2048 × 28 another 0.98 of that.
-const DEPTH: usize = 2048;
-/// Of [`Micro::TALL`]. Low blocks are many, so that threads end together.
-const TALL: usize = 28;
+/// Bytes of L2 from which blocks are for processors whose L3 is far (Intel's).
+const LARGE: usize = 1280 << 10;
+
+/// [`Micro::blocks`]. A panel and a strip come from L2, at a fifth of its pace, and a
+/// block's sums make few trips: in a training step (Zen 4, 1 MiB of L2) 1024 × 42
+/// took 0.93 of the time of 384 × 96 in bfloat16 and 0.97 in `f32`; 2048 × 28 another
+/// 0.98 of that. Low blocks are many, so that threads end together. Where L3 is far,
+/// what a block reads is to be worth its way: on an Emerald Rapids (2 MiB of L2)
+/// 512 × 112 took 0.85 of the time of 2048 × 28.
+fn blocks() -> (usize, usize) {
+    if second_cache() >= LARGE { (512, 112) } else { (2048, 28) }
+}
 
 /// Floats of a vector.
 const VECTOR: usize = 16;

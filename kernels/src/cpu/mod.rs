@@ -55,7 +55,7 @@ mod tiles;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::rope::angles as rope_angles;
-pub(crate) use self::simd::{Level, level};
+pub(crate) use self::simd::{Level, level, second_cache};
 
 use std::ops::Range;
 

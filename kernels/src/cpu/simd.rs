@@ -84,6 +84,24 @@ pub(crate) fn asked() -> Result<Option<Level>, Error> {
     }
 }
 
+/// Bytes of a core's second cache; 0 where nothing says so.
+pub(crate) fn second_cache() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::__cpuid;
+
+        /// Leaf of what caches AMD's processors have; Intel's report L2 there too.
+        const CACHES: u32 = 0x8000_0006;
+        static BYTES: OnceLock<usize> = OnceLock::new();
+        *BYTES.get_or_init(|| match __cpuid(0x8000_0000).eax {
+            CACHES.. => (__cpuid(CACHES).ecx >> 16 << 10) as usize,
+            _ => 0,
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
 /// `a · b + c`: fused where the level has it (`FMA`), else rounded twice.
 #[inline(always)]
 pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
