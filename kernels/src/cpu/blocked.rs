@@ -120,6 +120,13 @@ pub(crate) trait Micro {
     /// block: 150 to 230 KiB of the left operand, in L2.
     fn blocks() -> (usize, usize);
 
+    /// After the tiles of a task, which may leave their last ends to this.
+    ///
+    /// # Safety
+    /// The instruction set; on the thread that ran the tiles, whose outputs no one
+    /// else has used since.
+    unsafe fn flush() {}
+
     /// Before the tiles of a task: what they need until it is dropped.
     ///
     /// # Safety
@@ -556,7 +563,8 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 let row = (depth + row) * M::DEEP * b.row_stride;
                 let skipped = row + (part.left + first * M::COLS) * b.col_stride;
                 let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
-                pack_right::<M, B>(&from, to, stride, true);
+                // Processors with AMX have a large L3, where the panels stay.
+                pack_right::<M, B>(&from, to, stride, !M::IN_ROWS);
             }
             for panel in 0..cols.div_ceil(M::COLS) {
                 let (done, rest) = (rows.div_ceil(M::DEEP), units - rows.div_ceil(M::DEEP));
@@ -644,11 +652,18 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             add_matrix(lines, &self.part_of_a(block.row, block.height, next, d));
             return;
         }
+        // Strips of rows are wanted one by one.
+        let by_strips = M::IN_ROWS && matches!(self.left, Left::Lies(_));
+        if by_strips && block.height > M::ROWS {
+            let (row, height) = (block.row + M::ROWS, block.height - M::ROWS);
+            add_matrix(lines, &self.part_of_a(row, height, depth, self.deep));
+        }
         // Another thread takes as many tasks meanwhile.
         let task = block.task + self.split.threads();
         if task < part.down * part.across {
             let rows = self.rows_of(part, task);
-            add_matrix(lines, &self.part_of_a(rows.start, rows.len(), 0, self.deep));
+            let height = if by_strips { rows.len().min(M::ROWS) } else { rows.len() };
+            add_matrix(lines, &self.part_of_a(rows.start, height, 0, self.deep));
         }
         for (from, size) in self.epilogue.iter().flat_map(|epilogue| epilogue.beside()) {
             let from = from.wrapping_add(block.begin * size);
@@ -705,10 +720,13 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             Sums::There { past: true } => (PAST, STORED, size_of::<f32>()),
             Sums::There { past: false } | Sums::Aside => (STORED, STORED, size_of::<f32>()),
         };
-        let down = height.div_ceil(M::ROWS);
-        let mut lines = ahead.chunks(ahead.len().div_ceil(down * width.div_ceil(M::COLS)).max(1));
+        let (down, across) = (height.div_ceil(M::ROWS), width.div_ceil(M::COLS));
+        let mut lines = ahead.chunks(ahead.len().div_ceil(down * across).max(1));
         part.packed.wait(part.packs.tasks);
-        for j in (0..width).step_by(M::COLS) {
+        for tile in 0..down * across {
+            // What stays in L1: a panel, or a strip of rows, whose lines lie far apart.
+            let (i, j) = if M::IN_ROWS { (tile / across, tile % across) } else { (tile % down, tile / down) };
+            let (i, j) = (i * M::ROWS, j * M::COLS);
             // And the floats from row to row, and what the first strip and
             // each after it ask for: a share of the panel after this.
             let (right, right_stride, next, share) = if self.right_lies {
@@ -723,48 +741,48 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 let from = self.panel(part, depth, (col + j) / M::COLS, d).cast_const();
                 (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(down))
             };
-            for i in (0..height).step_by(M::ROWS) {
-                let rows = M::ROWS.min(height - i);
-                let (left, pitch_of_a) = match ragged && i == last {
-                    true => (strips.cast_const(), pitch(d)),
-                    false => (rows_of_a.wrapping_add(i * pitch_of_a), pitch_of_a),
-                };
-                let tile = Tile {
-                    depth: d,
-                    left,
-                    right,
-                    right_stride,
-                    next: next.wrapping_add(i / M::ROWS * share),
-                    out: to.wrapping_byte_add((i * stride + j) * bytes),
-                    out_stride: stride,
-                    ahead: lines.next().unwrap_or_default(),
-                    rows,
-                    width: M::COLS.min(width - j),
-                    alpha: self.alpha,
-                    accumulate: self.accumulate || depth > 0,
-                };
-                let ends = if tile.width == M::COLS { ends } else { ends_narrow };
-                // SAFETY: the instruction set, by the caller; the
-                // operands are packed, or lie as the tile reads them, or
-                // there is room for what it packs; the outputs are this
-                // task's.
-                unsafe {
-                    match self.left {
-                        _ if let Some(run) = lying => run[ends][rows - 1](&tile, pitch_of_a),
-                        Left::Fresh(run) if j == 0 && rows == M::ROWS => {
-                            run[ends](&tile, &self.part_of_a(row + i, rows, depth, d));
+            let rows = M::ROWS.min(height - i);
+            let (left, pitch_of_a) = match ragged && i == last {
+                true => (strips.cast_const(), pitch(d)),
+                false => (rows_of_a.wrapping_add(i * pitch_of_a), pitch_of_a),
+            };
+            let tile = Tile {
+                depth: d,
+                left,
+                right,
+                right_stride,
+                next: next.wrapping_add(i / M::ROWS * share),
+                out: to.wrapping_byte_add((i * stride + j) * bytes),
+                out_stride: stride,
+                ahead: lines.next().unwrap_or_default(),
+                rows,
+                width: M::COLS.min(width - j),
+                alpha: self.alpha,
+                accumulate: self.accumulate || depth > 0,
+            };
+            let ends = if tile.width == M::COLS { ends } else { ends_narrow };
+            // SAFETY: the instruction set, by the caller; the
+            // operands are packed, or lie as the tile reads them, or
+            // there is room for what it packs; the outputs are this
+            // task's.
+            unsafe {
+                match self.left {
+                    _ if let Some(run) = lying => run[ends][rows - 1](&tile, pitch_of_a),
+                    Left::Fresh(run) if j == 0 && rows == M::ROWS => {
+                        run[ends](&tile, &self.part_of_a(row + i, rows, depth, d));
+                    }
+                    _ => {
+                        if matches!(self.left, Left::Fresh(_)) && j == 0 {
+                            let part = self.part_of_a(row + i, rows, depth, d);
+                            pack_left::<M, A>(&part, tile.left.cast_mut());
                         }
-                        _ => {
-                            if matches!(self.left, Left::Fresh(_)) && j == 0 {
-                                let part = self.part_of_a(row + i, rows, depth, d);
-                                pack_left::<M, A>(&part, tile.left.cast_mut());
-                            }
-                            run_packed[ends][rows - 1](&tile);
-                        }
+                        run_packed[ends][rows - 1](&tile);
                     }
                 }
             }
         }
+        // SAFETY: the instruction set, by the caller; the outputs are this task's.
+        unsafe { M::flush() };
     }
 
     /// What follows the sums of a block.

@@ -11,7 +11,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::cell::{Cell, UnsafeCell};
 use std::mem::{MaybeUninit, transmute};
+use std::ops::Range;
 
 use super::amx::{self, Registers};
 use super::attention::STRIDE;
@@ -90,6 +92,11 @@ impl Micro for Amx {
         (DEPTH, 4 * ROWS)
     }
 
+    unsafe fn flush() {
+        // SAFETY: the caller's promise.
+        LATE.with(|late| unsafe { late.finish(ROWS) });
+    }
+
     unsafe fn begin() -> Option<Registers> {
         // SAFETY: the caller's promise.
         Some(unsafe { Registers::configured() })
@@ -118,6 +125,58 @@ impl Weighed for Amx {
 /// Sums of a tile, row by row.
 #[repr(C, align(64))]
 struct Sums([f32; ROWS * COLS]);
+
+/// The end of a tile whose sums are there.
+#[derive(Clone, Copy)]
+struct End {
+    out: *mut f32,
+    out_stride: usize,
+    rows: usize,
+    width: usize,
+    alpha: f32,
+    accumulate: bool,
+    finish: unsafe fn(&End, *const f32, Range<usize>),
+}
+
+/// An end that waits: its rows are finished while the next tile multiplies, which has
+/// nothing else for vectors to do.
+struct Late {
+    sums: UnsafeCell<Sums>,
+    end: Cell<Option<End>>,
+    /// Rows that are finished.
+    done: Cell<usize>,
+}
+
+thread_local! {
+    static LATE: Late = const {
+        Late { sums: UnsafeCell::new(Sums([0.0; ROWS * COLS])), end: Cell::new(None), done: Cell::new(0) }
+    };
+}
+
+impl Late {
+    /// Finishes so many rows, if any are left.
+    ///
+    /// # Safety
+    /// As [`finish`], of the tile that left its end.
+    #[inline(always)]
+    unsafe fn finish(&self, rows: usize) {
+        let Some(end) = self.end.get() else { return };
+        let done = self.done.get();
+        let until = (done + rows).min(end.rows);
+        // SAFETY: the caller's promise. No one else has a reference to the sums, which
+        // are this thread's.
+        unsafe { (end.finish)(&end, self.sums.get().cast(), done..until) };
+        self.done.set(until);
+        if until == end.rows {
+            self.end.set(None);
+        }
+    }
+
+    fn leave(&self, end: End) {
+        self.end.set(Some(end));
+        self.done.set(0);
+    }
+}
 
 /// Loads the registers of sums from rows that lie `pitch` bytes apart.
 ///
@@ -164,80 +223,91 @@ unsafe fn store_sums(to: *mut f32, pitch: usize) {
 /// # Safety
 /// AMX with bfloat16, AVX-512F and AVX-512 BF16; this thread's registers are
 /// configured. `left` has 32 rows of depth units, `row` apart, `right` depth rows of
-/// COLS, depth being a multiple of [`STEP`]; `out` has `rows` rows of `width`. How it
-/// ends: [`STORED`]. It asks for [`Tile::next`] and [`Tile::ahead`] if `ASKS`.
+/// COLS, depth being a positive multiple of [`STEP`]; `out` has `rows` rows of `width`.
+/// How it ends: [`STORED`]. If it is `LATE`, [`Micro::flush`] ends it, and it asks for
+/// [`Tile::ahead`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const ENDS: usize, const ASKS: bool>(tile: &Tile, row: usize) {
+unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) {
     const PITCH: usize = COLS * size_of::<f32>();
     let (row, right_row) = (row * size_of::<f32>(), tile.right_stride * size_of::<f32>());
     let out_row = tile.out_stride.wrapping_mul(size_of::<f32>());
     let whole = tile.rows == ROWS && tile.width == COLS;
     // Whether sums begin with what is there, which all of a product's do then.
     let continued = ENDS == STORED && tile.accumulate && tile.alpha == 1.0;
-    let mut room = MaybeUninit::<Sums>::uninit();
-    let room = room.as_mut_ptr().cast::<f32>();
-    // SAFETY: registers of sums, of this thread; they are loaded from whole rows of the
-    // output, or from room for them.
-    unsafe {
-        if continued && whole {
-            load_sums(tile.out, out_row);
-        } else if continued {
-            begin(tile, room);
-            load_sums(room, PITCH);
-        } else {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-    }
-    let (mut left, mut right, mut next) = (tile.left, tile.right, tile.next);
+    let steps = tile.depth / STEP;
+    let share = ROWS.div_ceil(steps);
+    let (mut left, mut right) = (tile.left, tile.right);
     let mut ahead = tile.ahead.iter();
-    for _ in 0..tile.depth / STEP {
-        // SAFETY: the caller's promise: sixteen rows of 64 bytes each, of either half
-        // of the left operand and of the right one.
+    LATE.with(|late| {
+        let mut here = MaybeUninit::<Sums>::uninit();
+        // SAFETY: registers of sums, of this thread; they are loaded from whole rows
+        // of the output, or from room for them.
         unsafe {
-            asm!(
-                "tileloadd tmm6, [{right} + {pitch}*1]",
-                "tileloadd tmm4, [{left} + {row}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{right} + {pitch}*1 + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{low} + {row}*1]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                left = in(reg) left,
-                low = in(reg) left.wrapping_byte_add(amx::ROWS * row),
-                right = in(reg) right,
-                row = in(reg) row,
-                pitch = in(reg) right_row,
-                options(readonly, nostack, preserves_flags)
-            );
-        }
-        if ASKS {
-            for _ in 0..4 {
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                next = next.wrapping_add(VECTOR);
+            if continued && whole {
+                load_sums(tile.out, out_row);
+            } else if continued {
+                let room = here.as_mut_ptr().cast::<f32>();
+                begin(tile, room);
+                load_sums(room, PITCH);
+            } else {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    options(nomem, nostack, preserves_flags)
+                );
             }
-            for line in ahead.by_ref().take(2) {
+        }
+        for _ in 0..steps {
+            // SAFETY: the caller's promise: sixteen rows of 64 bytes each, of either
+            // half of the left operand and of the right one.
+            unsafe {
+                asm!(
+                    "tileloadd tmm6, [{right} + {pitch}*1]",
+                    "tileloadd tmm4, [{left} + {row}*1]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{right} + {pitch}*1 + 64]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{low} + {row}*1]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    left = in(reg) left,
+                    low = in(reg) left.wrapping_byte_add(amx::ROWS * row),
+                    right = in(reg) right,
+                    row = in(reg) row,
+                    pitch = in(reg) right_row,
+                    options(readonly, nostack, preserves_flags)
+                );
+                if IS_LATE {
+                    late.finish(share);
+                }
+            }
+            for line in ahead.by_ref().take(if IS_LATE { 2 } else { 0 }) {
                 _mm_prefetch::<_MM_HINT_T1>(line.cast());
             }
+            left = left.wrapping_add(STEP);
+            right = right.wrapping_byte_add(STEP * right_row);
         }
-        left = left.wrapping_add(STEP);
-        right = right.wrapping_byte_add(STEP * right_row);
-    }
-    // SAFETY: whole rows of the output, or room for four registers.
-    unsafe {
-        if ENDS == STORED && whole && tile.alpha == 1.0 && continued == tile.accumulate {
-            store_sums(tile.out, out_row);
-        } else {
-            store_sums(room, PITCH);
-            finish::<ENDS>(tile, room, tile.accumulate && !continued);
+        let accumulate = tile.accumulate && !continued;
+        // SAFETY: whole rows of the output, or room for four registers.
+        unsafe {
+            if ENDS == STORED && whole && tile.alpha == 1.0 && !accumulate {
+                return store_sums(tile.out, out_row);
+            }
+            let Tile { out, out_stride, rows, width, alpha, .. } = *tile;
+            let end = End { out, out_stride, rows, width, alpha, accumulate, finish: finish::<ENDS> };
+            if IS_LATE {
+                // The steps have finished what was there.
+                store_sums(late.sums.get().cast(), PITCH);
+                late.leave(end);
+            } else {
+                let room = here.as_mut_ptr().cast::<f32>();
+                store_sums(room, PITCH);
+                finish::<ENDS>(&end, room, 0..rows);
+            }
         }
-    }
+    });
 }
 
 /// A bit for each column of a tile that exists, of either vector.
@@ -268,29 +338,29 @@ unsafe fn begin(tile: &Tile, room: *mut f32) {
 /// As [`tile`]; `sums` has [`ROWS`] rows of COLS, aligned to cache lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn finish<const ENDS: usize>(tile: &Tile, sums: *const f32, accumulate: bool) {
-    let alpha = _mm512_set1_ps(tile.alpha);
-    let masks = columns(tile.width);
-    for i in 0..tile.rows {
+unsafe fn finish<const ENDS: usize>(end: &End, sums: *const f32, rows: Range<usize>) {
+    let alpha = _mm512_set1_ps(end.alpha);
+    let masks = columns(end.width);
+    for i in rows {
         // SAFETY: a row of the sums; masked elements are neither read nor written, the
         // others are in row i of `out`. Past the caches all are.
         unsafe {
             let sums = [0, VECTOR].map(|half| _mm512_load_ps(sums.add(i * COLS + half)));
             let results = sums.map(|sum| _mm512_mul_ps(alpha, sum));
             if ENDS == ROUNDED {
-                let row = tile.out.cast::<u16>().wrapping_add(i.wrapping_mul(tile.out_stride));
+                let row = end.out.cast::<u16>().wrapping_add(i.wrapping_mul(end.out_stride));
                 // Rounds as `bf16::round` does but takes denormal numbers for zero;
                 // there are none: sums have none, and alpha makes none of them.
                 let rounded = _mm512_cvtne2ps_pbh(results[1], results[0]);
                 _mm512_stream_si512(row.cast(), transmute::<__m512bh, __m512i>(rounded));
                 continue;
             }
-            let row = tile.out.wrapping_add(i.wrapping_mul(tile.out_stride));
+            let row = end.out.wrapping_add(i.wrapping_mul(end.out_stride));
             for half in 0..2 {
                 let at = row.wrapping_add(half * VECTOR);
                 if ENDS == PAST {
                     _mm512_stream_ps(at, results[half]);
-                } else if accumulate {
+                } else if end.accumulate {
                     let before = _mm512_maskz_loadu_ps(masks[half], at);
                     _mm512_mask_storeu_ps(at, masks[half], _mm512_fmadd_ps(alpha, sums[half], before));
                 } else {
