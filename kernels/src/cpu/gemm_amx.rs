@@ -32,8 +32,11 @@ const ROWS: usize = 2 * amx::ROWS;
 const COLS: usize = 2 * VECTOR;
 /// Pairs of a step.
 const STEP: usize = 16;
-/// Most pairs of the inner dimension that are packed at a time.
-const DEPTH: usize = 512;
+/// Most pairs of the inner dimension that are packed at a time. On two cores of an
+/// Emerald Rapids products of 1536 and more took 0.88 of the time of 512 pairs.
+const DEPTH: usize = 1024;
+/// Rows of a block.
+const TALL: usize = 4 * ROWS;
 /// Pairs between two rows of a copied left operand.
 const APART: usize = 16;
 /// Floats of a vector.
@@ -89,7 +92,7 @@ impl Micro for Amx {
     const IN_ROWS: bool = true;
 
     fn blocks() -> (usize, usize) {
-        (DEPTH, 4 * ROWS)
+        (DEPTH, TALL)
     }
 
     unsafe fn flush() {
@@ -224,7 +227,7 @@ unsafe fn store_sums(to: *mut f32, pitch: usize) {
 /// AMX with bfloat16, AVX-512F and AVX-512 BF16; this thread's registers are
 /// configured. `left` has 32 rows of depth units, `row` apart, `right` depth rows of
 /// COLS, depth being a positive multiple of [`STEP`]; `out` has `rows` rows of `width`.
-/// How it ends: [`STORED`]. If it is `LATE`, [`Micro::flush`] ends it, and it asks for
+/// How it ends: [`STORED`]. If it is late, [`Micro::flush`] ends it, and it asks for
 /// [`Tile::ahead`].
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) {
@@ -402,7 +405,8 @@ pub(crate) unsafe fn pack_rows(a: &Matrix<u16>, to: *mut f32) {
     for step in 0..steps {
         for i in (0..whole).step_by(VECTOR) {
             let first = from.wrapping_add(i + (step * 2 * STEP).wrapping_mul(a.col_stride));
-            for column in 0..2 * STEP {
+            // (A line has the elements of two.)
+            for column in 0..if i.is_multiple_of(2 * VECTOR) { 2 * STEP } else { 0 } {
                 let soon = first.wrapping_add((2 * STEP + column).wrapping_mul(a.col_stride));
                 _mm_prefetch::<_MM_HINT_T0>(soon.cast());
             }
@@ -466,4 +470,106 @@ fn transposed(r: [__m512i; VECTOR]) -> [__m512i; VECTOR] {
         out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::{Level, level};
+
+    /// Both layouts of a left operand against what a place holds by definition.
+    #[test]
+    fn copied_rows_have_zeros_where_there_is_nothing() {
+        if level() < Level::Avx512Bf16 {
+            return;
+        }
+        for (rows, depth) in [(1, 1), (16, 32), (33, 31), (40, 64), (7, 100), (48, 65)] {
+            let data: Vec<u16> = (0..rows * depth).map(|i| i as u16 + 1).collect();
+            for transposed in [false, true] {
+                let a = Matrix::new(&data, rows, depth, transposed);
+                let pitch = 2 * pitch(depth.div_ceil(2));
+                let mut to = vec![f32::from_bits(0x7fff_7fff); rows * pitch / 2];
+                // SAFETY: the level; the matrix is dense in its slice, and there is room.
+                unsafe { pack_rows(&a, to.as_mut_ptr()) };
+                // SAFETY: a float is two of these, and any bits are one.
+                let (_, got, _) = unsafe { to.align_to::<u16>() };
+                for (i, row) in got.chunks_exact(pitch).enumerate() {
+                    for (k, got) in row[..depth.next_multiple_of(2 * STEP)].iter().enumerate() {
+                        let held = if k < depth { data[i * a.row_stride + k * a.col_stride] } else { 0 };
+                        assert_eq!(*got, held, "{rows}×{depth} {transposed}: {i}, {k}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a processor makes of a tile, bit by bit as its manual says: the first
+    /// elements of pairs and the second are summed apart, and added to the sum.
+    #[test]
+    fn a_tile_adds_as_the_manual_says() {
+        if level() < Level::Amx {
+            return;
+        }
+        const STEPS: usize = 3;
+        let number = |i: usize, seed: usize| ((i * 37 + seed * 11) % 101) as f32 / 7.0 - 6.0;
+        let halves = |len: usize, seed: usize| -> Vec<u16> {
+            (0..len).map(|i| crate::bf16::round(number(i, seed))).collect()
+        };
+        let (a, b) = (halves(ROWS * STEPS * 32, 1), halves(STEPS * 32 * COLS, 2));
+        let a_at = |i: usize, k: usize| crate::bf16::value(a[i * STEPS * 32 + k]);
+        // Pairs of rows, column by column.
+        let b_at = |k: usize, j: usize| crate::bf16::value(b[(k / 2 * COLS + j) * 2 + k % 2]);
+        for (rows, width, alpha, accumulate, late) in [
+            (ROWS, COLS, 1.0, false, false),
+            (ROWS, COLS, 1.0, true, true),
+            (ROWS, COLS, 0.5, true, true),
+            (21, 9, 1.0, true, false),
+            (5, 30, 1.5, false, true),
+        ] {
+            let before: Vec<f32> = (0..ROWS * COLS).map(|i| number(i, 3)).collect();
+            let mut out = before.clone();
+            let tile_of = Tile {
+                depth: STEPS * STEP,
+                left: a.as_ptr().cast(),
+                right: b.as_ptr().cast(),
+                right_stride: COLS,
+                next: std::ptr::null(),
+                ahead: &[],
+                out: out.as_mut_ptr(),
+                out_stride: COLS,
+                rows,
+                width,
+                alpha,
+                accumulate,
+            };
+            // SAFETY: the level; operands and outputs are as sized above.
+            unsafe {
+                let _registers = Amx::begin();
+                if late {
+                    tile::<STORED, true>(&tile_of, STEPS * STEP);
+                    Amx::flush();
+                } else {
+                    tile::<STORED, false>(&tile_of, STEPS * STEP);
+                }
+            }
+            for (at, got) in out.iter().enumerate() {
+                let (i, j) = (at / COLS, at % COLS);
+                let mut sum = if accumulate && alpha == 1.0 { before[at] } else { 0.0 };
+                for step in 0..STEPS {
+                    let of = |odd: usize| {
+                        (0..STEP)
+                            .map(|pair| step * 32 + 2 * pair + odd)
+                            .fold(0.0f32, |sum, k| a_at(i, k).mul_add(b_at(k, j), sum))
+                    };
+                    sum += of(0) + of(1);
+                }
+                let want = match (i < rows && j < width, accumulate && alpha != 1.0) {
+                    (false, _) => before[at],
+                    (true, true) => alpha.mul_add(sum, before[at]),
+                    (true, false) => alpha * sum,
+                };
+                assert_eq!(got.to_bits(), want.to_bits(), "{rows}×{width}, {alpha}: {i}, {j}: {got} {want}");
+            }
+        }
+    }
 }

@@ -25,13 +25,19 @@ fn bits(values: &[f32]) -> Vec<u16> {
 
 /// Each element type of each operand, stored either way, against `f64`.
 #[allow(clippy::too_many_arguments)]
-fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, accumulate: bool) {
+fn check<M: Micro>(
+    (m, n, k): (usize, usize, usize),
+    trans_a: bool,
+    trans_b: bool,
+    accumulate: bool,
+    alpha: f32,
+) {
     let split = Split { team: None };
     let (a, b, before) = (filled(m * k, 1), filled(k * n, 2), filled(m * n + 5, 3));
     let (a_bits, b_bits) = (bits(&a), bits(&b));
     let (a, b) = (Matrix::new(&a, m, k, trans_a), Matrix::new(&b, k, n, trans_b));
     let (ha, hb) = (Matrix::new(&a_bits, m, k, trans_a), Matrix::new(&b_bits, k, n, trans_b));
-    let (start, alpha) = (3, 0.5);
+    let start = 3;
     let exact: Vec<f64> = (0..m * n)
         .map(|at| {
             let (i, j) = (at / n, at % n);
@@ -40,7 +46,7 @@ fn check<M: Micro>(m: usize, n: usize, k: usize, trans_a: bool, trans_b: bool, a
                     * f64::from(b.data[l * b.row_stride + j * b.col_stride])
             };
             let sum: f64 = (0..k).map(term).sum();
-            0.5 * sum + if accumulate { f64::from(before[start + at]) } else { 0.0 }
+            f64::from(alpha) * sum + if accumulate { f64::from(before[start + at]) } else { 0.0 }
         })
         .collect();
     let compare = |what: &str, got: &[f32], bound: f64| {
@@ -122,9 +128,11 @@ fn products_match_their_definition() {
         ]
     {
         for way in 0..8 {
-            check::<Avx2>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
-            if level() >= Level::Avx512 {
-                check::<Avx512>(m, n, k, way & 1 > 0, way & 2 > 0, way & 4 > 0);
+            for alpha in [0.5, 1.0] {
+                check::<Avx2>((m, n, k), way & 1 > 0, way & 2 > 0, way & 4 > 0, alpha);
+                if level() >= Level::Avx512 {
+                    check::<Avx512>((m, n, k), way & 1 > 0, way & 2 > 0, way & 4 > 0, alpha);
+                }
             }
         }
     }
