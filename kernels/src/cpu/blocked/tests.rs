@@ -288,6 +288,7 @@ where
         (20, 48, 9),
         (45, 64, 23),
         (30, 40, 24),
+        (45, 64, 64),
         (300, 96, 40),
         (600, 64, 31),
         (540, 64, 6200),
@@ -354,6 +355,29 @@ fn operands_that_lie_give_the_bits_of_packed_ones() {
     }
     if level() >= Level::Amx {
         check_lying::<Amx, RowPair>(false, bits);
+    }
+}
+
+/// Units that fill a step up are zeros, and not what was packed there before.
+#[test]
+fn what_was_packed_before_reaches_no_later_product() {
+    if level() < Level::Amx {
+        return;
+    }
+    let (m, n) = (40, 64);
+    let run = |k: usize, trans_b: bool, value: u16| {
+        let (a, b) = (vec![value; m * k], vec![value; k * n]);
+        let (a, b) = (Matrix::new(&a, m, k, false), Matrix::new(&b, k, n, trans_b));
+        let mut out = vec![0.0; m * n];
+        let to = SharedResults::F32(Output::new(&mut out));
+        // SAFETY: the level was checked; operands are dense in their slices, and the
+        // outputs have m × n elements.
+        unsafe { product::<Amx, RowPair, RowPair>(Split { team: None }, a, b, to, 0, 1.0, false, None) };
+        out
+    };
+    for (k, trans_b) in [(9, false), (9, true), (33, false), (2, true)] {
+        assert!(run(64, trans_b, 0x7fc0)[0].is_nan());
+        assert_eq!(run(k, trans_b, 0x3f80), vec![k as f32; m * n], "{k} {trans_b}");
     }
 }
 
