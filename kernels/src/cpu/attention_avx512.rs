@@ -11,10 +11,10 @@
 //! pairs of a block are pairs of the panels.
 
 use super::attention::{Block, KEYS, STRIDE, head_start, visible, whole_head};
-use super::blocked::Micro;
 use super::gemm_amx::{Amx, RowPair, pitch};
 use super::gemm_avx512::{Avx512, Avx512Bf16, Weighed};
 use super::matmul::Matrix;
+use super::micro::Micro;
 use super::moves::Moved;
 use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, prefetch_to_write, turn};
 use super::rounding::narrow;

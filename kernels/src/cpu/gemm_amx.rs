@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use super::amx::{self, Registers};
 use super::attention::STRIDE;
-use super::blocked::{ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED};
 use super::gemm_avx512::Weighed;
 use super::matmul::Matrix;
+use super::micro::{ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED, ToRows};
 use super::packing::{Pair, Unit};
 use super::tiles::Tile;
 
@@ -48,7 +48,7 @@ pub(crate) struct RowPair;
 impl Unit for RowPair {
     type Element = u16;
     const DEEP: usize = 2;
-    const TO_ROWS: Option<unsafe fn(&Matrix<u16>, *mut f32)> = Some(pack_rows);
+    const TO_ROWS: Option<ToRows<u16>> = Some(pack_rows);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {

@@ -11,8 +11,8 @@
 use std::arch::x86_64::*;
 use std::cell::Cell;
 
-use super::blocked::{ByRows, LyingByRows, Micro};
 use super::matmul::Matrix;
+use super::micro::{ByRows, LyingByRows, Micro};
 use super::packing::transposed;
 use super::tiles::{COLS, ROWS, Tile};
 
@@ -197,7 +197,7 @@ const UNROLLED: usize = 4;
 /// # Safety
 /// AVX2 and FMA; `left` has depth × M elements, `right` depth × COLS, `out` M
 /// rows of `width`. If `PAST`, it ends as
-/// [`PAST`](super::blocked::PAST) says.
+/// [`PAST`](super::micro::PAST) says.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn packed<const M: usize, const PAST: bool>(tile: &Tile) {
     // SAFETY: the caller's promise.
@@ -298,7 +298,7 @@ unsafe fn multiply<const M: usize>(
 
 /// # Safety
 /// AVX2 and FMA; `out` has M rows of `width`. If `PAST`, it ends
-/// as [`PAST`](super::blocked::PAST) says.
+/// as [`PAST`](super::micro::PAST) says.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn finish<const M: usize, const PAST: bool>(tile: &Tile, sums: [[__m256; 2]; M]) {

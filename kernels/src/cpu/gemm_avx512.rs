@@ -11,8 +11,8 @@
 use std::arch::x86_64::*;
 
 use super::attention::STRIDE;
-use super::blocked::{ByRows, LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::matmul::Matrix;
+use super::micro::{ByRows, LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::packing::prefetch_to_write;
 use super::simd::second_cache;
 use super::tiles::Tile;

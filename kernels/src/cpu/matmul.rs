@@ -7,12 +7,14 @@
 use gemm::Parallelism;
 
 #[cfg(target_arch = "x86_64")]
-use super::blocked::{self, Micro};
+use super::blocked;
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::gemm_avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+use super::micro::Micro;
 #[cfg(target_arch = "x86_64")]
 use super::packing::Unit;
 use super::product::Results;

@@ -31,6 +31,8 @@ mod indexing;
 mod layer_norm;
 mod math;
 mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod micro;
 mod moves;
 mod norm;
 #[cfg(target_arch = "x86_64")]

@@ -6,9 +6,9 @@
 
 use std::arch::x86_64::*;
 
-use super::blocked::{Micro, Packing};
 use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS};
 use super::matmul::Matrix;
+use super::micro::{Micro, Packing, ToRows};
 use crate::bf16;
 
 /// What a tile multiplies: 32 bits, handled as an `f32`.
@@ -25,7 +25,7 @@ pub(crate) trait Unit {
     const IN_COLUMNS: Option<[Packing<Self::Element>; 2]> = None;
     /// Copies a left operand of such units to rows, where that is what tiles read
     /// (see [`gemm_amx`](super::gemm_amx)).
-    const TO_ROWS: Option<unsafe fn(&Matrix<Self::Element>, *mut f32)> = None;
+    const TO_ROWS: Option<ToRows<Self::Element>> = None;
     /// As [`Unit::IN_COLUMNS`], in rows.
     const IN_ROWS: Option<[Packing<Self::Element>; 2]> = None;
 

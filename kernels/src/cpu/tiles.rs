@@ -126,7 +126,7 @@ impl Tiles {
             // SAFETY: AVX2 was detected; the rest is the caller's promise.
             unsafe {
                 match lie {
-                    Rows::Packed => <Avx2 as super::blocked::Micro>::RUN[0][rows - 1](tile),
+                    Rows::Packed => <Avx2 as super::micro::Micro>::RUN[0][rows - 1](tile),
                     Rows::Strided(row, col) => LOOSE[rows - 1](tile, row, col),
                 }
             }
