@@ -4,7 +4,7 @@
 //! unless few blocks read it and it can be read where it lies. Then each task owns
 //! a block of the output. Of a left operand in rows it reads `f32` where they lie,
 //! if they do not all fall on the same lines of L1. Others are packed, for
-//! [`Micro::blocks`] of the inner dimension at a time, which fit in L2: by the tiles
+//! [`Blocks::depth`](super::micro::Blocks::depth) of the inner dimension at a time, which fit in L2: by the tiles
 //! that read them first, where there are such, else before. It runs the tiles of
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
@@ -133,7 +133,7 @@ fn part(whole: usize, most: usize, unit: usize) -> usize {
 /// Rows and columns of a block, by the shape alone.
 fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
     let cols = M::COLS;
-    let tall = part(m, M::blocks().1, M::ROWS);
+    let tall = part(m, M::blocks().tall, M::ROWS);
     let mut wide = part(n, WIDE, cols);
     while wide > NARROW && m.div_ceil(tall) * n.div_ceil(wide) < TASKS {
         let half = part(n, wide.div_ceil(2), cols);
@@ -172,7 +172,7 @@ fn left_of<M: Micro, A: Unit>(a: &Matrix<A::Element>, right_lies: bool) -> Left<
         (1, 1) => Left::Packed,
         (1, _) => fresh(A::IN_COLUMNS),
         (row, 1) => match M::LYING {
-            Some(tiles) if A::LIES && scattered(M::ROWS, row) => Left::Lies(tiles),
+            Some(tiles) if A::LIES && M::blocks().lies && scattered(M::ROWS, row) => Left::Lies(tiles),
             _ if a.cols.is_multiple_of(4 * A::DEEP) => fresh(A::IN_ROWS),
             _ => Left::Packed,
         },
@@ -264,7 +264,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
 ) {
     const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP).next_multiple_of(M::STEP));
-    let deep = part(k, M::blocks().0, M::STEP.max(8));
+    let deep = part(k, M::blocks().depth, M::STEP.max(8));
     let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
     let large = m * n * out.element() >= LARGE;
     // The last element too is inside.

@@ -19,7 +19,7 @@ use super::amx::{self, Registers};
 use super::attention::STRIDE;
 use super::gemm_avx512::Weighed;
 use super::matmul::Matrix;
-use super::micro::{ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED, ToRows};
+use super::micro::{Blocks, ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED, ToRows};
 use super::packing::{Pair, Unit};
 use super::tiles::Tile;
 
@@ -91,8 +91,8 @@ impl Micro for Amx {
     ]);
     const IN_ROWS: bool = true;
 
-    fn blocks() -> (usize, usize) {
-        (DEPTH, TALL)
+    fn blocks() -> Blocks {
+        Blocks { depth: DEPTH, tall: TALL, lies: true }
     }
 
     unsafe fn flush() {

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 
 use super::matmul::Matrix;
-use super::micro::{ByRows, LyingByRows, Micro};
+use super::micro::{Blocks, ByRows, LyingByRows, Micro};
 use super::packing::transposed;
 use super::tiles::{COLS, ROWS, Tile};
 
@@ -182,8 +182,8 @@ impl Micro for Avx2 {
     const RUN: ByRows = &[by_rows!(packed, false), by_rows!(packed, true)];
     const LYING: Option<LyingByRows> = Some(&[by_rows!(lying, false), by_rows!(lying, true)]);
 
-    fn blocks() -> (usize, usize) {
-        (384, 96)
+    fn blocks() -> Blocks {
+        Blocks { depth: 384, tall: 96, lies: true }
     }
 }
 

@@ -28,6 +28,17 @@ pub(crate) type Packing<T> = &'static [unsafe fn(&Tile, &Matrix<T>)];
 /// Copies a left operand to rows.
 pub(crate) type ToRows<T> = unsafe fn(&Matrix<T>, *mut f32);
 
+/// How a product is cut.
+pub(crate) struct Blocks {
+    /// Most units of the inner dimension that are packed at a time.
+    pub depth: usize,
+    /// Rows of a block: with the depth 150 to 230 KiB of the left operand, in L2; more
+    /// where L2 is larger.
+    pub tall: usize,
+    /// Whether tiles of [`Micro::LYING`] read rows where they lie.
+    pub lies: bool,
+}
+
 /// An instruction set's tile.
 pub(crate) trait Micro {
     /// Rows of a tile.
@@ -53,9 +64,8 @@ pub(crate) trait Micro {
     /// Whether `Unit::IN_COLUMNS` and `Unit::IN_ROWS` are its tiles too.
     const PACKS: bool = false;
 
-    /// Most units of the inner dimension that are packed at a time, and rows of a
-    /// block: 150 to 230 KiB of the left operand, in L2.
-    fn blocks() -> (usize, usize);
+    /// How its products are cut, on this machine.
+    fn blocks() -> Blocks;
 
     /// After the tiles of a task, which may leave their last ends to this.
     ///

@@ -442,7 +442,7 @@ fn rows_on_the_same_lines_are_seen() {
 fn blocks_cover_and_stay_in_range() {
     for (m, n, k) in [(1, 1, 1), (2048, 1536, 384), (64, 256, 2048), (1, 100_000, 64), (384, 384, 2048)] {
         let (tall, wide) = grid::<Avx2>(m, n, k);
-        assert!(tall >= 1 && wide >= 1 && tall <= Avx2::blocks().1 && wide <= WIDE);
+        assert!(tall >= 1 && wide >= 1 && tall <= Avx2::blocks().tall && wide <= WIDE);
         assert!(tall % 6 == 0 && wide % 16 == 0);
     }
     let (tall, wide) = grid::<Avx2>(384, 384, 2048);
