@@ -157,6 +157,14 @@ fn panics_and_wrong_instructions_are_traps_and_the_panic_is_in_the_log() {
     good_call();
 }
 
+/// The registers that a device asks the system for (AMX's) make the frames of signals
+/// larger, by which a trap is told.
+#[test]
+fn a_trap_after_products_of_halves_is_a_trap() {
+    let report = trainer("multiplies_halves", small_limits());
+    let Outcome::Trap { phase: Phase::Train, .. } = &report.outcome else { panic!("{:?}", report.outcome) };
+}
+
 #[test]
 fn what_a_guest_returns_is_checked_before_it_is_read() {
     // A pointer to a result that lies outside of memory, and a length that
