@@ -3,7 +3,7 @@
 //! stdout. Times are in seconds.
 //!
 //! - `peak`: GFLOP/s of multiply-adds in registers, all threads: f32, and
-//!   pairs of bf16 where the machine has them
+//!   pairs of bf16 where the machine has them, by vectors or by AMX
 //! - `product f32|bf16 nn|nt|tn M K N`: times of one product
 //! - `step f32|bf16 N`: times of N training steps
 //! - `loss`: the loss of the last step
@@ -203,6 +203,11 @@ fn peak() -> Value {
                 // SAFETY: as above.
                 bf16 = Some(best(|| unsafe { chains::avx512bf16() }));
             }
+            // (Opening the device asked the system for it.)
+            if k::Device::cpu(k::CpuConfig::default()).is_ok() && k::cpu_kind().contains("+amx") {
+                // SAFETY: the processor has AMX, and the system lends it.
+                bf16 = Some(best(|| unsafe { chains::amx() }));
+            }
         }
         return json!({ "f32": f32s, "bf16": bf16 });
     }
@@ -261,6 +266,43 @@ mod chains {
     chains!(avx2, "avx2,fma", 16, _mm256_set1_ps, _mm256_fmadd_ps);
     chains!(avx512, "avx512f", 32, _mm512_set1_ps, _mm512_fmadd_ps);
     chains!(avx512bf16, "avx512f,avx512bf16", 64, _mm512_set1_ps, pairs);
+
+    /// GFLOP/s of four chains of AMX.
+    ///
+    /// # Safety
+    /// The processor has AMX with bfloat16, and the system lends it to this process.
+    pub unsafe fn amx() -> f64 {
+        use std::arch::asm;
+
+        const TILES: usize = ROUNDS / 4;
+        #[repr(C, align(64))]
+        struct Configuration([u8; 64]);
+        let mut whole = Configuration([0; 64]);
+        whole.0[0] = 1;
+        for register in 0..8 {
+            (whole.0[16 + 2 * register], whole.0[48 + register]) = (64, 16);
+        }
+        let start = Instant::now();
+        // SAFETY: the caller's promise; a configuration of all registers, which are
+        // zeros then, and released after this.
+        unsafe {
+            asm!(
+                "ldtilecfg [{whole}]",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {times}",
+                "jnz 2b",
+                "tilerelease",
+                whole = in(reg) &whole,
+                times = inout(reg) TILES => _,
+                options(nostack, readonly)
+            );
+        }
+        (TILES * 4 * 2 * 16 * 16 * 32) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs(sum: __m512, a: __m512, b: __m512) -> __m512 {

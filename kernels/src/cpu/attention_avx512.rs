@@ -9,6 +9,11 @@
 //! scores, of keys where rows of weights are multiplied, and of queries where
 //! their columns are. The block's first key and first query are even, so that
 //! pairs of a block are pairs of the panels.
+//!
+//! Tiles of AMX read rows of their left operand: queries, output gradients and weights
+//! as they are, 32 at a time, in steps of 32 elements. Weights that are rounded column
+//! by column lie as a right operand does, so the gradients of keys and values are
+//! summed turned: rows of a head's dimensions, and a column for each key.
 
 use super::attention::{Block, KEYS, STRIDE, head_start, visible, whole_head};
 use super::gemm_amx::{Amx, RowPair, pitch};
@@ -275,7 +280,8 @@ fn query_block<K: Kind>(
     let queries = K::QUERIES.min(time - query);
     let (q_at, at) = (head_start(dims, q_row, b, query, head), head_start(dims, stride, b, query, head));
     let of_left = strips::<K>(K::QUERIES, dim);
-    // SAFETY: the level, which `left` checks before any tile.
+    assert!(can::<K>());
+    // SAFETY: the level (checked).
     let _registers = unsafe { K::Tile::begin() };
     scratch::with(of_left + 2 * K::ROWS * STRIDE + K::QUERIES * (dim + 2), |room| {
         let (q_left, room) = room.split_at_mut(of_left);
@@ -554,7 +560,8 @@ pub(crate) fn backward<K: Kind>(
         let (b, kv_head) = (task / dims.kv_heads, task % dims.kv_heads);
         let (of_keys, of_rows) = (panels::<K>(dims.dim, dims.time), panels::<K>(dims.time, dims.dim));
         let of_sums = dims.time.next_multiple_of(COLS) * dims.dim;
-        // SAFETY: the level, which `right` checks before any tile.
+        assert!(can::<K>());
+        // SAFETY: the level (checked).
         let _registers = unsafe { K::Tile::begin() };
         let of_turned = if K::Tile::IN_ROWS { of_sums } else { 0 };
         scratch::with(2 * (of_keys + of_sums) + of_rows + of_turned, |room| {
@@ -601,7 +608,7 @@ pub(crate) fn backward<K: Kind>(
                 for sums in [&mut *dk, &mut *dv] {
                     let room = &mut turned[..sums.len()];
                     room.copy_from_slice(sums);
-                    assert!(can::<K>() && room.len() == dims.dim * all);
+                    assert!(room.len() == dims.dim * all);
                     // SAFETY: AVX2 is part of the level; both are as long (checked).
                     unsafe { turn(room, dims.dim, all, sums) };
                 }

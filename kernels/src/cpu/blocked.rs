@@ -3,8 +3,9 @@
 //! First all threads pack the right operand, into panels as wide as a tile,
 //! unless few blocks read it and it can be read where it lies. Then each task owns
 //! a block of the output. Of a left operand in rows it reads `f32` where they lie,
-//! if they do not all fall on the same lines of L1. Others are packed, for
-//! [`Blocks::depth`](super::micro::Blocks::depth) of the inner dimension at a time, which fit in L2: by the tiles
+//! if they do not all fall on the same lines of L1 and L3 is near, and AMX reads
+//! bfloat16. Others are packed, for a part of the inner dimension at a time
+//! ([`Blocks`](super::micro::Blocks)), which fits in L2: by the tiles
 //! that read them first, where there are such, else before. It runs the tiles of
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
@@ -508,9 +509,19 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         published();
     }
 
+    /// Which rows, and which columns, a task's block has: rows by rows, or where a
+    /// strip of rows meets all of a block's panels, columns by columns, so that those
+    /// stay in L2 (2048 × 768 × 3072 on an Emerald Rapids: 0.75 of the time).
+    fn place(&self, part: &Part, task: usize) -> (usize, usize) {
+        match M::IN_ROWS {
+            true => (task % part.down, task / part.down),
+            false => (task / part.across, task % part.across),
+        }
+    }
+
     /// The rows of a task's block: large ones first.
     fn rows_of(&self, part: &Part, task: usize) -> Range<usize> {
-        let line = task / part.across;
+        let (line, _) = self.place(part, task);
         let line = if self.symmetric { part.down - 1 - line } else { line };
         part.row(line)..part.row(line + 1).min(self.a.rows)
     }
@@ -520,7 +531,7 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
     /// # Safety
     /// As [`Product::pack`].
     unsafe fn block(&self, part: &Part, task: usize) {
-        let (rows, col) = (self.rows_of(part, task), task % part.across * part.wide);
+        let (rows, col) = (self.rows_of(part, task), self.place(part, task).1 * part.wide);
         let (row, height) = (rows.start, rows.len());
         let cols = match self.symmetric {
             true => part.cols.min((row + height).next_multiple_of(M::COLS)),

@@ -101,6 +101,8 @@ impl Micro for Amx {
     }
 
     unsafe fn begin() -> Option<Registers> {
+        // Whoever panicked before has left no end.
+        LATE.with(|late| late.end.set(None));
         // SAFETY: the caller's promise.
         Some(unsafe { Registers::configured() })
     }

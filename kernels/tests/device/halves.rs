@@ -115,6 +115,34 @@ fn gradients_of_attention_repeat_to_the_bit() {
     assert!((0..3).all(|_| gradients() == first));
 }
 
+/// What a device keeps from one operation to the next (scratch memory) changes
+/// nothing, not even where it holds NaN.
+#[test]
+fn attention_forgets_what_it_did_before() {
+    let mut bench = Bench::new(17);
+    let mut gradients = |nan: bool, [time, dim]: [usize; 2]| {
+        let shape = [1, time, 2, dim];
+        let values: Vec<f32> =
+            (0..time * 2 * dim).map(|i| if nan { f32::NAN } else { (i % 37) as f32 / 16.0 - 1.0 }).collect();
+        let (wide, x) = (bench.put(&shape, &values), bench.halves(&shape));
+        let [out, dq, dk, dv] = [0; 4].map(|_| bench.halves(&shape));
+        let lse = bench.zeros(&[1, 2, time]);
+        let (q, k, v, window, scale) = (x.into(), x.into(), x.into(), 0, 0.25);
+        bench.run(vec![
+            Copy { src: wide, dst: x }.into(),
+            Attention { q, k, v, kv_heads: 2, out, lse, window, scale }.into(),
+            AttentionBackward { q, k, v, kv_heads: 2, out, lse, dout: x, dq, dk, dv, window, scale }.into(),
+        ]);
+        [out, dq, dk, dv].map(|id| bench.get(id).into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    for shape in [[37, 24], [70, 40], [1, 8]] {
+        let first = gradients(false, shape);
+        gradients(true, [200, 64]);
+        assert!(gradients(false, shape) == first, "{shape:?}");
+        assert!(first.iter().flatten().all(|&bits| f32::from_bits(bits).is_finite()), "{shape:?}");
+    }
+}
+
 /// A negative scale turns the order of the scores round.
 #[test]
 fn a_negative_scale() {

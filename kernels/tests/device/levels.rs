@@ -1,6 +1,6 @@
 //! The CPU device chooses its instructions at run time: every choice that this
 //! machine has passes the tests of products, attention and row kernels, not only
-//! the best one.
+//! the best one, which all tests use.
 
 use std::process::{Command, Output};
 
