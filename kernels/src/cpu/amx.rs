@@ -1,6 +1,6 @@
 //! Intel's AMX: eight registers of sixteen rows of 64 bytes, which a system lends to
 //! processes that ask. Its tiles of bfloat16 multiply sixteen times as fast as vectors
-//! do. (Intel, *Software Developer's Manual*, volume 1, chapter 18.)
+//! multiply `f32`. (Intel, *Software Developer's Manual*, volume 1, chapter 18.)
 //!
 //! Its instructions are written as assembly: the compiler uses none of its registers,
 //! so what they hold stays from one to the next.
