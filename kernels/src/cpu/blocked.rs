@@ -10,8 +10,8 @@
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
 //! stays in L2 from one depth to the next, and is finished there: bias,
-//! activation, residual, rounding. Panels and large results are stored past the
-//! caches (see [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van
+//! activation, residual, rounding. Panels (but AMX's) and large results are stored
+//! past the caches (see [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van
 //! de Geijn 2015.)
 //!
 //! Of a product with its own transpose, which is symmetric to the bit, the half below

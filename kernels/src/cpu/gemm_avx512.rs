@@ -179,7 +179,7 @@ const LARGE: usize = 1280 << 10;
 /// 0.98 of that. Low blocks are many, so that threads end together. Where L3 is far,
 /// what a block reads is to be worth its way: on an Emerald Rapids (2 MiB of L2)
 /// 512 × 112 took 0.85 of the time of 2048 × 28, and rows that are packed 0.88 to 0.97
-/// of those that lie (1.00 and more on the Zen 4).
+/// of those that lie (1.01 on the Zen 4).
 fn blocks() -> Blocks {
     match second_cache() {
         LARGE.. => Blocks { depth: 512, tall: 112, lies: false },

@@ -50,12 +50,11 @@ pub(crate) fn attention(
     dims: &AttentionDims,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if attention_avx512::can::<RowPair>() {
-        return attention_avx512::forward::<RowPair>(split, [q, k, v], out, lse, dims);
-    }
-    #[cfg(target_arch = "x86_64")]
     if attention_avx512::can::<Pair>() {
-        return attention_avx512::forward::<Pair>(split, [q, k, v], out, lse, dims);
+        return match attention_avx512::can::<RowPair>() {
+            true => attention_avx512::forward::<RowPair>(split, [q, k, v], out, lse, dims),
+            false => attention_avx512::forward::<Pair>(split, [q, k, v], out, lse, dims),
+        };
     }
     let ([of_q, of_k], [q_row, k_row, v_row]) = (dims.elements(), dims.rows);
     scratch::with(2 * (of_q + of_k), |mut rest| {

@@ -40,7 +40,14 @@ pub(crate) fn level() -> Level {
     *LEVEL.get_or_init(|| asked().ok().flatten().unwrap_or_else(best))
 }
 
+/// The best of this machine. Found out once: it asks the system for AMX, which a
+/// process that is locked down may not do.
 fn best() -> Level {
+    static BEST: OnceLock<Level> = OnceLock::new();
+    *BEST.get_or_init(found)
+}
+
+fn found() -> Level {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         let pairs = is_x86_feature_detected!("avx512bf16")
