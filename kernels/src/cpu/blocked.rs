@@ -193,6 +193,7 @@ fn right_lies<M: Micro, B: Unit>(b: &Matrix<B::Element>, rows: usize) -> bool {
         && b.rows.is_multiple_of(M::DEEP)
         && b.data.as_ptr().addr().is_multiple_of(ALIGN)
         && bytes.is_multiple_of(ALIGN)
+        && bytes <= M::blocks().apart
         && (rows <= FEW || b.rows.saturating_mul(bytes) <= SMALL)
         && scattered(M::ROWS, bytes / size_of::<f32>())
 }

@@ -92,7 +92,7 @@ impl Micro for Amx {
     const IN_ROWS: bool = true;
 
     fn blocks() -> Blocks {
-        Blocks { depth: DEPTH, tall: TALL, lies: true }
+        Blocks { depth: DEPTH, tall: TALL, lies: true, apart: usize::MAX }
     }
 
     unsafe fn flush() {

@@ -3,13 +3,17 @@
 use super::product::{Numbers, Results};
 use super::reduce::add_rows;
 use super::rounding::{narrow, widen};
-use super::simd::{dot, fma, multiversion, sum};
+use super::simd::{ask, dot, fma, multiversion, sum};
 use super::{Output, Split, scratch};
 
 /// Elements of a task, at least a row.
 const TASK: usize = 16_384;
 /// Rows of a task that sums over rows, at least: its sums are two more rows.
 const ROWS: usize = 16;
+
+/// Rows ahead of the one at hand, when they are asked for: passes over a row leave
+/// the memory idle. (0.88 of the time on an Emerald Rapids.)
+const AHEAD: usize = 4;
 
 /// Gain and bias, one of each per column; empty where there is none.
 #[derive(Clone, Copy)]
@@ -68,11 +72,13 @@ fn forward_body<const FMA: bool>(
     match out {
         Results::F32(out) => {
             for ((x, (mean, inv)), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                ask_ahead(out, true);
                 (*mean, *inv) = normalised::<FMA>(x, affine, out, eps);
             }
         }
         Results::Bf16(out) => {
             for ((x, (mean, inv)), out) in rows.zip(out.chunks_exact_mut(cols)) {
+                ask_ahead(out, true);
                 (*mean, *inv) = normalised::<FMA>(x, affine, line, eps);
                 narrow(line, out);
             }
@@ -80,9 +86,16 @@ fn forward_body<const FMA: bool>(
     }
 }
 
+/// Asks for the row that lies [`AHEAD`] rows after this one.
+#[inline(always)]
+fn ask_ahead<T>(row: &[T], written: bool) {
+    ask(row.as_ptr().wrapping_add(AHEAD * row.len()), row.len(), written);
+}
+
 /// A row; its mean and its inv_std.
 #[inline(always)]
 fn normalised<const FMA: bool>(x: &[f32], affine: Affine, out: &mut [f32], eps: f32) -> (f32, f32) {
+    ask_ahead(x, false);
     let mean = sum::<FMA>(x) / x.len() as f32;
     for (o, x) in out.iter_mut().zip(x) {
         *o = x - mean;
@@ -177,9 +190,17 @@ fn backward_body<const FMA: bool>(
     let (dgain, dbias) = sums.split_at_mut(sums.len() / 2);
     let rows = of.x.chunks_exact(cols).zip(dx.chunks_exact_mut(cols)).zip(of.mean.iter().zip(of.inv_std));
     for (row, ((x, dx), (&mean, &inv))) in rows.enumerate() {
-        match of.dout {
-            Numbers::F32(dout) => slopes.copy_from_slice(&dout[row * cols..][..cols]),
-            Numbers::Bf16(bits) => widen(&bits[row * cols..][..cols], slopes),
+        ask_ahead(x, false);
+        ask_ahead(dx, true);
+        match of.dout.part(row * cols..(row + 1) * cols) {
+            Numbers::F32(dout) => {
+                ask_ahead(dout, false);
+                slopes.copy_from_slice(dout);
+            }
+            Numbers::Bf16(bits) => {
+                ask_ahead(bits, false);
+                widen(bits, slopes);
+            }
         }
         for (n, x) in normals.iter_mut().zip(x) {
             *n = (x - mean) * inv;

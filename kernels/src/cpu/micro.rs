@@ -37,6 +37,8 @@ pub(crate) struct Blocks {
     pub tall: usize,
     /// Whether tiles of [`Micro::LYING`] read rows where they lie.
     pub lies: bool,
+    /// Most bytes from row to row of a right operand that is read where it lies.
+    pub apart: usize,
 }
 
 /// An instruction set's tile.

@@ -270,6 +270,25 @@ mod vectors {
     }
 }
 
+/// Asks for the cache lines of `len` numbers from `from` on, wherever that is: they
+/// are soon read, or `written`.
+#[inline(always)]
+pub(crate) fn ask<T>(from: *const T, len: usize, written: bool) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..len).step_by(64 / size_of::<T>()) {
+        let line = from.wrapping_add(at);
+        match written {
+            true => super::packing::prefetch_to_write(line),
+            // SAFETY: SSE is part of the target; it takes any address.
+            false => unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+            },
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, len, written);
+}
+
 /// Σ x.
 #[inline(always)]
 pub(crate) fn sum<const FMA: bool>(x: &[f32]) -> f32 {
