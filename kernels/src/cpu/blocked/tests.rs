@@ -280,9 +280,9 @@ where
 {
     let team = Team::new(2).unwrap();
     let split = Split { team: Some(&team) };
-    // The last three: more than one part of the inner dimension, the first of
+    // The last four: more than one part of the inner dimension, the first of
     // them in a right operand that is not small for many rows; and more than one
-    // of the columns.
+    // of the columns, in rows of less than a page and of more.
     for (m, n, k) in [
         (14, 32, 1),
         (20, 48, 9),
@@ -293,6 +293,7 @@ where
         (600, 64, 31),
         (540, 64, 6200),
         (30, 64, 4104),
+        (20, 704, 6200),
         (20, 1056, 4101),
     ] {
         let (a, b) = (of(&filled(m * k, 1)), of(&filled(k * n, 2)));
@@ -326,7 +327,8 @@ where
             let line = b.data.as_ptr().addr().is_multiple_of(ALIGN);
             let whole = n % M::COLS == 0 && k % M::DEEP == 0;
             let few = m <= FEW || size_of_val(b.data) <= SMALL;
-            let lies = reads_right && line && whole && few;
+            let near = n * size_of::<U::Element>() <= M::blocks().apart;
+            let lies = reads_right && line && whole && few && near;
             assert_eq!(right_lies::<M, U>(&b, m), lies);
             for a in [a, a_columns] {
                 assert_eq!(run(a, b), expected, "{m}×{n}×{k}, {} {line}", a.col_stride);
