@@ -101,6 +101,9 @@ pub(crate) const COLUMNS_OF_PAIRS: [Packing<u16>; 2] = [
     &[columns_of_pairs::<STORED>, columns_of_pairs::<PAST>, columns_of_pairs::<ROUNDED>],
     &[columns_by_rows::<STORED>, columns_by_rows::<PAST>, columns_by_rows::<ROUNDED>],
 ];
+/// The tiles that pack rows of `f32`.
+pub(crate) const ROWS_OF_SINGLES: [Packing<f32>; 2] =
+    [&[rows_of_singles::<STORED>, rows_of_singles::<PAST>]; 2];
 /// The tiles that pack rows of bfloat16, in pairs.
 pub(crate) const ROWS_OF_PAIRS: [Packing<u16>; 2] = [
     &[rows_of_pairs::<STORED>, rows_of_pairs::<PAST>, rows_of_pairs::<ROUNDED>],
@@ -337,6 +340,11 @@ packing_tile! {
 }
 
 packing_tile! {
+    /// AVX-512F.
+    rows_of_singles, "avx512f", f32, pack_rows, units, multiply_add, finish
+}
+
+packing_tile! {
     /// AVX-512F, BW and VL, and AVX-512 BF16.
     columns_of_pairs, "avx512f,avx512bw,avx512vl,avx512bf16", u16, pack_columns, units, multiply_add_pairs, finish_pairs
 }
@@ -412,18 +420,19 @@ unsafe fn pack_columns(a: &Matrix<u16>, unit: usize, to: *mut f32) {
 /// AVX-512F; there are four units of ROWS rows, and room.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn pack_rows(a: &Matrix<u16>, unit: usize, to: *mut f32) {
+unsafe fn pack_rows<T>(a: &Matrix<T>, unit: usize, to: *mut f32) {
     const { assert!(ROWS == 14 && EARLY >= 4) };
     let (first, top) = (unit / 4 * 4, unit % 4 * 4);
+    let skipped = first * (size_of::<f32>() / size_of::<T>());
     for top in [top, (top + 2).min(ROWS - 2)] {
-        let row = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride) + 2 * first);
+        let row = a.data.as_ptr().wrapping_add(top.wrapping_mul(a.row_stride) + skipped);
         let rows = [row, row.wrapping_add(a.row_stride)];
         for row in rows {
             _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(SOON).cast());
         }
         let to = to.wrapping_add(first * ROWS + top);
-        // SAFETY: the caller's promise: eight elements of two rows, and two floats
-        // of four units.
+        // SAFETY: the caller's promise: four units of two rows, and two floats of
+        // four units.
         unsafe {
             let [a, b] = rows.map(|row| _mm_loadu_ps(row.cast()));
             let low = _mm_castps_pd(_mm_unpacklo_ps(a, b));

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS};
+use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS, ROWS_OF_SINGLES};
 use super::matmul::Matrix;
 use super::micro::{Micro, Packing, ToRows};
 use crate::bf16;
@@ -55,6 +55,7 @@ impl Unit for f32 {
     const DEEP: usize = 1;
     const LIES: bool = true;
     const IN_COLUMNS: Option<[Packing<f32>; 2]> = Some(COLUMNS_OF_SINGLES);
+    const IN_ROWS: Option<[Packing<f32>; 2]> = Some(ROWS_OF_SINGLES);
 
     #[inline(always)]
     unsafe fn one(from: *const f32, _: usize, _: usize) -> f32 {
