@@ -21,9 +21,9 @@ use super::gemm_avx512::{Avx512, Avx512Bf16, Weighed};
 use super::matmul::Matrix;
 use super::micro::Micro;
 use super::moves::Moved;
-use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, prefetch_to_write, turn};
+use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, turn};
 use super::rounding::narrow;
-use super::simd::{LANES, dot};
+use super::simd::{LANES, ask, dot};
 use super::softmax_avx512::{dot_pairs, gradient, round_row, round_rows, scale, softmax};
 use super::tasks::Stage;
 use super::tiles::Tile;
@@ -170,10 +170,7 @@ fn right<K: Kind>(b: Matrix<K::Element>, to: &mut [f32]) {
 /// are written when what is written into them has been computed.
 fn prefetch_rows<T>(out: Moved<T>, at: usize, rows: usize, stride: usize, dim: usize) {
     for i in 0..rows {
-        let row = out.at(at + i * stride);
-        for line in (0..dim).step_by(64 / size_of::<T>()) {
-            prefetch_to_write(row.wrapping_add(line));
-        }
+        ask(out.at(at + i * stride), dim, true);
     }
 }
 

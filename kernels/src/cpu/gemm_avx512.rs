@@ -183,8 +183,8 @@ const LARGE: usize = 1280 << 10;
 /// what a block reads is to be worth its way: on an Emerald Rapids (2 MiB of L2)
 /// 512 × 112 took 0.85 of the time of 2048 × 28, and rows that are packed 0.88 to 0.97
 /// of those that lie (1.01 on the Zen 4). There right operands are packed too, if each
-/// of their rows has a page of its own: 0.9 of the time for 384 × 2048 × 1536 (1.05 for
-/// 384 × 2048 × 384, whose rows share pages).
+/// of their rows has a page of its own: 0.86 of the time for 384 × 2048 × 1536 in a
+/// step (1.05 for 384 × 2048 × 384, whose rows share pages).
 fn blocks() -> Blocks {
     match second_cache() {
         LARGE.. => Blocks { depth: 512, tall: 112, lies: false, apart: PAGE },

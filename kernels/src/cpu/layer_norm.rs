@@ -12,7 +12,8 @@ const TASK: usize = 16_384;
 const ROWS: usize = 16;
 
 /// Rows ahead of the one at hand, when they are asked for: passes over a row leave
-/// the memory idle. (0.88 of the time on an Emerald Rapids.)
+/// the memory idle. (On an Emerald Rapids 0.86 of the time forward and 0.89 backward in
+/// `f32`, 0.81 and about 1 in bfloat16.)
 const AHEAD: usize = 4;
 
 /// Gain and bias, one of each per column; empty where there is none.

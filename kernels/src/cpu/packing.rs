@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS, ROWS_OF_SINGLES};
 use super::matmul::Matrix;
 use super::micro::{Micro, Packing, ToRows};
+use super::simd::ask;
 use crate::bf16;
 
 /// What a tile multiplies: 32 bits, handled as an `f32`.
@@ -142,7 +143,8 @@ impl Unit for Pair {
     }
 }
 
-/// Rows ahead of the one that is copied, when it is asked for.
+/// Rows ahead of the one that is copied, when it is asked for: rows lie too far apart
+/// for the processor to foresee them.
 const AHEAD: usize = 8;
 /// Rows of a panel ahead of the one that is written, likewise.
 const WRITTEN: usize = 8;
@@ -173,7 +175,7 @@ pub(crate) unsafe fn pack_left<M: Micro, U: Unit>(a: &Matrix<U::Element>, to: *m
             let column = a.data.as_ptr().wrapping_add(k.wrapping_mul(along));
             for i in 0..U::DEEP {
                 let ahead = (AHEAD * U::DEEP + i).wrapping_mul(a.col_stride);
-                prefetch(column.wrapping_add(ahead), a.rows);
+                ask(column.wrapping_add(ahead), a.rows, false);
             }
             let mut target = to.wrapping_add(k.wrapping_mul(M::ROWS));
             let mut from = column;
@@ -265,7 +267,7 @@ pub(crate) unsafe fn pack_right<M: Micro, U: Unit>(
             let row = from.wrapping_add(k.wrapping_mul(along));
             for i in 0..U::DEEP {
                 let ahead = (AHEAD * U::DEEP + i).wrapping_mul(b.row_stride);
-                prefetch(row.wrapping_add(ahead), b.cols);
+                ask(row.wrapping_add(ahead), b.cols, false);
             }
             for panel in 0..whole {
                 let target =
@@ -366,16 +368,6 @@ unsafe fn copy<M: Micro, U: Unit>(from: *const U::Element, stride: usize, deep: 
     }
     // SAFETY: the caller's promise.
     unsafe { to.copy_from_nonoverlapping(column.as_ptr(), M::ROWS) };
-}
-
-/// Asks for the cache lines of a row that is soon read: rows lie too far apart
-/// for the processor to foresee them.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn prefetch<T>(row: *const T, len: usize) {
-    for at in (0..len).step_by(64 / size_of::<T>()) {
-        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(at).cast());
-    }
 }
 
 /// Asks for a cache line that is read later, into L2.

@@ -282,7 +282,8 @@ where
     let split = Split { team: Some(&team) };
     // The last four: more than one part of the inner dimension, the first of
     // them in a right operand that is not small for many rows; and more than one
-    // of the columns, in rows of less than a page and of more.
+    // of the columns, in rows of less than a page and of more. Before them, rows that
+    // all fall on the same lines of L1: no tile reads those where they lie.
     for (m, n, k) in [
         (14, 32, 1),
         (20, 48, 9),
@@ -291,6 +292,7 @@ where
         (45, 64, 64),
         (300, 96, 40),
         (600, 64, 31),
+        (45, 64, 1024),
         (540, 64, 6200),
         (30, 64, 4104),
         (20, 704, 6200),
