@@ -16,12 +16,13 @@
 //! summed turned: rows of a head's dimensions, and a column for each key.
 
 use super::attention::{Block, KEYS, STRIDE, head_start, visible, whole_head};
-use super::gemm_amx::{Amx, RowPair, pitch};
+use super::gemm_amx::{Amx, RowPair};
 use super::gemm_avx512::{Avx512, Avx512Bf16, Weighed};
 use super::matmul::Matrix;
 use super::micro::Micro;
 use super::moves::Moved;
 use super::packing::{Pair, SLACK, Unit, pack_left, pack_right, prefetch_later, turn};
+use super::packing_amx::pitch;
 use super::rounding::narrow;
 use super::simd::{LANES, ask, dot};
 use super::softmax_avx512::{dot_pairs, gradient, round_row, round_rows, scale, softmax};

@@ -27,10 +27,10 @@ use std::ops::Range;
 
 use super::Split;
 use super::epilogue::Epilogue;
-use super::gemm_amx::pitch;
 use super::matmul::Matrix;
 use super::micro::{LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::packing::{SLACK, Unit, pack_left, pack_right};
+use super::packing_amx::pitch;
 use super::past::{LARGE, published};
 use super::product::{Results, SharedResults};
 use super::rounding::widen;
@@ -430,7 +430,8 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             _ => PACK.div_ceil(M::COLS * deep),
         };
         let group = group.min(panels);
-        let slice = (PACK / (M::COLS * group) / 8 * 8).clamp(8, deep.max(8));
+        let unit = M::STEP.max(8);
+        let slice = (PACK / (M::COLS * group) / unit * unit).clamp(unit, deep.max(unit));
         let (groups, slices) = (panels.div_ceil(group), deep.div_ceil(slice));
         let tasks = if self.right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
         let (tall, wide) = grid::<M>(self.a.rows, cols, k);
@@ -492,15 +493,18 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         let rows = self.elements(depth + row, units);
         let to = self.panel(part, depth, first, d).wrapping_add(row * M::COLS);
         let stride = d * M::COLS + APART;
+        let row = (depth + row) * M::DEEP * b.row_stride;
+        let skipped = row + (part.left + first * M::COLS) * b.col_stride;
+        let from = Matrix { data: b.data.get(skipped..).unwrap_or_default(), rows, cols, ..*b };
         // SAFETY: AVX2, by the caller; the part is inside b, and its places
         // in the panels are this task's. Those lie in lines of their own.
         unsafe {
+            if let Some(copy) = B::TO_PANELS {
+                copy(&from, units, to, stride);
+                return;
+            }
             if rows > 0 {
-                let row = (depth + row) * M::DEEP * b.row_stride;
-                let skipped = row + (part.left + first * M::COLS) * b.col_stride;
-                let from = Matrix { data: &b.data[skipped..], rows, cols, ..*b };
-                // Processors with AMX have a large L3, where the panels stay.
-                pack_right::<M, B>(&from, to, stride, !M::IN_ROWS);
+                pack_right::<M, B>(&from, to, stride, true);
             }
             for panel in 0..cols.div_ceil(M::COLS) {
                 let (done, rest) = (rows.div_ceil(M::DEEP), units - rows.div_ceil(M::DEEP));

@@ -13,14 +13,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::{MaybeUninit, transmute};
-use std::ops::Range;
 
 use super::amx::{self, Registers};
 use super::attention::STRIDE;
 use super::gemm_avx512::Weighed;
-use super::matmul::Matrix;
-use super::micro::{Blocks, ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED, ToRows};
+use super::micro::{Blocks, ByRows, LyingByRows, Micro, PAST, ROUNDED, STORED, ToPanels, ToRows};
 use super::packing::{Pair, Unit};
+use super::packing_amx::{pack_panels, pack_rows};
 use super::tiles::Tile;
 
 /// AMX's tile of pairs of bfloat16.
@@ -37,8 +36,6 @@ const STEP: usize = 16;
 const DEPTH: usize = 1024;
 /// Rows of a block.
 const TALL: usize = 4 * ROWS;
-/// Pairs between two rows of a copied left operand.
-const APART: usize = 16;
 /// Floats of a vector.
 const VECTOR: usize = 16;
 
@@ -49,6 +46,7 @@ impl Unit for RowPair {
     type Element = u16;
     const DEEP: usize = 2;
     const TO_ROWS: Option<ToRows<u16>> = Some(pack_rows);
+    const TO_PANELS: Option<ToPanels<u16>> = Some(pack_panels);
 
     #[inline(always)]
     unsafe fn one(from: *const u16, stride: usize, deep: usize) -> f32 {
@@ -97,7 +95,10 @@ impl Micro for Amx {
 
     unsafe fn flush() {
         // SAFETY: the caller's promise.
-        LATE.with(|late| unsafe { late.finish(ROWS) });
+        LATE.with(|late| {
+            let mut pending = late.take();
+            (0..PARTS).for_each(|_| unsafe { pending.finish() });
+        });
     }
 
     unsafe fn begin() -> Option<Registers> {
@@ -140,7 +141,7 @@ struct End {
     width: usize,
     alpha: f32,
     accumulate: bool,
-    finish: unsafe fn(&End, *const f32, Range<usize>),
+    finish: unsafe fn(&End, *const f32, usize),
 }
 
 /// An end that waits: its rows are finished while the next tile multiplies, which has
@@ -148,38 +149,50 @@ struct End {
 struct Late {
     sums: UnsafeCell<Sums>,
     end: Cell<Option<End>>,
-    /// Rows that are finished.
-    done: Cell<usize>,
 }
 
 thread_local! {
-    static LATE: Late = const {
-        Late { sums: UnsafeCell::new(Sums([0.0; ROWS * COLS])), end: Cell::new(None), done: Cell::new(0) }
-    };
+    static LATE: Late =
+        const { Late { sums: UnsafeCell::new(Sums([0.0; ROWS * COLS])), end: Cell::new(None) } };
+}
+
+/// Rows of an end that are finished at once.
+const AT_ONCE: usize = 4;
+/// Parts that an end is finished in, and as many steps before the first: on an Emerald
+/// Rapids 1.07 of the speed of beginning with the first step, at 384 deep.
+const PARTS: usize = ROWS / AT_ONCE;
+const EARLY: usize = 4;
+
+/// An end that waited, and the next row to finish.
+struct Pending<'a> {
+    sums: &'a UnsafeCell<Sums>,
+    end: Option<End>,
+    next: usize,
 }
 
 impl Late {
-    /// Finishes so many rows, if any are left.
+    /// What waits, which no longer does.
+    #[inline(always)]
+    fn take(&self) -> Pending<'_> {
+        Pending { sums: &self.sums, end: self.end.take(), next: 0 }
+    }
+}
+
+impl Pending<'_> {
+    /// Finishes [`AT_ONCE`] rows, if any are left.
     ///
     /// # Safety
     /// As [`finish`], of the tile that left its end.
     #[inline(always)]
-    unsafe fn finish(&self, rows: usize) {
-        let Some(end) = self.end.get() else { return };
-        let done = self.done.get();
-        let until = (done + rows).min(end.rows);
-        // SAFETY: the caller's promise. No one else has a reference to the sums, which
-        // are this thread's.
-        unsafe { (end.finish)(&end, self.sums.get().cast(), done..until) };
-        self.done.set(until);
-        if until == end.rows {
-            self.end.set(None);
+    unsafe fn finish(&mut self) {
+        if let Some(end) = &self.end
+            && self.next < end.rows
+        {
+            // SAFETY: the caller's promise. No one else has a reference to the sums,
+            // which are this thread's.
+            unsafe { (end.finish)(end, self.sums.get().cast(), self.next) };
+            self.next += AT_ONCE;
         }
-    }
-
-    fn leave(&self, end: End) {
-        self.end.set(Some(end));
-        self.done.set(0);
     }
 }
 
@@ -225,6 +238,29 @@ unsafe fn store_sums(to: *mut f32, pitch: usize) {
     }
 }
 
+/// A step of a tile, whose panel is read by one of the two instructions, the second
+/// register's columns so many bytes after the first one's.
+macro_rules! multiply {
+    ($load:literal, $second:literal, $left:expr, $low:expr, $row:expr, $right:expr, $pitch:expr) => {
+        asm!(
+            concat!($load, " tmm6, [{right} + {pitch}*1]"),
+            "tileloadd tmm4, [{left} + {row}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            concat!($load, " tmm7, [{right} + {pitch}*1 + ", $second, "]"),
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{low} + {row}*1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            left = in(reg) $left,
+            low = in(reg) $low,
+            right = in(reg) $right,
+            row = in(reg) $row,
+            pitch = in(reg) $pitch,
+            options(readonly, nostack, preserves_flags)
+        )
+    };
+}
+
 /// # Safety
 /// AMX with bfloat16, AVX-512F and AVX-512 BF16; this thread's registers are
 /// configured. `left` has 32 rows of depth units, `row` apart, `right` depth rows of
@@ -232,7 +268,7 @@ unsafe fn store_sums(to: *mut f32, pitch: usize) {
 /// How it ends: [`STORED`]. If it is late, [`Micro::flush`] ends it, and it asks for
 /// [`Tile::ahead`].
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) {
+unsafe fn tile<const ENDS: usize, const OF_PRODUCT: bool>(tile: &Tile, row: usize) {
     const PITCH: usize = COLS * size_of::<f32>();
     let (row, right_row) = (row * size_of::<f32>(), tile.right_stride * size_of::<f32>());
     let out_row = tile.out_stride.wrapping_mul(size_of::<f32>());
@@ -240,7 +276,12 @@ unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) 
     // Whether sums begin with what is there, which all of a product's do then.
     let continued = ENDS == STORED && tile.accumulate && tile.alpha == 1.0;
     let steps = tile.depth / STEP;
-    let share = ROWS.div_ceil(steps);
+    // What waits is finished when its sums have arrived, a little at a time: many
+    // stores at once would keep the panel's lines waiting.
+    let (first, every, share) = match steps / (EARLY + PARTS) {
+        0 => (0, 1, PARTS.div_ceil(steps)),
+        every => (EARLY * every, every, 1),
+    };
     let (mut left, mut right) = (tile.left, tile.right);
     let mut ahead = tile.ahead.iter();
     LATE.with(|late| {
@@ -264,31 +305,22 @@ unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) 
                 );
             }
         }
-        for _ in 0..steps {
+        let mut pending = OF_PRODUCT.then(|| late.take());
+        for step in 0..steps {
             // SAFETY: the caller's promise: sixteen rows of 64 bytes each, of either
             // half of the left operand and of the right one.
             unsafe {
-                asm!(
-                    "tileloadd tmm6, [{right} + {pitch}*1]",
-                    "tileloadd tmm4, [{left} + {row}*1]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{right} + {pitch}*1 + 64]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{low} + {row}*1]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    left = in(reg) left,
-                    low = in(reg) left.wrapping_byte_add(amx::ROWS * row),
-                    right = in(reg) right,
-                    row = in(reg) row,
-                    pitch = in(reg) right_row,
-                    options(readonly, nostack, preserves_flags)
-                );
-                if IS_LATE {
-                    late.finish(share);
+                let low = left.wrapping_byte_add(amx::ROWS * row);
+                if OF_PRODUCT {
+                    multiply!("tileloaddt1", "1024", left, low, row, right, VECTOR * size_of::<f32>());
+                } else {
+                    multiply!("tileloadd", "64", left, low, row, right, right_row);
+                }
+                if let Some(pending) = pending.as_mut().filter(|_| step >= first && step % every == 0) {
+                    (0..share).for_each(|_| pending.finish());
                 }
             }
-            for line in ahead.by_ref().take(if IS_LATE { 2 } else { 0 }) {
+            for line in ahead.by_ref().take(if OF_PRODUCT { 2 } else { 0 }) {
                 _mm_prefetch::<_MM_HINT_T1>(line.cast());
             }
             left = left.wrapping_add(STEP);
@@ -302,14 +334,14 @@ unsafe fn tile<const ENDS: usize, const IS_LATE: bool>(tile: &Tile, row: usize) 
             }
             let Tile { out, out_stride, rows, width, alpha, .. } = *tile;
             let end = End { out, out_stride, rows, width, alpha, accumulate, finish: finish::<ENDS> };
-            if IS_LATE {
+            if OF_PRODUCT {
                 // The steps have finished what was there.
                 store_sums(late.sums.get().cast(), PITCH);
-                late.leave(end);
+                late.end.set(Some(end));
             } else {
                 let room = here.as_mut_ptr().cast::<f32>();
                 store_sums(room, PITCH);
-                finish::<ENDS>(&end, room, 0..rows);
+                (0..rows).step_by(AT_ONCE).for_each(|first| finish::<ENDS>(&end, room, first));
             }
         }
     });
@@ -339,30 +371,45 @@ unsafe fn begin(tile: &Tile, room: *mut f32) {
     }
 }
 
+/// Finishes [`AT_ONCE`] rows, as far as there are so many.
+///
 /// # Safety
 /// As [`tile`]; `sums` has [`ROWS`] rows of COLS, aligned to cache lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn finish<const ENDS: usize>(end: &End, sums: *const f32, rows: Range<usize>) {
+unsafe fn finish<const ENDS: usize>(end: &End, sums: *const f32, first: usize) {
     let alpha = _mm512_set1_ps(end.alpha);
-    let masks = columns(end.width);
-    for i in rows {
-        // SAFETY: a row of the sums; masked elements are neither read nor written, the
-        // others are in row i of `out`. Past the caches all are.
-        unsafe {
-            let sums = [0, VECTOR].map(|half| _mm512_load_ps(sums.add(i * COLS + half)));
-            let results = sums.map(|sum| _mm512_mul_ps(alpha, sum));
-            if ENDS == ROUNDED {
-                let row = end.out.cast::<u16>().wrapping_add(i.wrapping_mul(end.out_stride));
-                // Rounds as `bf16::round` does but takes denormal numbers for zero;
-                // there are none: sums have none, and alpha makes none of them.
-                let rounded = _mm512_cvtne2ps_pbh(results[1], results[0]);
-                _mm512_stream_si512(row.cast(), transmute::<__m512bh, __m512i>(rounded));
-                continue;
+    let row = |i: usize| {
+        // SAFETY: a row of the sums.
+        let sums = [0, VECTOR].map(|half| unsafe { _mm512_load_ps(sums.add(i * COLS + half)) });
+        (sums, sums.map(|sum| _mm512_mul_ps(alpha, sum)), i.wrapping_mul(end.out_stride))
+    };
+    if ENDS == ROUNDED {
+        let mut store = |i: usize| {
+            let (_, results, at) = row(i);
+            // Rounds as `bf16::round` does but takes denormal numbers for zero; there
+            // are none: sums have none, and alpha makes none of them.
+            let rounded = _mm512_cvtne2ps_pbh(results[1], results[0]);
+            // SAFETY: row i of `out`.
+            unsafe {
+                let to = end.out.cast::<u16>().wrapping_add(at);
+                _mm512_store_si512(to.cast(), transmute::<__m512bh, __m512i>(rounded));
             }
-            let row = end.out.wrapping_add(i.wrapping_mul(end.out_stride));
-            for half in 0..2 {
-                let at = row.wrapping_add(half * VECTOR);
+        };
+        match end.rows - first {
+            AT_ONCE.. => (first..first + AT_ONCE).for_each(&mut store),
+            rest => (first..first + rest).for_each(&mut store),
+        }
+        return;
+    }
+    let masks = columns(end.width);
+    for i in first..end.rows.min(first + AT_ONCE) {
+        let (sums, results, at) = row(i);
+        for half in 0..2 {
+            let at = end.out.wrapping_add(at + half * VECTOR);
+            // SAFETY: masked elements are neither read nor written, the others are in
+            // row i of `out`. Past the caches all are.
+            unsafe {
                 if ENDS == PAST {
                     _mm512_stream_ps(at, results[half]);
                 } else if end.accumulate {
@@ -376,134 +423,10 @@ unsafe fn finish<const ENDS: usize>(end: &End, sums: *const f32, rows: Range<usi
     }
 }
 
-/// Units from row to row of a copied left operand of so many.
-pub(crate) fn pitch(units: usize) -> usize {
-    units.next_multiple_of(STEP) + APART
-}
-
-/// Copies `a` to rows of [`pitch`]; what it does not have of a row's last step is 0.
-///
-/// # Safety
-/// AVX-512F, BW and VL; the elements of `a` are inside its slice; `to` has room for
-/// so many rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) unsafe fn pack_rows(a: &Matrix<u16>, to: *mut f32) {
-    let (from, to) = (a.data.as_ptr(), to.cast::<u16>());
-    let pitch = 2 * pitch(a.cols.div_ceil(2));
-    let padded = a.cols.next_multiple_of(2 * STEP);
-    if a.col_stride == 1 {
-        for i in 0..a.rows {
-            let (from, to) = (from.wrapping_add(i.wrapping_mul(a.row_stride)), to.wrapping_add(i * pitch));
-            // SAFETY: a row of a, and room for it.
-            unsafe {
-                to.copy_from_nonoverlapping(from, a.cols);
-                to.add(a.cols).write_bytes(0, padded - a.cols);
-            }
-        }
-        return;
-    }
-    let whole = if a.row_stride == 1 { a.rows / VECTOR * VECTOR } else { 0 };
-    let steps = a.cols / (2 * STEP);
-    for step in 0..steps {
-        for i in (0..whole).step_by(VECTOR) {
-            let first = from.wrapping_add(i + (step * 2 * STEP).wrapping_mul(a.col_stride));
-            // (A line has the elements of two.)
-            for column in 0..if i.is_multiple_of(2 * VECTOR) { 2 * STEP } else { 0 } {
-                let soon = first.wrapping_add((2 * STEP + column).wrapping_mul(a.col_stride));
-                _mm_prefetch::<_MM_HINT_T0>(soon.cast());
-            }
-            let mut pairs = [_mm512_setzero_si512(); STEP];
-            for (k, pairs) in pairs.iter_mut().enumerate() {
-                let column = first.wrapping_add((2 * k).wrapping_mul(a.col_stride));
-                // SAFETY: sixteen elements of two columns.
-                unsafe {
-                    let even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(column.cast()));
-                    let odd = column.wrapping_add(a.col_stride);
-                    let odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.cast()));
-                    *pairs = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
-                }
-            }
-            for (j, row) in transposed(pairs).into_iter().enumerate() {
-                let to = to.wrapping_add((i + j) * pitch + step * 2 * STEP);
-                // SAFETY: a step of a row.
-                unsafe { _mm512_storeu_si512(to.cast(), row) };
-            }
-        }
-    }
-    for i in 0..a.rows {
-        let to = to.wrapping_add(i * pitch);
-        for k in if i < whole { steps * 2 * STEP } else { 0 }..padded {
-            // SAFETY: an element of a where there is one, and room for it.
-            unsafe {
-                let from = from.wrapping_add((i * a.row_stride).wrapping_add(k.wrapping_mul(a.col_stride)));
-                *to.add(k) = if k < a.cols { *from } else { 0 };
-            }
-        }
-    }
-}
-
-/// The transpose of sixteen rows of sixteen.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transposed(r: [__m512i; VECTOR]) -> [__m512i; VECTOR] {
-    // Pairs, quads, and the four quarters of a vector, twice.
-    let mut t = r;
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    let mut q = t;
-    for i in 0..4 {
-        let [a, b, c, d] = [t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]];
-        q[4 * i] = _mm512_unpacklo_epi64(a, c);
-        q[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-        q[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-        q[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    // q[4 i + j] has in quarter l element j + 4 l of rows 4 i to 4 i + 3.
-    let mut out = q;
-    for j in 0..4 {
-        let [a, b, c, d] = [q[j], q[4 + j], q[8 + j], q[12 + j]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        out[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
-        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cpu::simd::{Level, level};
-
-    /// Both layouts of a left operand against what a place holds by definition.
-    #[test]
-    fn copied_rows_have_zeros_where_there_is_nothing() {
-        if level() < Level::Avx512Bf16 {
-            return;
-        }
-        for (rows, depth) in [(1, 1), (16, 32), (33, 31), (40, 64), (7, 100), (48, 65)] {
-            let data: Vec<u16> = (0..rows * depth).map(|i| i as u16 + 1).collect();
-            for transposed in [false, true] {
-                let a = Matrix::new(&data, rows, depth, transposed);
-                let pitch = 2 * pitch(depth.div_ceil(2));
-                let mut to = vec![f32::from_bits(0x7fff_7fff); rows * pitch / 2];
-                // SAFETY: the level; the matrix is dense in its slice, and there is room.
-                unsafe { pack_rows(&a, to.as_mut_ptr()) };
-                // SAFETY: a float is two of these, and any bits are one.
-                let (_, got, _) = unsafe { to.align_to::<u16>() };
-                for (i, row) in got.chunks_exact(pitch).enumerate() {
-                    for (k, got) in row[..depth.next_multiple_of(2 * STEP)].iter().enumerate() {
-                        let held = if k < depth { data[i * a.row_stride + k * a.col_stride] } else { 0 };
-                        assert_eq!(*got, held, "{rows}×{depth} {transposed}: {i}, {k}");
-                    }
-                }
-            }
-        }
-    }
 
     /// What a processor makes of a tile, bit by bit as its manual says: the first
     /// elements of pairs and the second are summed apart, and added to the sum.
@@ -519,8 +442,15 @@ mod tests {
         };
         let (a, b) = (halves(ROWS * STEPS * 32, 1), halves(STEPS * 32 * COLS, 2));
         let a_at = |i: usize, k: usize| crate::bf16::value(a[i * STEPS * 32 + k]);
-        // Pairs of rows, column by column.
-        let b_at = |k: usize, j: usize| crate::bf16::value(b[(k / 2 * COLS + j) * 2 + k % 2]);
+        // Pairs of rows: of all columns, or of one register's after the other's, step by step.
+        let b_at = |late: bool, k: usize, j: usize| {
+            let (pair, half) = (k / 2, j / VECTOR);
+            let unit = match late {
+                false => pair * COLS + j,
+                true => ((pair / STEP * 2 + half) * STEP + pair % STEP) * VECTOR + j % VECTOR,
+            };
+            crate::bf16::value(b[2 * unit + k % 2])
+        };
         for (rows, width, alpha, accumulate, late) in [
             (ROWS, COLS, 1.0, false, false),
             (ROWS, COLS, 1.0, true, true),
@@ -561,7 +491,7 @@ mod tests {
                     let of = |odd: usize| {
                         (0..STEP)
                             .map(|pair| step * 32 + 2 * pair + odd)
-                            .fold(0.0f32, |sum, k| a_at(i, k).mul_add(b_at(k, j), sum))
+                            .fold(0.0f32, |sum, k| a_at(i, k).mul_add(b_at(late, k, j), sum))
                     };
                     sum += of(0) + of(1);
                 }

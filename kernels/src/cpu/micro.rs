@@ -28,6 +28,9 @@ pub(crate) type Packing<T> = &'static [unsafe fn(&Tile, &Matrix<T>)];
 /// Copies a left operand to rows.
 pub(crate) type ToRows<T> = unsafe fn(&Matrix<T>, *mut f32);
 
+/// Copies a right operand to panels of so many units, so many floats apart.
+pub(crate) type ToPanels<T> = unsafe fn(&Matrix<T>, usize, *mut f32, usize);
+
 /// How a product is cut.
 pub(crate) struct Blocks {
     /// Most units of the inner dimension that are packed at a time.

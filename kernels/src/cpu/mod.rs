@@ -37,6 +37,8 @@ mod moves;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod packing;
+#[cfg(target_arch = "x86_64")]
+mod packing_amx;
 mod past;
 mod philox;
 mod product;

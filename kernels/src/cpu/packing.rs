@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::gemm_avx512::{COLUMNS_OF_PAIRS, COLUMNS_OF_SINGLES, ROWS_OF_PAIRS, ROWS_OF_SINGLES};
 use super::matmul::Matrix;
-use super::micro::{Micro, Packing, ToRows};
+use super::micro::{Micro, Packing, ToPanels, ToRows};
 use super::simd::ask;
 use crate::bf16;
 
@@ -27,6 +27,8 @@ pub(crate) trait Unit {
     /// Copies a left operand of such units to rows, where that is what tiles read
     /// (see [`gemm_amx`](super::gemm_amx)).
     const TO_ROWS: Option<ToRows<Self::Element>> = None;
+    /// Copies a right operand of such units to panels for a product, likewise.
+    const TO_PANELS: Option<ToPanels<Self::Element>> = None;
     /// As [`Unit::IN_COLUMNS`], in rows.
     const IN_ROWS: Option<[Packing<Self::Element>; 2]> = None;
 
