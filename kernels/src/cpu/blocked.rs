@@ -10,15 +10,15 @@
 //! the block over them; a panel stays in L1 or L2 for all strips, which ask for the
 //! next one on the way, and for what the task packs and finishes later. A block
 //! stays in L2 from one depth to the next, and is finished there: bias,
-//! activation, residual, rounding. Panels (but AMX's) and large results are stored
-//! past the caches (see [`past`](super::past)). (Goto and van de Geijn 2008; Van Zee and van
-//! de Geijn 2015.)
+//! activation, residual, rounding. Panels (but AMX's) and large results (but what AMX's
+//! tiles round) are stored past the caches (see [`past`](super::past)). (Goto and van
+//! de Geijn 2008; Van Zee and van de Geijn 2015.)
 //!
 //! Of a product with its own transpose, which is symmetric to the bit, the half below
 //! the diagonal is multiplied, and the other one copied from it.
 //!
-//! Every output is summed over the inner dimension in order, in parts that
-//! depend on the inner dimension alone, wherever in the matrix it lies.
+//! Every output is summed over the inner dimension in order, in parts that depend on
+//! the inner dimension and on how the operands lie, wherever in the matrix it is.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
@@ -28,7 +28,7 @@ use std::ops::Range;
 use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
-use super::micro::{LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
+use super::micro::{Blocks, LyingByRows, Micro, PAST, Packing, ROUNDED, STORED};
 use super::packing::{SLACK, Unit, pack_left, pack_right};
 use super::packing_amx::pitch;
 use super::past::{LARGE, published};
@@ -266,7 +266,11 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
 ) {
     const { assert!(A::DEEP == M::DEEP && B::DEEP == M::DEEP) };
     let (m, n, k) = (a.rows, b.cols, a.cols.div_ceil(M::DEEP).next_multiple_of(M::STEP));
-    let deep = part(k, M::blocks().depth, M::STEP.max(8));
+    let right_lies = right_lies::<M, B>(&b, m);
+    let left = left_of::<M, A>(&a, right_lies);
+    let Blocks { depth, copied, .. } = M::blocks();
+    let depth = if matches!(left, Left::Packed) { copied } else { depth };
+    let deep = part(k, depth, M::STEP.max(8));
     let width = part(n, (PANELS / k / M::COLS).max(1) * M::COLS, M::COLS);
     let large = m * n * out.element() >= LARGE;
     // The last element too is inside.
@@ -285,7 +289,6 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let symmetric = is_transpose::<A, B>(&a, &b) && epilogue.is_none() && !accumulate && width >= n;
     let none = matches!(sums, Sums::Aside).then_some(Epilogue::NONE);
     let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past: large, ..epilogue });
-    let right_lies = right_lies::<M, B>(&b, m);
     let mut right = RIGHT.take();
     if !right_lies {
         right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
@@ -303,7 +306,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         deep,
         sums,
         symmetric,
-        left: left_of::<M, A>(&a, right_lies),
+        left,
         right_lies,
         panels: Packed(right.base().cast()),
         tile: PhantomData,

@@ -5,9 +5,10 @@
 //! both to the sum. It takes denormal numbers, in and out, for zero, as `vdpbf16ps`
 //! does (Intel, *Instruction Set Extensions Programming Reference*).
 //!
-//! A left operand lies in rows, or is copied to rows: with as many pairs as a step
-//! has, zeros where there are none, and [`APART`] pairs between two rows, which else
-//! may all fall on the same lines of L1.
+//! A left operand lies in rows, or is copied to rows (see
+//! [`packing_amx`](super::packing_amx)). A product's strip of rows stays in L1: its
+//! panels, which all strips read, come from L2 and are loaded past L1
+//! (`tileloaddt1`), where they would drive the strip out.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -34,6 +35,9 @@ const STEP: usize = 16;
 /// Most pairs of the inner dimension that are packed at a time. On two cores of an
 /// Emerald Rapids products of 1536 and more took 0.88 of the time of 512 pairs.
 const DEPTH: usize = 1024;
+/// As many of a left operand that is copied: what is copied at once, its panels and its
+/// sums stay in L2 (1536 × 2048 × 384, tn: 0.8 of the time of all at once).
+const COPIED: usize = 256;
 /// Rows of a block.
 const TALL: usize = 4 * ROWS;
 /// Floats of a vector.
@@ -90,7 +94,7 @@ impl Micro for Amx {
     const IN_ROWS: bool = true;
 
     fn blocks() -> Blocks {
-        Blocks { depth: DEPTH, tall: TALL, lies: true, apart: usize::MAX }
+        Blocks { depth: DEPTH, copied: COPIED, tall: TALL, lies: true, apart: usize::MAX }
     }
 
     unsafe fn flush() {

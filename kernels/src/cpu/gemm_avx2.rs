@@ -183,7 +183,7 @@ impl Micro for Avx2 {
     const LYING: Option<LyingByRows> = Some(&[by_rows!(lying, false), by_rows!(lying, true)]);
 
     fn blocks() -> Blocks {
-        Blocks { depth: 384, tall: 96, lies: true, apart: usize::MAX }
+        Blocks { depth: 384, copied: 384, tall: 96, lies: true, apart: usize::MAX }
     }
 }
 

@@ -187,8 +187,8 @@ const LARGE: usize = 1280 << 10;
 /// step (1.05 for 384 × 2048 × 384, whose rows share pages).
 fn blocks() -> Blocks {
     match second_cache() {
-        LARGE.. => Blocks { depth: 512, tall: 112, lies: false, apart: PAGE },
-        _ => Blocks { depth: 2048, tall: 28, lies: true, apart: usize::MAX },
+        LARGE.. => Blocks { depth: 512, copied: 512, tall: 112, lies: false, apart: PAGE },
+        _ => Blocks { depth: 2048, copied: 2048, tall: 28, lies: true, apart: usize::MAX },
     }
 }
 

@@ -11,8 +11,8 @@ pub(crate) const STORED: usize = 0;
 /// They are stored past the caches: all columns exist, each row begins with a cache
 /// line, and nothing is accumulated.
 pub(crate) const PAST: usize = 1;
-/// They are rounded to bfloat16 and stored as by [`PAST`]; alpha is at least 1 or
-/// at most −1.
+/// They are rounded to bfloat16 and stored as by [`PAST`], by AMX into the caches;
+/// alpha is at least 1 or at most −1.
 pub(crate) const ROUNDED: usize = 2;
 
 /// A tile's functions by the ends that it has, from [`STORED`] on, and by its rows
@@ -35,6 +35,8 @@ pub(crate) type ToPanels<T> = unsafe fn(&Matrix<T>, usize, *mut f32, usize);
 pub(crate) struct Blocks {
     /// Most units of the inner dimension that are packed at a time.
     pub depth: usize,
+    /// As many of a left operand that is packed before its tiles.
+    pub copied: usize,
     /// Rows of a block: with the depth 150 to 230 KiB of the left operand, in L2; more
     /// where L2 is larger.
     pub tall: usize,

@@ -1,4 +1,7 @@
-//! Operands of AMX's tiles, as [`gemm_amx`](super::gemm_amx) reads them.
+//! Operands of AMX's tiles, as [`gemm_amx`](super::gemm_amx) reads them: in whole
+//! steps, zeros where there is nothing. Rows of a left operand have [`APART`] pairs
+//! between them, as else they may all fall on the same lines of L1. A right operand's
+//! panels hold a register after the other, in one KiB each.
 
 use std::arch::x86_64::*;
 
