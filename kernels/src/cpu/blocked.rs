@@ -14,17 +14,24 @@
 //! tiles round) are stored past the caches (see [`past`](super::past)). (Goto and van
 //! de Geijn 2008; Van Zee and van de Geijn 2015.)
 //!
+//! Where AMX's left operand is copied and has few rows, a task has all of them and some
+//! columns, which it packs alone, a part of the inner dimension at a time, so that all
+//! stays in its core's L2.
+//!
 //! Of a product with its own transpose, which is symmetric to the bit, the half below
 //! the diagonal is multiplied, and the other one copied from it.
 //!
 //! Every output is summed over the inner dimension in order, in parts that depend on
 //! the inner dimension and on how the operands lie, wherever in the matrix it is.
 
+mod cut;
+
 use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use self::cut::{ALONE, LOW, NARROW, columns_alone, grid, part};
 use super::Split;
 use super::epilogue::Epilogue;
 use super::matmul::Matrix;
@@ -38,17 +45,6 @@ use super::tasks::Stage;
 use super::tiles::Tile;
 use crate::pages::{ALIGN, Pages};
 
-/// Full blocks whose rows, and the rest of them, go into blocks of half the height: 73
-/// blocks and a bit of 2048 rows left one of two threads idle for 1 % of a product.
-const LOW: usize = 2;
-/// Most columns of a block.
-const WIDE: usize = 768;
-/// Fewest columns that a block is cut down to, for more tasks.
-const NARROW: usize = 192;
-/// Tasks that a large product is cut into at least.
-const TASKS: usize = 8;
-/// Multiply-adds of a task, at least, to be worth a hand-over.
-const TASK_WORK: u64 = 1 << 20;
 /// Most floats of a packed right operand (16 MiB, and what lies between its
 /// panels); a wider one is taken in parts.
 const PANELS: usize = 1 << 22;
@@ -124,26 +120,6 @@ fn add_matrix<T>(lines: &mut Vec<*const u8>, of: &Matrix<T>) {
         1 => add_lines(lines, of.data.as_ptr(), of.rows, of.cols, of.row_stride),
         _ => add_lines(lines, of.data.as_ptr(), of.cols, of.rows, of.col_stride),
     }
-}
-
-/// Equal parts of `whole`, each at most `most` and a multiple of `unit`.
-fn part(whole: usize, most: usize, unit: usize) -> usize {
-    whole.div_ceil(whole.div_ceil(most)).next_multiple_of(unit)
-}
-
-/// Rows and columns of a block, by the shape alone.
-fn grid<M: Micro>(m: usize, n: usize, k: usize) -> (usize, usize) {
-    let cols = M::COLS;
-    let tall = part(m, M::blocks().tall, M::ROWS);
-    let mut wide = part(n, WIDE, cols);
-    while wide > NARROW && m.div_ceil(tall) * n.div_ceil(wide) < TASKS {
-        let half = part(n, wide.div_ceil(2), cols);
-        if half >= wide || (tall as u64 * half as u64).saturating_mul(k as u64) < TASK_WORK {
-            break;
-        }
-        wide = half;
-    }
-    (tall, wide)
 }
 
 /// Where tiles read the left operand.
@@ -289,8 +265,14 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
     let symmetric = is_transpose::<A, B>(&a, &b) && epilogue.is_none() && !accumulate && width >= n;
     let none = matches!(sums, Sums::Aside).then_some(Epilogue::NONE);
     let epilogue = epilogue.copied().or(none).map(|epilogue| Epilogue { past: large, ..epilogue });
-    let mut right = RIGHT.take();
-    if !right_lies {
+    // (Of a symmetric one blocks share what they pack, and half of them is enough.)
+    let alone = match left {
+        Left::Packed if M::IN_ROWS && m <= ALONE && !symmetric => columns_alone::<M>(n, split.threads()),
+        _ => None,
+    };
+    let mut right = Pages::NONE;
+    if !right_lies && alone.is_none() {
+        right = RIGHT.take();
         right = grown(right, width * k + width.div_ceil(M::COLS) * k.div_ceil(deep) * APART);
     }
     let product = Product::<M, A, B> {
@@ -308,6 +290,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
         symmetric,
         left,
         right_lies,
+        alone,
         panels: Packed(right.base().cast()),
         tile: PhantomData,
     };
@@ -335,7 +318,7 @@ pub(crate) unsafe fn product<M: Micro, A: Unit, B: Unit>(
             }
         });
     }
-    if right.bytes() / size_of::<f32>() <= 2 * PANELS {
+    if (1..=2 * PANELS).contains(&(right.bytes() / size_of::<f32>())) {
         RIGHT.set(right);
     }
 }
@@ -369,6 +352,8 @@ struct Product<'a, M, A: Unit, B: Unit> {
     symmetric: bool,
     left: Left<A::Element>,
     right_lies: bool,
+    /// Blocks have all rows and so many columns, which they pack by themselves.
+    alone: Option<usize>,
     panels: Packed,
     tile: PhantomData<fn(M)>,
 }
@@ -436,9 +421,15 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         let unit = M::STEP.max(8);
         let slice = (PACK / (M::COLS * group) / unit * unit).clamp(unit, deep.max(unit));
         let (groups, slices) = (panels.div_ceil(group), deep.div_ceil(slice));
-        let tasks = if self.right_lies { 0 } else { groups * slices * k.div_ceil(deep) };
-        let (tall, wide) = grid::<M>(self.a.rows, cols, k);
-        let low = (tall / 2).next_multiple_of(M::ROWS);
+        let tasks =
+            if self.right_lies || self.alone.is_some() { 0 } else { groups * slices * k.div_ceil(deep) };
+        let ((tall, wide), low) = match self.alone {
+            Some(wide) => ((self.a.rows, wide), self.a.rows),
+            None => {
+                let (tall, wide) = grid::<M>(self.a.rows, cols, k);
+                ((tall, wide), (tall / 2).next_multiple_of(M::ROWS))
+            }
+        };
         let full = (self.a.rows / tall).saturating_sub(LOW);
         Part {
             left,
@@ -490,21 +481,34 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
         if row >= d {
             return;
         }
-        let b = &self.b;
         let cols = (group * M::COLS).min(part.cols - first * M::COLS);
-        let units = slice.min(d - row);
-        let rows = self.elements(depth + row, units);
         let to = self.panel(part, depth, first, d).wrapping_add(row * M::COLS);
-        let stride = d * M::COLS + APART;
-        let row = (depth + row) * M::DEEP * b.row_stride;
-        let skipped = row + (part.left + first * M::COLS) * b.col_stride;
+        let from = (depth + row, part.left + first * M::COLS);
+        // SAFETY: the caller's promise; the places in the panels are this task's.
+        unsafe { self.pack_part(from, slice.min(d - row), cols, to, d) };
+        published();
+    }
+
+    /// Packs so many units of so many columns of the right operand, from a unit and a
+    /// column on, into panels `d` deep.
+    ///
+    /// # Safety
+    /// As [`product`]; `to` has room for them, in lines of its own.
+    unsafe fn pack_part(
+        &self,
+        (unit, col): (usize, usize),
+        units: usize,
+        cols: usize,
+        to: *mut f32,
+        d: usize,
+    ) {
+        let (b, rows, stride) = (&self.b, self.elements(unit, units), d * M::COLS + APART);
+        let skipped = unit * M::DEEP * b.row_stride + col * b.col_stride;
         let from = Matrix { data: b.data.get(skipped..).unwrap_or_default(), rows, cols, ..*b };
-        // SAFETY: AVX2, by the caller; the part is inside b, and its places
-        // in the panels are this task's. Those lie in lines of their own.
+        // SAFETY: AVX2, by the caller; the part is inside b, and there is room for it.
         unsafe {
             if let Some(copy) = B::TO_PANELS {
-                copy(&from, units, to, stride);
-                return;
+                return copy(&from, units, to, stride);
             }
             if rows > 0 {
                 pack_right::<M, B>(&from, to, stride, true);
@@ -514,7 +518,6 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 to.add(panel * stride + done * M::COLS).write_bytes(0, rest * M::COLS);
             }
         }
-        published();
     }
 
     /// Which rows, and which columns, a task's block has: rows by rows, or where a
@@ -579,18 +582,37 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
             _ => part.tall * self.pitch() + SLACK,
         };
         let strips = grown(LEFT.take(), room);
+        let mut panels = Pages::NONE;
+        if self.alone.is_some() {
+            let floats = width.div_ceil(M::COLS) * (self.deep * M::COLS + APART);
+            panels = grown(RIGHT.take(), floats);
+        }
         // SAFETY: the instruction set, by the caller.
         let registers = unsafe { M::begin() };
         let mut ahead = AHEAD.take();
         for depth in (0..self.k).step_by(self.deep) {
             ahead.clear();
             self.wanted_after(part, &block, depth, &mut ahead);
-            // SAFETY: the caller's promise; there is room for the block's rows.
-            unsafe { self.tiles(part, &block, depth, strips.base().cast(), &ahead) };
+            let d = self.deep.min(self.k - depth);
+            let panels = match self.alone {
+                Some(_) => panels.base().cast(),
+                None => self.panel(part, depth, col / M::COLS, d),
+            };
+            // SAFETY: the caller's promise; there is room for the block's rows, and for
+            // its columns where it packs them.
+            unsafe {
+                if self.alone.is_some() {
+                    self.pack_part((depth, part.left + col), d, width, panels, d);
+                }
+                self.tiles(part, &block, depth, strips.base().cast(), panels, &ahead);
+            }
         }
         drop(registers);
         LEFT.set(strips);
         AHEAD.set(ahead);
+        if self.alone.is_some() {
+            RIGHT.set(panels);
+        }
         // SAFETY: the block is this task's, and its sums are complete.
         unsafe { self.finish(part, &block) };
         published();
@@ -631,8 +653,17 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
     ///
     /// # Safety
     /// As [`Product::pack`]; `strips` has room for so many units of the block's rows
-    /// and [`SLACK`], unless they lie.
-    unsafe fn tiles(&self, part: &Part, block: &Block, depth: usize, strips: *mut f32, ahead: &[*const u8]) {
+    /// and [`SLACK`], unless they lie; `panels` are those of the block's columns, unless
+    /// they lie.
+    unsafe fn tiles(
+        &self,
+        part: &Part,
+        block: &Block,
+        depth: usize,
+        strips: *mut f32,
+        panels: *const f32,
+        ahead: &[*const u8],
+    ) {
         let d = self.deep.min(self.k - depth);
         let Block { row, col, height, width, to, stride, .. } = *block;
         // And the floats from row to row.
@@ -691,7 +722,7 @@ impl<M: Micro, A: Unit, B: Unit> Product<'_, M, A, B> {
                 let share = if M::DEEP == 1 { M::COLS.div_ceil(down) } else { stride / 2 };
                 (from.cast(), stride, next, share)
             } else {
-                let from = self.panel(part, depth, (col + j) / M::COLS, d).cast_const();
+                let from = panels.wrapping_add(j / M::COLS * (d * M::COLS + APART));
                 (from, M::COLS, from.wrapping_add(d * M::COLS), (d * M::COLS).div_ceil(down))
             };
             let rows = M::ROWS.min(height - i);

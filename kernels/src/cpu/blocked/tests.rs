@@ -1,5 +1,6 @@
 //! Products against their definition, and by one way against another, to the bit.
 
+use super::cut::{TASKS, WIDE};
 use super::*;
 use crate::bf16;
 use crate::cpu::Output;
@@ -115,7 +116,8 @@ fn products_match_their_definition() {
         return;
     }
     for (m, n, k) in
-        // (Rows of 1024 are packed, as they would fall on the same lines.)
+        // (Rows of 1024 are packed, as they would fall on the same lines; by AMX 400 columns
+        // are packed by their tasks, where the rows lie in columns.)
         [
             (1, 8, 3),
             (6, 16, 8),
@@ -125,6 +127,7 @@ fn products_match_their_definition() {
             (64, 790, 17),
             (45, 40, 1024),
             (50, 70, 5001),
+            (37, 400, 1101),
         ]
     {
         for way in 0..8 {
