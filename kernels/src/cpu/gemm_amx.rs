@@ -98,10 +98,12 @@ impl Micro for Amx {
     }
 
     unsafe fn flush() {
-        // SAFETY: the caller's promise.
         LATE.with(|late| {
             let mut pending = late.take();
-            (0..PARTS).for_each(|_| unsafe { pending.finish() });
+            for _ in 0..PARTS {
+                // SAFETY: the caller's promise.
+                unsafe { pending.finish() };
+            }
         });
     }
 
