@@ -20,7 +20,7 @@ struct AttentionBf16Arguments {
     uint32_t aligned;
 };
 
-constexpr float LOG2_E = 1.4426950f, LN_2 = 0.69314718f;
+constexpr float LN_2 = 0.69314718f;
 // Rows that a block of 8 warps owns, 16 a warp.
 constexpr unsigned OWN_ROWS = 128, WARP_ROWS = 16;
 

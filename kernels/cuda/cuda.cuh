@@ -5,25 +5,34 @@
 // Rust side is `#[repr(C)]`, and dynamic shared memory only (SHARED), so that
 // the launcher and the simulator know how much it needs. After them it is told
 // the threads of a block and, where that matters, how many blocks a
-// multiprocessor has at least.
+// multiprocessor has at least. A PAIR_KERNEL runs in clusters of two blocks.
 #pragma once
 #ifdef __CUDACC__
 #include <cstdint>
 #define KERNEL(name, Arguments, ...) \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ Arguments a)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define PAIR_KERNEL(name, Arguments, ...)                                             \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(__VA_ARGS__) \
+        name(const __grid_constant__ Arguments a)
+#else
+#define PAIR_KERNEL KERNEL
+#endif
 #define SHARED(Layout, name)                                                  \
     extern __shared__ __align__(1024) unsigned char shared_bytes[];           \
     Layout& name = *reinterpret_cast<Layout*>(shared_bytes)
 #else
 #include "sim/sim.h"
-#define KERNEL(name, Arguments, ...)                                                                      \
+#define CLUSTER_KERNEL(name, Arguments, blocks, ...)                                                      \
     static void name(const Arguments& a);                                                                 \
-    static const sim::Kernel name##_kernel(#name, sizeof(Arguments), [](const void* arguments) {          \
+    static const sim::Kernel name##_kernel(#name, sizeof(Arguments), blocks, [](const void* arguments) {  \
         constexpr unsigned bounds[] = {__VA_ARGS__};                                                      \
         if (sim::block.x * sim::block.y * sim::block.z > bounds[0]) sim::fail(#name ": too many threads"); \
         name(*static_cast<const Arguments*>(arguments));                                                  \
     });                                                                                                   \
     static void name(const Arguments& a)
+#define KERNEL(name, Arguments, ...) CLUSTER_KERNEL(name, Arguments, 1, __VA_ARGS__)
+#define PAIR_KERNEL(name, Arguments, ...) CLUSTER_KERNEL(name, Arguments, 2, __VA_ARGS__)
 #define SHARED(Layout, name) Layout& name = *reinterpret_cast<Layout*>(sim::shared(sizeof(Layout)))
 #endif
 
@@ -31,6 +40,7 @@
 constexpr unsigned THREADS = 256;
 constexpr unsigned WARPS = THREADS / 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr float LOG2_E = 1.4426950408889634f;
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 

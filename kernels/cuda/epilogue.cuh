@@ -35,6 +35,37 @@ __device__ __forceinline__ float slope_of(uint32_t activation, float z) {
     }
 }
 
+// activated and slope_of of several numbers: the choice is made once.
+template <unsigned N>
+__device__ __forceinline__ void activate(uint32_t activation, float (&z)[N]) {
+#define EACH(of)                                            \
+    _Pragma("unroll") for (unsigned i = 0; i < N; i++) z[i] = activated(of, z[i]); \
+    break
+    switch (activation) {
+        case RELU_OF: EACH(RELU_OF);
+        case RELU_SQUARED: EACH(RELU_SQUARED);
+        case GELU: EACH(GELU);
+        case SILU: EACH(SILU);
+        default: break;
+    }
+#undef EACH
+}
+// z *= the slope at `pre`.
+template <unsigned N>
+__device__ __forceinline__ void times_slope(uint32_t activation, float (&z)[N], const float (&pre)[N]) {
+#define EACH(of)                                            \
+    _Pragma("unroll") for (unsigned i = 0; i < N; i++) z[i] *= slope_of(of, pre[i]); \
+    break
+    switch (activation) {
+        case RELU_OF: EACH(RELU_OF);
+        case RELU_SQUARED: EACH(RELU_SQUARED);
+        case GELU: EACH(GELU);
+        case SILU: EACH(SILU);
+        default: break;
+    }
+#undef EACH
+}
+
 // Element `i` of numbers that are bfloat16 if `half`.
 __device__ __forceinline__ float number_at(const void* of, bool half, uint64_t i) {
     return half ? of_bfloat16(static_cast<const uint16_t*>(of)[i]) : static_cast<const float*>(of)[i];

@@ -30,25 +30,57 @@ __device__ __forceinline__ uint64_t nearest_target(int target, uint64_t vocabula
     return uint64_t(target) < vocabulary ? uint64_t(target) : vocabulary - 1;
 }
 
+// z = cap(logit) and cap′(logit).
+struct Capped {
+    float z, slope;
+};
+// tanh(y) = 1 − 2 / (1 + e^{2y}), whose absolute error of 2⁻²² is small beside
+// that of a sum of products of bfloat16.
+__device__ __forceinline__ Capped cap_fast(float softcap, float logit) {
+    if (softcap == 0.0f) return {logit, 1.0f};
+    float r = reciprocal_fast(1.0f + exp2_fast(2.0f * LOG2_E / softcap * logit));
+    return {fmaf(-2.0f * softcap, r, softcap), 4.0f * r * (1.0f - r)};
+}
+// e^(z − shift)
+__device__ __forceinline__ float exp_from(float z, float shift) {
+    return exp2_fast(fmaf(z, LOG2_E, -shift * LOG2_E));
+}
+
 struct LossForward {
     const Loss& l;
 
+    struct Before {
+        uint64_t target[2];
+    };
+
+    template <unsigned ROWS, unsigned COLS>
+    __device__ __forceinline__ void announce(const Work&, const Part&, unsigned, unsigned) const {}
+
+    // `vocabulary` where there is none.
+    __device__ __forceinline__ Before before(const Work& w, const Part&, uint64_t row, uint64_t) const {
+        Before before;
+#pragma unroll
+        for (unsigned i = 0; i < 2; i++) {
+            uint64_t r = row + threadIdx.x % 32 / 4 + 8 * i;
+            before.target[i] = r < w.m ? nearest_target(l.targets[r], w.n) : w.n;
+        }
+        return before;
+    }
+
     __device__ __forceinline__ void operator()(Stage&, const Work& w, const Part&, uint64_t row, uint64_t col,
-                                               const float (&d)[4][4]) const {
+                                               const float (&d)[4][4], const Before& before) const {
         if (row >= w.m || col >= w.n) return;
         unsigned lane = threadIdx.x % 32, c = lane % 4 * 2;
 #pragma unroll
         for (unsigned i = 0; i < 2; i++) {
             uint64_t r = row + lane / 4 + 8 * i;
-            uint64_t target = r < w.m ? nearest_target(l.targets[r], w.n) : w.n;
             float z[8], most = -infinity();
 #pragma unroll
             for (unsigned e = 0; e < 8; e++) {
                 uint64_t at = col + 8 * (e / 2) + c + e % 2;
-                float logit = d[e / 2][2 * i + e % 2];
-                z[e] = l.softcap == 0.0f ? logit : l.softcap * tanhf(logit / l.softcap);
-                if (at == target && at < w.n) l.picked[r] = z[e];
+                z[e] = cap_fast(l.softcap, d[e / 2][2 * i + e % 2]).z;
                 if (at >= w.n) z[e] = -infinity();
+                else if (at == before.target[i]) l.picked[r] = z[e];
                 most = larger(most, z[e]);
             }
             most = larger(most, __shfl_xor_sync(ALL_LANES, most, 1));
@@ -56,7 +88,7 @@ struct LossForward {
             // Of −∞ only, nothing may become NaN by −∞ − −∞.
             float shift = most == -infinity() ? 0.0f : most, sum = 0;
 #pragma unroll
-            for (unsigned e = 0; e < 8; e++) sum += expf(z[e] - shift);
+            for (unsigned e = 0; e < 8; e++) sum += exp_from(z[e], shift);
             sum += __shfl_xor_sync(ALL_LANES, sum, 1);
             sum += __shfl_xor_sync(ALL_LANES, sum, 2);
             if (lane % 4 == 0 && r < w.m)
@@ -68,26 +100,52 @@ struct LossForward {
 struct LossBackward {
     const Loss& l;
 
-    __device__ __forceinline__ void operator()(Stage& stage, const Work& w, const Part&, uint64_t row, uint64_t col,
-                                               const float (&d)[4][4]) const {
-        stage_fragment(stage, d);
-        uint64_t c = col + threadIdx.x % 32;
-        if (c >= w.n || row >= w.m) return;
-        unsigned rows = w.m - row < 16 ? unsigned(w.m - row) : 16;
-#pragma unroll 2
-        for (unsigned r = 0; r < rows; r++) {
-            int index = l.targets[row + r];
-            float value = 0;
-            if (index >= 0) {
-                // The first column's lane reports.
-                if (c == 0) clamp_index(index, uint32_t(w.n), l.faults, l.step);
-                float logit = stage.at[r][threadIdx.x % 32];
-                float t = l.softcap == 0.0f ? 0.0f : tanhf(logit / l.softcap);
-                float z = l.softcap == 0.0f ? logit : l.softcap * t;
-                float onehot = c == nearest_target(index, w.n) ? 1.0f : 0.0f;
-                value = l.grad_scale * (expf(z - l.lse[row + r]) - onehot) * (1.0f - t * t);
+    struct Before {
+        int index[2];
+        float lse[2];
+    };
+
+    template <unsigned ROWS, unsigned COLS>
+    __device__ __forceinline__ void announce(const Work&, const Part&, unsigned, unsigned) const {}
+
+    __device__ __forceinline__ Before before(const Work& w, const Part&, uint64_t row, uint64_t) const {
+        Before before{};
+#pragma unroll
+        for (unsigned i = 0; i < 2; i++) {
+            uint64_t r = row + threadIdx.x % 32 / 4 + 8 * i;
+            if (r < w.m) before.index[i] = l.targets[r], before.lse[i] = l.lse[r];
+        }
+        return before;
+    }
+
+    __device__ __forceinline__ void operator()(Stage&, const Work& w, const Part&, uint64_t row, uint64_t col,
+                                               const float (&d)[4][4], const Before& before) const {
+        if (row >= w.m || col >= w.n) return;
+        unsigned lane = threadIdx.x % 32, c = lane % 4 * 2;
+#pragma unroll
+        for (unsigned i = 0; i < 2; i++) {
+            uint64_t r = row + lane / 4 + 8 * i, left = r < w.m ? w.n - col : 0;
+            int index = before.index[i];
+            // The lane of the first column reports.
+            if (left && index >= 0 && col + c == 0) clamp_index(index, uint32_t(w.n), l.faults, l.step);
+            uint64_t target = nearest_target(index, w.n);
+            float value[8];
+#pragma unroll
+            for (unsigned e = 0; e < 8; e++) {
+                Capped it = cap_fast(l.softcap, d[e / 2][2 * i + e % 2]);
+                float onehot = col + 8 * (e / 2) + c + e % 2 == target ? 1.0f : 0.0f;
+                float gradient = l.grad_scale * (exp_from(it.z, before.lse[i]) - onehot) * it.slope;
+                value[e] = index >= 0 ? gradient : 0.0f;
             }
-            l.gradient[(row + r) * w.n + c] = uint16_t(to_bfloat16(value));
+            if (w.wide) {
+                write_eight(l.gradient, true, r * w.n + col, left, value);
+                continue;
+            }
+#pragma unroll
+            for (unsigned e = 0; e < 8; e++) {
+                unsigned at = 8 * (e / 2) + c + e % 2;
+                if (at < left) l.gradient[r * w.n + col + at] = uint16_t(to_bfloat16(value[e]));
+            }
         }
     }
 };

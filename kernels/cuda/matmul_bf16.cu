@@ -114,9 +114,14 @@ __device__ __forceinline__ void matmul_bf16(const MatMulBf16Arguments& a, Portab
     }
     copy_async_wait<0>();
     __syncthreads();  // The stages become the way out.
+    uint64_t row = p.row + down, col = p.col + across;
+    auto ahead = with_sums.before(w, p, row, col);
 #pragma unroll
-    for (unsigned i = 0; i < 4; i++)
-        with_sums(s.out[warp], w, p, p.row + down + 16 * i, p.col + across, sums[i]);
+    for (unsigned i = 0; i < 4; i++) {
+        auto before = ahead;
+        if (i < 3) ahead = with_sums.before(w, p, row + 16 * (i + 1), col);
+        with_sums(s.out[warp], w, p, row + 16 * i, col, sums[i], before);
+    }
 }
 
 KERNEL(matmul_bf16_nn, MatMulBf16Arguments, THREADS) {

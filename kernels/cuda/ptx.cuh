@@ -57,6 +57,16 @@ __device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
 }
+// Asks for the line of global memory at `at`, into L2.
+__device__ __forceinline__ void prefetch_line(const void* at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+// 1/x, within 1 unit in the last place.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+}
 // 2^x, within 2 units in the last place; below 2^−126 it is 0.
 __device__ __forceinline__ float exp2_fast(float x) {
     float power;
@@ -101,6 +111,40 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity)
         : "memory");
 }
 
+// --- The same across the blocks of a cluster ---
+
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// Until all threads of the cluster are here; what they wrote to shared memory
+// before is seen after.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// Arrives at the barrier that block `rank` has where this one has `barrier`.
+__device__ __forceinline__ void barrier_arrive_at(uint64_t* barrier, unsigned rank) {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+}
+// As barrier_wait, where other blocks arrive too.
+__device__ __forceinline__ void barrier_wait_cluster(uint64_t* barrier, unsigned parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra.uni over;\n"
+        "bra.uni again;\n"
+        "over:\n}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+
 __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -111,6 +155,17 @@ __device__ __forceinline__ void copy_box(void* dst, const TensorMap& map, unsign
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
         ::"r"(shared_address(dst)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// As copy_box, to the same place in each of the first `blocks` blocks of the
+// cluster, and to the barrier of each.
+__device__ __forceinline__ void copy_box_to_all(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z,
+                                                uint64_t* barrier, unsigned blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(dst)),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier)), "h"(uint16_t((1u << blocks) - 1))
         : "memory");
 }
 

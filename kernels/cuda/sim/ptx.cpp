@@ -24,16 +24,17 @@ struct Product {
 
 // What one thread has under way, in groups; the last one is not committed.
 struct UnderWay {
-    uint64_t block = 0;
+    uint64_t cluster = 0;
     std::deque<std::vector<Copy>> copies;
     std::deque<std::vector<Product>> products;
     bool fenced = false;
 };
 
 UnderWay& mine() {
-    static std::vector<UnderWay> all(1024);
-    UnderWay& it = all[sim::thread()];
-    if (it.block != sim::blocks_run()) it = UnderWay{sim::blocks_run(), {{}}, {{}}, false};
+    static std::vector<UnderWay> all;
+    if (all.size() <= sim::fiber()) all.resize(sim::fiber() + 1);
+    UnderWay& it = all[sim::fiber()];
+    if (it.cluster != sim::clusters_run()) it = UnderWay{sim::clusters_run(), {{}}, {{}}, false};
     return it;
 }
 
@@ -159,6 +160,11 @@ void barrier_arrive(uint64_t* barrier) {
     b.pending--;
     advance(b);
 }
+void barrier_arrive_at(uint64_t* barrier, unsigned rank) {
+    unsigned char* first = sim::shared_of(rank);
+    if (!first) sim::fail("a barrier of a block that has ended");
+    barrier_arrive(reinterpret_cast<uint64_t*>(first + shared_address(barrier)));
+}
 void barrier_arrive_expecting(uint64_t* barrier, unsigned bytes) {
     known(barrier).bytes += int32_t(bytes);
     barrier_arrive(barrier);
@@ -197,7 +203,8 @@ void matrices(uint32_t (&r)[4], const void* row, bool transposed) {
     }
 }
 
-void start_box(void* dst, const TensorMap& tensor_map, unsigned x, unsigned y, unsigned z, uint64_t* barrier) {
+void start_box(void* dst, const TensorMap& tensor_map, unsigned x, unsigned y, unsigned z, uint64_t* barrier,
+               unsigned mask) {
     Map map;
     std::memcpy(&map, &tensor_map, sizeof(Map));
     if (map.magic != MAP_MAGIC) fail("a tensor map that was not encoded");
@@ -205,22 +212,29 @@ void start_box(void* dst, const TensorMap& tensor_map, unsigned x, unsigned y, u
     if (start % 128) fail("a box whose place in shared memory is not aligned to 128 bytes");
     at_shared(start, bytes);
     known(barrier);
-    land_later([=] {
-        for (uint32_t i = 0; i < bytes / 2; i++) {
-            uint64_t at[3] = {x + i % map.box[0], y + i / map.box[0] % map.box[1], z + i / map.box[0] / map.box[1]};
-            bool inside = at[0] < map.sizes[0] && at[1] < map.sizes[1] && at[2] < map.sizes[2];
-            uint16_t value = 0;
-            if (inside)
-                std::memcpy(&value,
-                            reinterpret_cast<const char*>(map.base) + at[0] * 2 + at[1] * map.strides[0] +
-                                at[2] * map.strides[1],
-                            2);
-            std::memcpy(at_shared(swizzled(start + i * 2), 2), &value, 2);
-        }
-        Barrier& b = *reinterpret_cast<Barrier*>(barrier);
-        b.bytes -= int32_t(bytes);
-        advance(b);
-    });
+    uint32_t barrier_at = shared_address(barrier);
+    for (unsigned rank = 0; mask >> rank; rank++) {
+        if (!(mask >> rank & 1)) continue;
+        land_later([=] {
+            unsigned char* first = shared_of(rank);
+            if (!first) return report("a copy into the shared memory of a block that has ended");
+            for (uint32_t i = 0; i < bytes / 2; i++) {
+                uint64_t at[3] = {x + i % map.box[0], y + i / map.box[0] % map.box[1], z + i / map.box[0] / map.box[1]};
+                bool inside = at[0] < map.sizes[0] && at[1] < map.sizes[1] && at[2] < map.sizes[2];
+                uint16_t value = 0;
+                if (inside)
+                    std::memcpy(&value,
+                                reinterpret_cast<const char*>(map.base) + at[0] * 2 + at[1] * map.strides[0] +
+                                    at[2] * map.strides[1],
+                                2);
+                std::memcpy(first + swizzled(start + i * 2), &value, 2);
+            }
+            Barrier& b = *reinterpret_cast<Barrier*>(first + barrier_at);
+            if (b.magic != BARRIER_MAGIC) return report("a copy told a barrier that was not initialised");
+            b.bytes -= int32_t(bytes);
+            advance(b);
+        });
+    }
 }
 
 namespace {

@@ -23,7 +23,8 @@ void start_copy_16(void* dst, const void* src, unsigned bytes);
 void commit_copies();
 void wait_copies(unsigned groups);
 void matrices(uint32_t (&r)[4], const void* row, bool transposed);
-void start_box(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier);
+// Into the blocks of the cluster that `mask` has a bit for.
+void start_box(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier, unsigned mask);
 void start_product(float* d, unsigned cols, uint64_t a, uint64_t b, bool accumulate, bool a_along, bool b_along);
 void start_product(float* d, unsigned cols, const uint32_t (&a)[4], uint64_t b, bool b_along);
 void commit_products();
@@ -49,15 +50,28 @@ inline float exp2_fast(float x) {
     return power < std::numeric_limits<float>::min() ? 0.0f : power;
 }
 
+// 1/x, within 1 unit in the last place.
+inline float reciprocal_fast(float x) { return 1.0f / x; }
+
 void barrier_init(uint64_t* barrier, unsigned arrivals);
 inline void barrier_init_fence() {}
 void barrier_arrive(uint64_t* barrier);
 void barrier_arrive_expecting(uint64_t* barrier, unsigned bytes);
 void barrier_wait(uint64_t* barrier, unsigned parity);
 
+inline unsigned cluster_rank() { return sim::rank(); }
+inline void cluster_sync() { sim::cluster_sync(); }
+void barrier_arrive_at(uint64_t* barrier, unsigned rank);
+inline void barrier_wait_cluster(uint64_t* barrier, unsigned parity) { barrier_wait(barrier, parity); }
+
 inline void prefetch_map(const TensorMap&) {}
+inline void prefetch_line(const void*) {}
 inline void copy_box(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier) {
-    sim::start_box(dst, map, x, y, z, barrier);
+    sim::start_box(dst, map, x, y, z, barrier, 1u << sim::rank());
+}
+inline void copy_box_to_all(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier,
+                            unsigned blocks) {
+    sim::start_box(dst, map, x, y, z, barrier, (1u << blocks) - 1);
 }
 
 template <int registers>

@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr unsigned MAX_THREADS = 1024;
+// Of a cluster; what every card can have.
+constexpr unsigned MAX_BLOCKS = 8;
 constexpr size_t MAX_EXCHANGE_BYTES = 256;
 constexpr uint32_t POISON = 0xffffffffu;
 
@@ -75,17 +77,31 @@ struct Later {
     std::function<void()> work;
 };
 
+// Threads that have come to a barrier, and how often all have.
+struct Crowd {
+    unsigned arrived = 0, generation = 0;
+};
+
+struct Block {
+    dim3 index;
+    Crowd barrier;
+    // Threads that have not ended.
+    unsigned live = 0;
+    std::vector<std::unique_ptr<Meeting>> warps;
+    std::vector<uint32_t> shared;
+};
+
 struct Machine {
+    // The threads of the first block, of the second, ...
     std::vector<Fiber> fibers;
+    std::vector<Block> blocks;
+    unsigned threads = 0;
+    Crowd cluster_barrier;
     std::vector<Later> under_way;
-    uint64_t blocks_run = 0;
+    uint64_t clusters_run = 0;
     Switch scheduler;
     unsigned current = 0;
     bool progressed = false;
-    unsigned barrier_arrived = 0;
-    unsigned barrier_generation = 0;
-    std::vector<std::unique_ptr<Meeting>> warps;
-    std::vector<uint32_t> shared;
     size_t shared_bytes = 0;
     const Kernel* kernel = nullptr;
     const void* arguments = nullptr;
@@ -97,12 +113,31 @@ const Kernel* first_kernel = nullptr;
 
 std::string place() {
     return "block (" + std::to_string(block_index.x) + "," + std::to_string(block_index.y) + "," +
-           std::to_string(block_index.z) + ") thread " + std::to_string(machine.current);
+           std::to_string(block_index.z) + ") thread " + std::to_string(thread());
 }
 
-void set_thread_index(unsigned thread) {
-    machine.current = thread;
-    thread_index = {thread % block.x, thread / block.x % block.y, thread / (block.x * block.y)};
+Block& own_block() { return machine.blocks[rank()]; }
+
+unsigned char* start_of(Block& it) {
+    return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(it.shared.data()) + 1023) & ~uintptr_t(1023));
+}
+
+void set_current(unsigned fiber) {
+    machine.current = fiber;
+    unsigned at = thread();
+    thread_index = {at % block.x, at / block.x % block.y, at / (block.x * block.y)};
+    block_index = own_block().index;
+}
+
+// Comes to a barrier of `all` threads, and waits for the others.
+void meet(Crowd& crowd, unsigned all, const char* what) {
+    unsigned generation = crowd.generation;
+    progress();
+    if (++crowd.arrived == all) {
+        crowd.arrived = 0;
+        crowd.generation++;
+    }
+    while (crowd.generation == generation) yield(what);
 }
 
 void leave(Fiber& fiber) {
@@ -113,6 +148,7 @@ void fiber_main() {
     Fiber& fiber = machine.fibers[machine.current];
     machine.kernel->run(machine.arguments);
     fiber.done = true;
+    own_block().live--;
     machine.progressed = true;
     leave(fiber);
 }
@@ -151,37 +187,73 @@ void do_what_is_due() {
     }
 }
 
-void run_block(unsigned threads) {
-    std::fill(machine.shared.begin(), machine.shared.end(), POISON);
-    machine.barrier_arrived = machine.barrier_generation = 0;
-    machine.under_way.clear();
-    machine.blocks_run++;
-    for (auto& warp : machine.warps) {
-        warp->arrived = warp->generation = 0;
-        warp->kind = nullptr;
+// A block of a cluster that stands still while the others run on, for some
+// rounds: from the beginning, and now and then.
+struct Held {
+    unsigned block = 0, rounds = 0;
+
+    explicit Held(unsigned blocks) {
+        if (blocks > 1) draw(blocks);
     }
-    std::vector<unsigned> live(threads);
-    for (unsigned i = 0; i < threads; i++) {
+    void draw(unsigned blocks) {
+        block = unsigned(next_random() % blocks);
+        rounds = unsigned(next_random() % 64);
+    }
+    void next(unsigned blocks) {
+        if (rounds > 0) rounds--;
+        else if (blocks > 1 && next_random() % 64 == 0) draw(blocks);
+    }
+    bool holds(unsigned fiber) const { return rounds > 0 && fiber / machine.threads == block; }
+};
+
+// The cluster whose first block has that number.
+void run_cluster(uint64_t first, unsigned blocks) {
+    machine.cluster_barrier = {};
+    machine.under_way.clear();
+    machine.clusters_run++;
+    machine.blocks.resize(blocks);
+    for (unsigned i = 0; i < blocks; i++) {
+        Block& it = machine.blocks[i];
+        uint64_t number = first + i;
+        it.index = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y), unsigned(number / grid.x / grid.y)};
+        it.barrier = {};
+        it.live = machine.threads;
+        it.shared.assign((machine.shared_bytes + 1024 + 3) / 4, POISON);
+        while (it.warps.size() < (machine.threads + 31) / 32) it.warps.push_back(std::make_unique<Meeting>());
+        for (auto& warp : it.warps) {
+            warp->arrived = warp->generation = 0;
+            warp->kind = nullptr;
+        }
+    }
+    std::vector<unsigned> live(blocks * machine.threads);
+    if (machine.fibers.size() < live.size()) machine.fibers.resize(live.size());
+    for (unsigned i = 0; i < live.size(); i++) {
         live[i] = i;
         start(machine.fibers[i]);
     }
-    while (!live.empty() && machine.fault.empty()) {
+    for (Held held(blocks); !live.empty() && machine.fault.empty(); held.next(blocks)) {
         shuffle(live);
         machine.progressed = !machine.under_way.empty();
         do_what_is_due();
-        for (unsigned thread : live) {
-            set_thread_index(thread);
-            go(machine.scheduler, machine.fibers[thread].at);
+        if (!machine.fault.empty()) return;
+        for (unsigned fiber : live) {
+            if (held.holds(fiber)) continue;
+            set_current(fiber);
+            go(machine.scheduler, machine.fibers[fiber].at);
             if (!machine.fault.empty()) return;
         }
-        std::erase_if(live, [](unsigned thread) { return machine.fibers[thread].done; });
-        if (!machine.progressed) {
-            set_thread_index(live[0]);
+        std::erase_if(live, [](unsigned fiber) { return machine.fibers[fiber].done; });
+        if (!machine.progressed && held.rounds > 0) {
+            // Perhaps the others wait for it.
+            held.rounds = 0;
+        } else if (!machine.progressed) {
+            set_current(live[0]);
             const char* what = machine.fibers[live[0]].waiting_for;
             machine.fault = place() + ": deadlock in " + machine.kernel->name + ": " + std::to_string(live.size()) +
                             " threads wait, this one in " + (what ? what : "nothing known");
         }
-    }    if (machine.fault.empty() && !machine.under_way.empty())
+    }
+    if (machine.fault.empty() && !machine.under_way.empty())
         machine.fault = place() + ": " + machine.kernel->name + " ended while copies were under way";
 }
 
@@ -191,6 +263,10 @@ void run_block(unsigned threads) {
     machine.fault = place() + ": " + what;
     leave(machine.fibers[machine.current]);
     __builtin_unreachable();
+}
+
+void report(const std::string& what) {
+    if (machine.fault.empty()) machine.fault = std::string(machine.kernel->name) + ": " + what;
 }
 
 void yield(const char* waiting_for) {
@@ -206,7 +282,12 @@ unsigned char* shared(size_t bytes) {
     if (bytes > machine.shared_bytes)
         fail(std::string(machine.kernel->name) + " uses " + std::to_string(bytes) + " bytes of shared memory, " +
              std::to_string(machine.shared_bytes) + " were asked for at launch");
-    return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(machine.shared.data()) + 1023) & ~uintptr_t(1023));
+    return start_of(own_block());
+}
+
+unsigned char* shared_of(unsigned rank) {
+    if (rank >= machine.blocks.size() || machine.blocks[rank].live == 0) return nullptr;
+    return start_of(machine.blocks[rank]);
 }
 
 size_t shared_bytes() { return machine.shared_bytes; }
@@ -215,19 +296,27 @@ void land_later(std::function<void()> work) {
     // Most is done soon; what is late may come after whatever was begun later.
     unsigned rounds = unsigned(next_random() % (next_random() % 8 == 0 ? 256 : 6));
     machine.under_way.push_back({rounds, std::move(work)});
+    progress();
 }
 
 uint64_t random() { return next_random(); }
-uint64_t blocks_run() { return machine.blocks_run; }
+uint64_t clusters_run() { return machine.clusters_run; }
 
-unsigned thread() { return machine.current; }
-unsigned lane() { return machine.current % 32; }
+unsigned fiber() { return machine.current; }
+unsigned thread() { return machine.current % machine.threads; }
+unsigned lane() { return thread() % 32; }
+unsigned rank() { return machine.current / machine.threads; }
+unsigned blocks_of_cluster() { return unsigned(machine.blocks.size()); }
+
+void cluster_sync() {
+    meet(machine.cluster_barrier, machine.threads * blocks_of_cluster(), "cluster_sync");
+}
 
 const unsigned char* exchange(const char* kind, const void* mine, size_t bytes) {
     if (bytes > MAX_EXCHANGE_BYTES) fail("a warp exchange of too many bytes");
-    unsigned first = machine.current / 32 * 32;
-    if (first + 32 > block.x * block.y * block.z) fail(std::string(kind) + " in a warp that is not full");
-    Meeting& meeting = *machine.warps[machine.current / 32];
+    unsigned first = thread() / 32 * 32;
+    if (first + 32 > machine.threads) fail(std::string(kind) + " in a warp that is not full");
+    Meeting& meeting = *own_block().warps[thread() / 32];
     unsigned generation = meeting.generation;
     if (meeting.arrived == 0) {
         meeting.kind = kind;
@@ -245,8 +334,8 @@ const unsigned char* exchange(const char* kind, const void* mine, size_t bytes) 
     return values;
 }
 
-Kernel::Kernel(const char* name, size_t argument_bytes, void (*run)(const void*))
-    : name(name), argument_bytes(argument_bytes), run(run), next(first_kernel) {
+Kernel::Kernel(const char* name, size_t argument_bytes, unsigned blocks, void (*run)(const void*))
+    : name(name), argument_bytes(argument_bytes), blocks(blocks), run(run), next(first_kernel) {
     first_kernel = this;
 }
 
@@ -262,6 +351,8 @@ std::string launch(const Kernel& kernel, const Launch& how, const void* argument
     uint64_t blocks = uint64_t(how.grid.x) * how.grid.y * how.grid.z;
     if (blocks == 0 || how.grid.y > 65535 || how.grid.z > 65535) return "a grid that no device accepts";
     if (how.shared_bytes > (227u << 10)) return "more shared memory than a block can have";
+    if (kernel.blocks > MAX_BLOCKS || how.grid.x % kernel.blocks)
+        return "a grid that is not made of whole clusters of " + std::to_string(kernel.blocks);
     grid = how.grid;
     block = how.block;
     random_state = how.seed;
@@ -269,16 +360,12 @@ std::string launch(const Kernel& kernel, const Launch& how, const void* argument
     machine.arguments = arguments;
     machine.fault.clear();
     machine.shared_bytes = how.shared_bytes;
-    machine.shared.resize((how.shared_bytes + 1024 + 3) / 4);
-    if (machine.fibers.size() < threads) machine.fibers.resize(threads);
-    while (machine.warps.size() < (threads + 31) / 32) machine.warps.push_back(std::make_unique<Meeting>());
-    std::vector<uint64_t> order(blocks);
-    for (uint64_t i = 0; i < blocks; i++) order[i] = i;
+    machine.threads = unsigned(threads);
+    std::vector<uint64_t> order(blocks / kernel.blocks);
+    for (uint64_t i = 0; i < order.size(); i++) order[i] = i * kernel.blocks;
     shuffle(order);
-    for (uint64_t index : order) {
-        block_index = {unsigned(index % how.grid.x), unsigned(index / how.grid.x % how.grid.y),
-                       unsigned(index / how.grid.x / how.grid.y)};
-        run_block(unsigned(threads));
+    for (uint64_t first : order) {
+        run_cluster(first, kernel.blocks);
         if (!machine.fault.empty()) return machine.fault;
     }
     return {};
@@ -288,13 +375,7 @@ std::string launch(const Kernel& kernel, const Launch& how, const void* argument
 
 void __syncthreads() {
     using namespace sim;
-    unsigned generation = machine.barrier_generation;
-    progress();
-    if (++machine.barrier_arrived == block.x * block.y * block.z) {
-        machine.barrier_arrived = 0;
-        machine.barrier_generation++;
-    }
-    while (machine.barrier_generation == generation) yield("__syncthreads");
+    meet(own_block().barrier, machine.threads, "__syncthreads");
 }
 
 void __syncwarp(unsigned) {

@@ -1,12 +1,14 @@
 // The simulator: CUDA's execution model on a CPU, for correctness.
 //
-// One fiber per CUDA thread. Blocks run one after the other, in shuffled
-// order; the fibers of a block are resumed in an order that is shuffled anew
-// in every round, so that code which forgets a barrier meets an order that
-// breaks it. Shared memory is poisoned (each word a NaN, a huge index) before
-// every block. A barrier that not all threads reach, lanes of a warp that meet
-// in different operations, and blocks that use more shared memory than was
-// asked for at launch end the launch with an error that names the thread.
+// One fiber per CUDA thread. Clusters of blocks (mostly of one) run one after
+// the other, in shuffled order; the fibers of a cluster are resumed in an order
+// that is shuffled anew in every round, so that code which forgets a barrier
+// meets an order that breaks it. Shared memory is poisoned (each word a NaN, a
+// huge index) before every cluster. A barrier that not all threads reach, lanes
+// of a warp that meet in different operations, blocks that use more shared
+// memory than was asked for at launch, and blocks that reach into the shared
+// memory of one that has ended end the launch with an error that names the
+// thread.
 //
 // It cannot see missing memory fences, bank conflicts or speed.
 #pragma once
@@ -23,6 +25,9 @@ struct dim3 {
 };
 struct alignas(8) uint2 {
     unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
 };
 struct alignas(16) float4 {
     float x, y, z, w;
@@ -41,6 +46,8 @@ extern dim3 grid, block, block_index, thread_index;
 
 // Ends the launch: the message names the block and thread.
 [[noreturn]] void fail(const std::string& what);
+// The same from work that lands.
+void report(const std::string& what);
 // Lets other threads run. `waiting_for` is what a deadlock report says.
 void yield(const char* waiting_for);
 // Something changed that others may wait for.
@@ -52,16 +59,25 @@ unsigned char* shared(size_t bytes);
 size_t shared_bytes();
 
 // The engine's own work: done some rounds later, while threads wait or run.
-// A block that ends before all of it is done has failed.
+// A cluster that ends before all of it is done has failed.
 void land_later(std::function<void()> work);
 // Bits that depend on the launch's seed alone.
 uint64_t random();
-// How many blocks have begun: what a block left behind can be told.
-uint64_t blocks_run();
+// How many clusters have begun: what one left behind can be told.
+uint64_t clusters_run();
 
-// The thread's number in its block, and in its warp.
+// The thread's number in its cluster, in its block, and in its warp.
+unsigned fiber();
 unsigned thread();
 unsigned lane();
+
+// The block's number in its cluster, and how many there are.
+unsigned rank();
+unsigned blocks_of_cluster();
+// The beginning of a block's shared memory; null once it has ended.
+unsigned char* shared_of(unsigned rank);
+// Until all threads of the cluster are here.
+void cluster_sync();
 // Every lane of this thread's warp gives `bytes` at `mine`; returns the 32
 // contributions, `bytes` apart. `kind` must be the same for all lanes.
 const unsigned char* exchange(const char* kind, const void* mine, size_t bytes);
@@ -76,9 +92,11 @@ const T* gather_lanes(const char* kind, const T& mine) {
 struct Kernel {
     const char* name;
     size_t argument_bytes;
+    // Of a cluster.
+    unsigned blocks;
     void (*run)(const void* arguments);
     const Kernel* next;
-    Kernel(const char* name, size_t argument_bytes, void (*run)(const void*));
+    Kernel(const char* name, size_t argument_bytes, unsigned blocks, void (*run)(const void*));
 };
 const Kernel* find(const char* name);
 
@@ -110,6 +128,9 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
 }
 inline float __shfl_sync(unsigned, float value, int from) {
     return sim::gather_lanes("__shfl_sync", value)[unsigned(from) & 31];
+}
+inline unsigned __shfl_xor_sync(unsigned, unsigned value, int mask) {
+    return sim::gather_lanes("__shfl_xor_sync", value)[sim::lane() ^ unsigned(mask)];
 }
 inline int __shfl_sync(unsigned, int value, int from) {
     return sim::gather_lanes("__shfl_sync", value)[unsigned(from) & 31];

@@ -43,6 +43,7 @@ twins! {
     // product.cuh
     Work {
         partial: Address, end: End, batch: u64, m: u64, n: u64, k: u64, depth: u64, splits: u32,
+        wide: u32,
     }
     // matmul_bf16.cu
     MatMulBf16 { a: Address, b: Address, work: Work, a_aligned: u32, b_aligned: u32 }
@@ -179,6 +180,15 @@ impl End {
             activation: 0,
             backward: 0,
         }
+    }
+
+    /// Whether kernels can finish 16 bytes of a row at a time: rows are whole
+    /// pieces of 8 numbers, every matrix begins at one, and what is read fits
+    /// the one place that there is for it.
+    pub fn is_wide(&self, partial: Address) -> bool {
+        let addresses = self.out | self.bias | self.residual | self.pre | partial;
+        let read = [self.residual != 0, self.accumulate != 0, self.backward != 0];
+        self.n.is_multiple_of(8) && addresses.is_multiple_of(16) && read.into_iter().filter(|r| *r).count() < 2
     }
 }
 

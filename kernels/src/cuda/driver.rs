@@ -199,6 +199,8 @@ pub(crate) struct Card {
     pub compiles: bool,
     /// Whether graphs are captured.
     pub captures: bool,
+    /// Whether blocks work in clusters.
+    pub clusters: bool,
     pub multiprocessors: u32,
     pub shared_bytes: usize,
 }
@@ -519,6 +521,7 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
         capability,
         compiles: !says(setting, "interpret"),
         captures: !says(setting, "launches"),
+        clusters: !says(setting, "alone"),
         multiprocessors: u32::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(1),
         shared_bytes: usize::try_from(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?)
             .unwrap_or(SHARED_BY_DEFAULT),
@@ -528,7 +531,8 @@ fn card(device: sys::CUdevice) -> Result<Card, Error> {
 /// Words by commas that switch paths off, for cards on which one fails, and to
 /// tell whether it does. `portable`: kernels for one architecture only are not
 /// used, and a newer card runs what one of capability 8.0 would. `interpret`:
-/// row kernels are not compiled. `launches`: graphs are not captured.
+/// row kernels are not compiled. `launches`: graphs are not captured. `alone`:
+/// blocks do not work in clusters.
 const SWITCH: &str = "TERRARIUM_CUDA";
 
 /// Whether a setting has a word.

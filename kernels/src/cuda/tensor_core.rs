@@ -21,6 +21,18 @@ const HOPPER_THREADS: u64 = 384;
 const DEPTH: usize = 64;
 /// Elements of k that are worth a part of their own.
 const LEAST_PART: usize = 512;
+/// Most tiles below one another, if odd, that are not taken in pairs.
+const MOST_ODD_TILES: usize = 15;
+/// By blocks of a cluster, and by which operand is transposed.
+const HOPPER_NAMES: [[&str; 4]; 2] = [
+    ["matmul_hopper_nn", "matmul_hopper_nt", "matmul_hopper_tn", "matmul_hopper_tt"],
+    ["matmul_hopper_nn_pair", "matmul_hopper_nt_pair", "matmul_hopper_tn_pair", "matmul_hopper_tt_pair"],
+];
+/// By blocks of a cluster; forward, backward.
+const LOSS_NAMES: [[&str; 2]; 2] = [
+    ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"],
+    ["linear_cross_entropy_hopper_pair", "linear_cross_entropy_backward_hopper_pair"],
+];
 /// Tiles that keep a large card busy; fewer are split along k.
 const ENOUGH_TILES: usize = 128;
 
@@ -69,22 +81,58 @@ fn stored([a, b]: [Address; 2], dims: &MatMulDims) -> [Stored; 2] {
     ]
 }
 
+/// The kernels that a product is done by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    Portable,
+    /// For Hopper, by blocks alone.
+    Alone,
+    /// For Hopper, by clusters of two blocks.
+    Pairs,
+}
+
+impl Kernels {
+    /// For m rows of a product of these.
+    fn choose(cuda: &Cuda, [a, b]: &[Stored; 2], m: usize) -> Kernels {
+        let card = &cuda.driver.card;
+        if card.capability != (9, 0) || !a.boxes() || !b.boxes() {
+            return Kernels::Portable;
+        }
+        // An odd tile is half a pair's work for nothing.
+        let tiles = m.div_ceil(HOPPER[0]);
+        let pairs = tiles.is_multiple_of(2) || tiles > MOST_ODD_TILES;
+        if card.clusters && pairs { Kernels::Pairs } else { Kernels::Alone }
+    }
+
+    /// Blocks of a cluster, which take tiles one below the other.
+    fn blocks(self) -> usize {
+        if self == Kernels::Pairs { 2 } else { 1 }
+    }
+
+    /// Rows and columns that a cluster takes.
+    fn tile(self) -> [usize; 2] {
+        let [rows, cols] = if self == Kernels::Portable { PORTABLE } else { HOPPER };
+        [rows * self.blocks(), cols]
+    }
+}
+
 /// How a product is done: by which kernel, and how it is cut along k.
 struct Plan {
-    hopper: bool,
-    /// Tiles times splits.
+    kernels: Kernels,
+    /// What clusters take, times splits.
     parts: usize,
     splits: usize,
     depth: usize,
 }
 
 /// `whole`: not cut along k.
-fn plan(cuda: &Cuda, [a, b]: &[Stored; 2], dims: &MatMulDims, whole: bool) -> Plan {
-    let hopper = cuda.driver.card.capability == (9, 0) && a.boxes() && b.boxes();
-    let [height, width] = if hopper { HOPPER } else { PORTABLE };
-    let tiles = dims.batch * dims.m.div_ceil(height) * dims.n.div_ceil(width);
-    let (splits, depth) = if whole { (1, dims.k.next_multiple_of(DEPTH)) } else { split(tiles, dims.k) };
-    Plan { hopper, parts: tiles * splits, splits, depth }
+fn plan(cuda: &Cuda, operands: &[Stored; 2], dims: &MatMulDims, whole: bool) -> Plan {
+    let kernels = Kernels::choose(cuda, operands, dims.m);
+    let [rows, cols] = kernels.tile();
+    let taken = dims.batch * dims.m.div_ceil(rows) * dims.n.div_ceil(cols);
+    let (splits, depth) =
+        if whole { (1, dims.k.next_multiple_of(DEPTH)) } else { split(taken * kernels.blocks(), dims.k) };
+    Plan { kernels, parts: taken * splits, splits, depth }
 }
 
 fn work(dims: &MatMulDims, plan: &Plan, end: End, partial: Address) -> Work {
@@ -97,11 +145,12 @@ fn work(dims: &MatMulDims, plan: &Plan, end: End, partial: Address) -> Work {
         k: dims.k as u64,
         depth: plan.depth as u64,
         splits: u32::try_from(plan.splits).unwrap_or(u32::MAX),
+        wide: u32::from(end.is_wide(partial)),
     }
 }
 
-/// The arguments for Hopper, and how many blocks walk over the parts: one a
-/// multiprocessor.
+/// The arguments for Hopper, and how many blocks walk over the parts: at most
+/// one a multiprocessor, in whole clusters.
 fn for_hopper(
     cuda: &Cuda,
     [a, b]: &[Stored; 2],
@@ -110,10 +159,12 @@ fn for_hopper(
     work: Work,
 ) -> Result<(MatMulHopper, usize), Error> {
     // An operand with k fastest is one box of rows; else boxes of 64 of k.
-    let a = a.map(cuda, if dims.trans_a { 64 } else { 128 })?;
-    let b = b.map(cuda, if dims.trans_b { 256 } else { 64 })?;
-    let blocks = plan.parts.min(cuda.driver.card.multiprocessors.max(1) as usize);
-    Ok((MatMulHopper { a, b, work }, blocks))
+    // Each block of a cluster asks for its share of b.
+    let blocks = plan.kernels.blocks();
+    let a = a.map(cuda, if dims.trans_a { 64 } else { HOPPER[0] as u32 })?;
+    let b = b.map(cuda, if dims.trans_b { (HOPPER[1] / blocks) as u32 } else { 64 })?;
+    let clusters = (cuda.driver.card.multiprocessors as usize / blocks).clamp(1, plan.parts);
+    Ok((MatMulHopper { a, b, work }, clusters * blocks))
 }
 
 fn for_others([a, b]: &[Stored; 2], work: Work) -> MatMulBf16 {
@@ -162,9 +213,9 @@ pub(super) unsafe fn run_with(
     let plan = plan(cuda, &operands, dims, false);
     let work = work(dims, &plan, end, if plan.splits > 1 { partial } else { 0 });
     let form = usize::from(dims.trans_a) * 2 + usize::from(dims.trans_b);
-    if plan.hopper {
+    if plan.kernels != Kernels::Portable {
         let (arguments, blocks) = for_hopper(cuda, &operands, dims, &plan, work)?;
-        let name = ["matmul_hopper_nn", "matmul_hopper_nt", "matmul_hopper_tn", "matmul_hopper_tt"][form];
+        let name = HOPPER_NAMES[plan.kernels.blocks() - 1][form];
         // SAFETY: the caller's promise; maps were made for the operands.
         unsafe { cuda.launch_wide(name, blocks, HOPPER_THREADS, shared::MATMUL_HOPPER, arguments)? };
     } else {
@@ -196,11 +247,12 @@ pub(super) unsafe fn loss(
     let dims = MatMulDims { batch, m, n, k, trans_a, trans_b, alpha, dtypes };
     let operands = stored(addresses, &dims);
     let plan = plan(cuda, &operands, &dims, true);
-    let work = work(&dims, &plan, End::plain(0, n, false, false), 0);
-    if plan.hopper {
+    // What is stored is the gradient of the logits, if anything.
+    let work = work(&dims, &plan, End::plain(loss.gradient, n, true, false), 0);
+    if plan.kernels != Kernels::Portable {
         let (product, blocks) = for_hopper(cuda, &operands, &dims, &plan, work)?;
-        let names = ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"];
-        let (name, arguments) = (names[usize::from(backward)], LossHopper { product, loss });
+        let name = LOSS_NAMES[plan.kernels.blocks() - 1][usize::from(backward)];
+        let arguments = LossHopper { product, loss };
         // SAFETY: the caller's promise; maps were made for the operands.
         unsafe { cuda.launch_wide(name, blocks, HOPPER_THREADS, shared::MATMUL_HOPPER, arguments) }
     } else {

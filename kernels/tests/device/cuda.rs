@@ -90,6 +90,8 @@ fn tensor_cores_agree_with_the_reference_in_the_simulator() {
         let tests = ["halves::", "heads::", "tensor_cores::"];
         passed(&again(library, &tests, &[("TERRARIUM_SIM_CAPABILITY", capability)]));
     }
+    // Without clusters.
+    passed(&again(library, &["tensor_cores::", "models::"], &[("TERRARIUM_CUDA", "alone")]));
 }
 
 #[test]

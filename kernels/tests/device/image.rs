@@ -106,12 +106,19 @@ fn the_instructions_that_were_meant_are_there() {
         needs(architecture, "adamw", 1, &["LDG.128", "STG.128"]);
         needs(architecture, "cross_entropy", 2, &["LDG.128"]);
     }
-    needs("sm_90a", "matmul_hopper_", 4, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
-    for (name, number) in [("attention_hopper_", 2), ("attention_backward_hopper_", 4)] {
-        needs("sm_90a", name, number, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG", "STG.128"]);
+    let hopper = ["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG", "STG.128"];
+    needs("sm_90a", "matmul_hopper_", 8, &hopper);
+    for form in ["nn", "nt", "tn", "tt"] {
+        needs("sm_90a", &format!("matmul_hopper_{form}_pair"), 1, &["MULTICAST"]);
     }
-    for name in ["linear_cross_entropy_hopper", "linear_cross_entropy_backward_hopper"] {
-        needs("sm_90a", name, 1, &["UTMALDG", "SYNCS", "HGMMA", "USETMAXREG"]);
+    for (name, number) in [("attention_hopper_", 2), ("attention_backward_hopper_", 4)] {
+        needs("sm_90a", name, number, &hopper);
+    }
+    // Forward, little is stored.
+    needs("sm_90a", "linear_cross_entropy_hopper", 2, &hopper[..4]);
+    needs("sm_90a", "linear_cross_entropy_backward_hopper", 2, &hopper);
+    for name in ["linear_cross_entropy_hopper_pair", "linear_cross_entropy_backward_hopper_pair"] {
+        needs("sm_90a", name, 1, &["MULTICAST"]);
     }
 }
 

@@ -44,6 +44,7 @@ fn kernels(file: &str) -> &'static [&'static str] {
     match file {
         HOPPER => &[HOPPER],
         PORTABLE => &[PORTABLE],
+        TILES => &[HOPPER, PORTABLE],
         ATTENTION | ATTENTION_BACKWARD => &[ATTENTION, ATTENTION_BACKWARD],
         ATTENTION_HOPPER | ATTENTION_HOPPER_BACKWARD | ATTENTION_HOPPER_TILES => {
             &[ATTENTION_HOPPER, ATTENTION_HOPPER_BACKWARD, ATTENTION_BACKWARD]
@@ -89,7 +90,7 @@ fn with_fault(name: &str, file: &str, line: &str, instead: &str) -> Option<PathB
 /// The tests that a file's kernels must fail with a line replaced.
 fn tests_of(file: &str) -> &'static str {
     match file {
-        HOPPER | PORTABLE => "tensor_cores::every_form",
+        HOPPER | PORTABLE | TILES => "tensor_cores::every_form",
         ATTENTION | ATTENTION_BACKWARD => "halves::a_negative_scale",
         _ => "halves::rings_that_go_round",
     }
@@ -113,6 +114,7 @@ fn noticed_by(test: &str, name: &str, file: &str, capability: &str, line: &str, 
 
 const HOPPER: &str = "matmul_hopper.cu";
 const PORTABLE: &str = "matmul_bf16.cu";
+const TILES: &str = "product.cuh";
 const ATTENTION: &str = "attention_bf16.cu";
 const ATTENTION_BACKWARD: &str = "attention_bf16_backward.cu";
 const ATTENTION_HOPPER: &str = "attention_hopper.cu";
@@ -154,7 +156,9 @@ fn whole_kernels_pass_by_this_way_too() {
 #[test]
 fn a_producer_that_waits_for_no_empty_stage() {
     let line = "barrier_wait(&s.empty[ring.slot], ring.parity ^ 1);";
-    noticed("no-empty-wait", HOPPER, "90", line, "", "");
+    noticed("no-empty-wait", HOPPER, "90", line, ";", "");
+    let line = "barrier_wait_cluster(&s.empty[ring.slot], ring.parity ^ 1);";
+    noticed("no-empty-wait-of-pairs", HOPPER, "90", line, ";", "");
 }
 
 #[test]
@@ -165,7 +169,7 @@ fn a_consumer_that_waits_for_no_full_stage() {
 
 #[test]
 fn a_stage_that_is_never_given_back() {
-    let line = "if (k > p.first && speaks) barrier_arrive(&s.empty[before]);";
+    let line = "if (k > p.first) release<blocks>(&s.empty[before]);";
     noticed("no-release", HOPPER, "90", line, "", "deadlock in matmul_hopper");
 }
 
@@ -176,8 +180,49 @@ fn a_stage_that_is_given_back_while_it_is_read() {
 
 #[test]
 fn barriers_that_are_used_before_they_are_made() {
+    let says = "a barrier that was not initialised";
     let line = "__syncthreads();  // The barriers are there.";
-    noticed("no-sync-of-barriers", HOPPER, "90", line, "", "a barrier that was not initialised");
+    noticed("no-sync-of-barriers", HOPPER, "90", line, ";", says);
+    let line = "cluster_sync();  // Those of both blocks are.";
+    noticed("no-sync-of-pairs", HOPPER, "90", line, "__syncthreads();", says);
+}
+
+#[test]
+fn a_block_that_ends_while_the_other_writes_to_it() {
+    let line = "if (blocks > 1) cluster_sync();";
+    noticed("no-sync-at-the-end", HOPPER, "90", line, "", "a block that has ended");
+}
+
+#[test]
+fn a_stage_that_is_given_back_to_its_own_block_alone() {
+    let (line, instead) = ("barrier_arrive_at(empty, lane);", "barrier_arrive(empty);");
+    noticed("release-to-itself", HOPPER, "90", line, instead, "");
+}
+
+#[test]
+fn a_stage_that_is_not_given_back_to_the_other_block() {
+    let (line, instead) = ("if (lane >= blocks) return;", "if (lane >= 1) return;");
+    noticed("no-release-to-the-other", HOPPER, "90", line, instead, "deadlock in matmul_hopper");
+}
+
+#[test]
+fn halves_of_columns_in_the_wrong_place() {
+    let (line, instead) = ("stage.b + rank * SHARE * HOPPER_DEPTH", "stage.b");
+    noticed("shares-in-one-place", HOPPER, "90", line, instead, "");
+    let (line, instead) = ("p.col + rank * SHARE,", "p.col,");
+    noticed("shares-of-one-place", HOPPER, "90", line, instead, "");
+}
+
+#[test]
+fn a_pair_that_writes_the_same_rows() {
+    noticed("rank-forgotten", HOPPER, "90", "p.row += rank * HOPPER_ROWS;", "", "");
+}
+
+#[test]
+fn words_that_change_places_with_the_wrong_lane() {
+    let (line, instead) = ("int(bit));", "int(3 - bit));");
+    noticed("turn-the-wrong-way", TILES, "90", line, instead, "");
+    noticed("turn-the-wrong-way-portable", TILES, "80", line, instead, "");
 }
 
 #[test]

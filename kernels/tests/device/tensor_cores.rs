@@ -53,6 +53,8 @@ fn every_form_over_several_tiles_and_stages() {
     for (seed, form) in (1..).zip(FORMS) {
         // Five stages of k in a ring of four, the last half full.
         check(seed, [1, 136, 264, 288], form, seed % 2 == 0, true);
+        // By blocks alone, as are tiles of one row: six stages.
+        check(seed, [1, 72, 136, 352], form, false, true);
         // More tiles than the simulated card has multiprocessors.
         check(seed, [3, 72, 264, 64], form, false, false);
     }
@@ -74,45 +76,63 @@ fn a_deep_product_is_summed_in_parts() {
 }
 
 #[test]
+fn more_tiles_below_one_another_than_pairs_of_them() {
+    // The last of nine pairs has one.
+    check(7, [1, 2056, 40, 72], [false, true], true, true);
+}
+
+/// With its end in the product itself or, of a deep one, where parts are added;
+/// rows in whole pieces of 16 bytes, or not.
+#[test]
 fn every_end() {
     let activations =
         [Activation::Identity, Activation::Relu, Activation::ReluSquared, Activation::Gelu, Activation::Silu];
-    let (m, n, k, alpha) = (24, 40, 1048, 0.5);
     for (seed, activation) in (1..).zip(activations) {
-        let mut bench = Bench::new(seed);
-        let half = seed % 2 == 0;
-        let (a, a64) = bench.random_of(true, &[m, k]);
-        let (b, b64) = bench.random_of(true, &[n, k]);
-        let (out, _) = bench.random_of(half, &[m, n]);
-        let (bias, bias64) = bench.random(&[n]);
-        let (residual, residual64) = bench.random(&[m, n]);
-        let pre = bench.zeros(&[m, n]);
-        let fused = MatMulFused {
-            a,
-            b,
-            out,
-            trans_a: false,
-            trans_b: true,
-            alpha,
-            bias: Some(bias),
-            residual: Some(residual),
-            pre: Some(pre),
-            activation,
-            backward: false,
-        };
-        bench.run(vec![fused.clone().into()]);
-        let product = reference::matmul(&a64, &b64, [1, m, n, k], false, true);
-        let scale = f64::from(alpha);
-        let z: Vec<f64> = product.iter().enumerate().map(|(i, p)| scale * p + bias64[i % n]).collect();
-        let want: Vec<f64> =
-            z.iter().zip(&residual64).map(|(z, r)| reference::activation(activation, *z) + r).collect();
-        // A slope of 2 z, where z may be 30.
-        close(&bench.get(out), &want, tolerance(k, half) * 4.0);
-        let stored = bench.get(pre);
-        close(&stored, &z, tolerance(k, false));
-        bench.run(vec![MatMulFused { bias: None, residual: None, backward: true, ..fused }.into()]);
-        let slopes = stored.iter().map(|&z| reference::activation_derivative(activation, z.into()));
-        let want: Vec<f64> = product.iter().zip(slopes).map(|(p, s)| scale * p * s).collect();
-        close(&bench.get(out), &want, tolerance(k, half) * 16.0);
+        for dims in [[24, 40, 1048], [136, 72, 80], [70, 44, 80]] {
+            for (halves, residual) in [(seed % 2 == 0, true), (seed % 2 == 1, false)] {
+                end(seed, activation, dims, halves, residual);
+            }
+        }
     }
+}
+
+/// Forward, and backward of what it stored; out, pre and the product are of
+/// bfloat16 if they are `halves`.
+fn end(seed: u64, activation: Activation, [m, n, k]: [usize; 3], halves: bool, residual: bool) {
+    let alpha = 0.5;
+    let mut bench = Bench::new(seed);
+    let (a, a64) = bench.random_of(true, &[m, k]);
+    let (b, b64) = bench.random_of(true, &[n, k]);
+    let (out, _) = bench.random_of(halves, &[m, n]);
+    let (bias, bias64) = bench.random(&[n]);
+    let (beside, beside64) = bench.random(&[m, n]);
+    let (pre, _) = bench.random_of(halves, &[m, n]);
+    let fused = MatMulFused {
+        a,
+        b,
+        out,
+        trans_a: false,
+        trans_b: true,
+        alpha,
+        bias: Some(bias),
+        residual: residual.then_some(beside),
+        pre: Some(pre),
+        activation,
+        backward: false,
+    };
+    bench.run(vec![fused.clone().into()]);
+    let product = reference::matmul(&a64, &b64, [1, m, n, k], false, true);
+    let scale = f64::from(alpha);
+    let z: Vec<f64> = product.iter().enumerate().map(|(i, p)| scale * p + bias64[i % n]).collect();
+    let base = |i: usize| if residual { beside64[i] } else { 0.0 };
+    let want: Vec<f64> =
+        z.iter().enumerate().map(|(i, z)| reference::activation(activation, *z) + base(i)).collect();
+    // A slope of 2 z, where z may be 30.
+    close(&bench.get(out), &want, tolerance(k, halves) * 4.0);
+    let stored = bench.get(pre);
+    close(&stored, &z, tolerance(k, halves));
+    bench.run(vec![MatMulFused { bias: None, residual: None, backward: true, ..fused }.into()]);
+    let slopes = stored.iter().map(|&z| reference::activation_derivative(activation, z.into()));
+    let want: Vec<f64> = product.iter().zip(slopes).map(|(p, s)| scale * p * s).collect();
+    close(&bench.get(out), &want, tolerance(k, halves) * 16.0);
 }

@@ -324,12 +324,15 @@ def bandwidth(check, log, deadline):
 # ---- the whole training step
 
 STEP = "gpt-h100: 8 layers, width 512, T 2048, 524,288 tokens a step"
+# What TERRARIUM_CUDA switches off.
+SWITCHED = {"the same, without clusters": "alone", "the same, portable kernels": "portable"}
 
 
 @declares
 def declare_step(check):
     check.report.declare("step", STEP, "tokens/s", 1.2)
-    check.report.declare("step", "the same, portable kernels", "tokens/s")
+    for name in SWITCHED:
+        check.report.declare("step", name, "tokens/s")
     check.report.declare("tax", "gpt (small preset), through the broker", "fraction", None)
     check.report.declare("tax", "gpt, larger, through the broker", "fraction", None)
     check.report.declare("tax", "gpt-h100 with bytes: in the glass beside native", "tokens/s", 0.995)
@@ -408,18 +411,18 @@ def step(check, log, deadline):
     losses = check.ours.ask("loss", seconds_left(deadline, 20))
     check.report.measured("step", STEP, ours, peer, peers, note="our losses %s; the peer's %s" % (
         json.dumps(losses)[:200], json.dumps(theirs.get("losses") if peer_ok else None)[:200]))
-    portable(check, log, deadline, ask, tokens)
+    for name, switch in SWITCHED.items():
+        switched(check, log, deadline, ask, tokens, name, switch)
     return None
 
 
-def portable(check, log, deadline, ask, tokens):
-    """The kernels of every card, which a newer card falls back to."""
-    name = "the same, portable kernels"
+def switched(check, log, deadline, ask, tokens, name, switch):
+    """Without what a newer card has: what that is worth in the whole."""
     if check.number is None or deadline - time.monotonic() < 15:
         check.report.failed("step", name, "no card" if check.number is None else "no time left")
         return
-    other = check.contestant("portable", check.ours.command, log)
-    other.env = dict(check.env, TERRARIUM_CUDA="portable")
+    other = check.contestant(switch, check.ours.command, log)
+    other.env = dict(check.env, TERRARIUM_CUDA=switch)
     made = other.ask(ask, seconds_left(deadline, 30))
     times = made if wrong(made) else other.ask("step 4", seconds_left(deadline, 30))
     other.close()
