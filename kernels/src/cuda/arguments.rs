@@ -104,11 +104,11 @@ twins! {
     }
     RopeNorm {
         x: Address, out: Address, inv_rms: Address, angles: Address, positions: u64, time: u64, heads: u64,
-        dim: u64, cols: u64, col: u64, eps: f32, half_out: u32,
+        dim: u64, cols: u64, col: u64, eps: f32, half_x: u32, half_out: u32,
     }
     RopeNormBackward {
         out: Address, inv_rms: Address, dout: Address, dx: Address, angles: Address, positions: u64,
-        time: u64, heads: u64, dim: u64, cols: u64, col: u64, accumulate: u32, half_out: u32,
+        time: u64, heads: u64, dim: u64, cols: u64, col: u64, accumulate: u32, half_out: u32, half_dx: u32,
     }
     // attention.cu
     Attention {
