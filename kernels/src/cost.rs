@@ -85,7 +85,7 @@ fn total(flops: u64, elements: u64) -> u64 {
 
 /// Pairs (query, key) inside the causal window of one head:
 /// Σ_t min(t + 1, window).
-fn visible_pairs(dims: &AttentionDims) -> u64 {
+pub(crate) fn visible_pairs(dims: &AttentionDims) -> u64 {
     let (t, w) = (dims.time as u64, dims.window as u64);
     let ramp = w.saturating_mul(w.saturating_add(1)) / 2;
     ramp.saturating_add(w.saturating_mul(t - w))

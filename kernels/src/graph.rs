@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::TensorId;
+use crate::account::{self, AccountLine};
 use crate::cuda::Captured;
 use crate::remote::Recorded;
 use crate::step::Step;
@@ -88,6 +89,26 @@ impl Graph {
             }
         }
         lines.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.name.cmp(b.name)));
+        lines
+    }
+
+    /// What its operations have to do at least, by kind, the most bytes first:
+    /// flops of matrix products, and bytes of operands in their element types,
+    /// each moved once and an accumulated one twice.
+    pub fn account(&self) -> Vec<AccountLine> {
+        let mut lines: Vec<AccountLine> = Vec::new();
+        for step in &self.steps {
+            let (name, (flops, bytes)) = (step.name(), account::of(step));
+            match lines.iter_mut().find(|line| line.name == name) {
+                Some(line) => {
+                    line.count += 1;
+                    line.flops = line.flops.saturating_add(flops);
+                    line.bytes = line.bytes.saturating_add(bytes);
+                }
+                None => lines.push(AccountLine { name, count: 1, flops, bytes }),
+            }
+        }
+        lines.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(b.name)));
         lines
     }
 

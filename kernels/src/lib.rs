@@ -15,6 +15,7 @@
 //! vector instructions found at run time, and the cache sizes by which the
 //! matrix products are blocked) and the system's mathematics library.
 
+mod account;
 mod bf16;
 pub mod cost;
 mod cpu;
@@ -35,6 +36,7 @@ mod storage;
 mod table;
 mod validate;
 
+pub use account::AccountLine;
 pub use device::{CpuConfig, CudaConfig, Device, DeviceUsage};
 pub use error::{Error, ErrorCode};
 pub use graph::{Graph, OpTime, ProfileLine};

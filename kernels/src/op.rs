@@ -283,11 +283,12 @@ ops! {
     LayerNormBackward { x: TensorId, gain: Option<TensorId>, mean: TensorId, inv_std: TensorId, dout: TensorId, dx: TensorId, dgain: Option<TensorId>, dbias: Option<TensorId>, accumulate: bool }
     /// Queries or keys made ready in one pass: out\[b,t,h,:\] = rms_norm(rope(
     /// columns x_col + h·D.. of row b·T+t of x)), inv_rms \[B,T,H\]. x has B·T
-    /// rows of any length, so that it may be a fused projection. out is `F32` or
-    /// `Bf16`, the rest `F32`.
+    /// rows of any length, so that it may be a fused projection. x and out may
+    /// each be `F32` or `Bf16`, the rest is `F32`.
     RopeNorm { x: TensorId, x_col: u32, out: TensorId, inv_rms: TensorId, base: f32, eps: f32 }
     /// The same columns of dx (=|+=) the gradient of [`RopeNorm`]. out and dout
-    /// are both `F32` or both `Bf16`, the rest `F32`.
+    /// are both `F32` or both `Bf16`, dx is either, the rest `F32`; a `Bf16` dx
+    /// that is added to is rounded once more.
     RopeNormBackward { out: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, dx_col: u32, base: f32, accumulate: bool }
     /// A row kernel over \[rows, cols\].
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }

@@ -223,8 +223,8 @@ pub(crate) enum Step {
         dims: HeadDims,
         base: f32,
         eps: f32,
-        /// Of out.
-        dtype: DType,
+        /// Of x, and of out.
+        dtypes: [DType; 2],
     },
     RopeNormBackward {
         out: Span,
@@ -234,8 +234,8 @@ pub(crate) enum Step {
         dims: HeadDims,
         base: f32,
         accumulate: bool,
-        /// Of out and dout.
-        dtype: DType,
+        /// Of out and dout, and of dx.
+        dtypes: [DType; 2],
     },
     RowMap {
         program: Box<Program>,

@@ -80,6 +80,8 @@ pub struct NativeRecord {
     /// Of timed replays: seconds of each kind of operation, and how many of
     /// it there were.
     pub times: BTreeMap<&'static str, (u64, f64)>,
+    /// The account of the graph that was recorded last.
+    pub account: Vec<k::AccountLine>,
 }
 
 /// The host installed on this thread for as long as this lives.
@@ -90,8 +92,9 @@ pub struct NativeSession {
     gate: Rc<RefCell<Option<Gate>>>,
 }
 
-/// Asked before each replay whether there may be one more.
-pub type Gate = Box<dyn FnMut() -> bool>;
+/// Asked before each replay, with what was recorded so far, whether there may
+/// be one more.
+pub type Gate = Box<dyn FnMut(&NativeRecord) -> bool>;
 
 impl NativeSession {
     /// Installs a fresh host.
@@ -269,6 +272,7 @@ impl NativeHost for Host {
     fn record_graph(&mut self, ops: &[compute::Op]) -> HostResult<u64> {
         let ops = ops.iter().map(convert::op).collect();
         let graph = self.device.prepare(ops).map_err(convert::error)?;
+        self.record.borrow_mut().account = graph.account();
         self.graphs.push(Some(graph));
         Ok(self.graphs.len() as u64 - 1)
     }
@@ -279,7 +283,7 @@ impl NativeHost for Host {
         let cost = self.graph(graph)?.cost();
         if let Some(gate) = self.gate.borrow_mut().as_mut()
             && !self.held_out.get()
-            && !gate()
+            && !gate(&self.record.borrow())
         {
             return Err(compute::Error {
                 code: compute::ErrorCode::BudgetExhausted,

@@ -218,15 +218,16 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let sums = [dgain, dbias].map(|sums| sums.as_ref().map(|span| output!(span)));
             layer_norm::backward(split, of, output!(dx), sums, *rows, *cols, *accumulate);
         }
-        Step::RopeNorm { x, out, inv_rms, dims, base, eps, dtype } => {
+        Step::RopeNorm { x, out, inv_rms, dims, base, eps, dtypes: [of_x, of_out] } => {
             let angles = kept.rope.get(dims.time, dims.dim, *base);
-            let (x, out, inv_rms) = (input!(x), results!(out, dtype), output!(inv_rms));
+            let (x, out, inv_rms) = (numbers!(x, of_x), results!(out, of_out), output!(inv_rms));
             rope_norm::forward(split, x, out, inv_rms, &angles, dims, *eps);
         }
-        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate, dtype } => {
+        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate, dtypes } => {
+            let [dtype, of_dx] = dtypes;
             let angles = kept.rope.get(dims.time, dims.dim, *base);
             let (out, inv_rms, dout) = (numbers!(out, dtype), input!(inv_rms), numbers!(dout, dtype));
-            rope_norm::backward(split, out, inv_rms, dout, output!(dx), &angles, dims, *accumulate);
+            rope_norm::backward(split, out, inv_rms, dout, results!(dx, of_dx), &angles, dims, *accumulate);
         }
         Step::RowMap { program, inputs, stores } => {
             row_map::run(split, t, program, inputs, stores);

@@ -23,7 +23,7 @@ fn angles_at<'a>(angles: &'a [f32], dims: &HeadDims, row: usize) -> (&'a [f32], 
 
 pub(crate) fn forward(
     split: Split,
-    x: &[f32],
+    x: Numbers,
     out: Results,
     inv_rms: &mut [f32],
     angles: &[f32],
@@ -34,10 +34,12 @@ pub(crate) fn forward(
     let group = (TASK / width).max(1);
     let (out, inv_rms) = (out.shared(), Output::new(inv_rms));
     split.each(dims.positions.div_ceil(group), |task| {
-        scratch::with(width, |line| {
+        scratch::with(2 * width, |lines| {
+            let (x_line, line) = lines.split_at_mut(width);
             for row in task * group..((task + 1) * group).min(dims.positions) {
                 let (cos, sin) = angles_at(angles, dims, row);
-                let x = &x[row * dims.cols + dims.col..][..width];
+                let start = row * dims.cols + dims.col;
+                let x = as_floats(x.part(start..start + width), x_line);
                 // SAFETY: positions do not overlap, and each belongs to one
                 // task.
                 let inv = unsafe { inv_rms.range(row * dims.heads, dims.heads) };
@@ -93,17 +95,18 @@ pub(crate) fn backward(
     out: Numbers,
     inv_rms: &[f32],
     dout: Numbers,
-    dx: &mut [f32],
+    dx: Results,
     angles: &[f32],
     dims: &HeadDims,
     accumulate: bool,
 ) {
     let width = dims.heads * dims.dim;
     let group = (TASK / width).max(1);
-    let dx = Output::new(dx);
+    let dx = dx.shared();
     split.each(dims.positions.div_ceil(group), |task| {
-        scratch::with(2 * width, |lines| {
-            let (y_line, dy_line) = lines.split_at_mut(width);
+        scratch::with(3 * width, |lines| {
+            let (y_line, lines) = lines.split_at_mut(width);
+            let (dy_line, dx_line) = lines.split_at_mut(width);
             for row in task * group..((task + 1) * group).min(dims.positions) {
                 let (cos, sin) = angles_at(angles, dims, row);
                 let part = row * width..(row + 1) * width;
@@ -111,8 +114,16 @@ pub(crate) fn backward(
                 let dy = as_floats(dout.part(part), dy_line);
                 let inv = &inv_rms[row * dims.heads..][..dims.heads];
                 // SAFETY: rows do not overlap, and each belongs to one task.
-                let dx = unsafe { dx.range(row * dims.cols + dims.col, width) };
-                backward_heads(y, dy, dx, inv, cos, sin, accumulate);
+                match unsafe { dx.range(row * dims.cols + dims.col, width) } {
+                    Results::F32(dx) => backward_heads(y, dy, dx, inv, cos, sin, accumulate),
+                    Results::Bf16(dx) => {
+                        if accumulate {
+                            widen(dx, dx_line);
+                        }
+                        backward_heads(y, dy, dx_line, inv, cos, sin, accumulate);
+                        narrow(dx_line, dx);
+                    }
+                }
             }
         });
     });

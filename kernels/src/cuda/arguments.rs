@@ -105,11 +105,11 @@ twins! {
     }
     RopeNorm {
         x: Address, out: Address, inv_rms: Address, angles: Address, positions: u64, time: u64, heads: u64,
-        dim: u64, cols: u64, col: u64, eps: f32, half_out: u32,
+        dim: u64, cols: u64, col: u64, eps: f32, half_x: u32, half_out: u32,
     }
     RopeNormBackward {
         out: Address, inv_rms: Address, dout: Address, dx: Address, angles: Address, positions: u64,
-        time: u64, heads: u64, dim: u64, cols: u64, col: u64, accumulate: u32, half_out: u32,
+        time: u64, heads: u64, dim: u64, cols: u64, col: u64, accumulate: u32, half_out: u32, half_dx: u32,
     }
     // attention.cu
     Attention {
@@ -188,7 +188,9 @@ impl End {
     pub fn is_wide(&self, partial: Address) -> bool {
         let addresses = self.out | self.bias | self.residual | self.pre | partial;
         let read = [self.residual != 0, self.accumulate != 0, self.backward != 0];
-        self.n.is_multiple_of(8) && addresses.is_multiple_of(16) && read.into_iter().filter(|r| *r).count() < 2
+        self.n.is_multiple_of(8)
+            && addresses.is_multiple_of(16)
+            && read.into_iter().filter(|r| *r).count() < 2
     }
 }
 

@@ -5,7 +5,7 @@ use super::driver::Address;
 use super::{Buffer, Cuda, THREADS, WARPS, address, attention, cross_entropy, experts, product, row_map};
 use crate::Error;
 use crate::op::{DType, Distribution, ReduceAxis};
-use crate::step::Step;
+use crate::step::{HeadDims, Step};
 use crate::table::Table;
 
 /// Side of a tile of `matmul`.
@@ -27,6 +27,11 @@ pub(super) fn each(count: usize) -> usize {
 /// Blocks for one warp a row.
 fn each_row(rows: usize) -> usize {
     rows.div_ceil(WARPS as usize)
+}
+
+/// Blocks of `rope_norm`: half a warp a head.
+fn each_head(dims: &HeadDims) -> usize {
+    (dims.positions * dims.heads).div_ceil(2 * WARPS as usize)
 }
 
 pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Result<(), Error> {
@@ -201,7 +206,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 norm_weights(cuda, a, [maybe(dgain), maybe(dbias)])
             }
         }
-        Step::RopeNorm { x, out, inv_rms, dims, base, eps, dtype } => {
+        Step::RopeNorm { x, out, inv_rms, dims, base, eps, dtypes } => {
             let a = args::RopeNorm {
                 x: at(x),
                 out: at(out),
@@ -214,12 +219,13 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cols: dims.cols as u64,
                 col: dims.col as u64,
                 eps: *eps,
-                half_out: half(*dtype),
+                half_x: half(dtypes[0]),
+                half_out: half(dtypes[1]),
             };
             // SAFETY: see above; the angles are kept by `cuda`.
-            unsafe { cuda.launch("rope_norm", each_row(dims.positions * dims.heads), 0, a) }
+            unsafe { cuda.launch("rope_norm", each_head(dims), 0, a) }
         }
-        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate, dtype } => {
+        Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base, accumulate, dtypes } => {
             let a = args::RopeNormBackward {
                 out: at(out),
                 inv_rms: at(inv_rms),
@@ -233,10 +239,11 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 cols: dims.cols as u64,
                 col: dims.col as u64,
                 accumulate: u32::from(*accumulate),
-                half_out: half(*dtype),
+                half_out: half(dtypes[0]),
+                half_dx: half(dtypes[1]),
             };
             // SAFETY: as above.
-            unsafe { cuda.launch("rope_norm_backward", each_row(dims.positions * dims.heads), 0, a) }
+            unsafe { cuda.launch("rope_norm_backward", each_head(dims), 0, a) }
         }
         Step::RowMap { program, inputs, stores } => row_map::run(cuda, t, program, inputs, stores),
         Step::Reduce { src, dst, dtype, rows, cols, axis, scale, accumulate } => {

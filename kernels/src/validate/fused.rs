@@ -72,28 +72,28 @@ impl<'a> Check<'a> {
     }
 
     pub(super) fn rope_norm(&mut self, o: &RopeNorm) -> Result<Step, Error> {
-        let x = self.read("x", o.x)?;
+        let x = self.number("x", o.x, false)?;
         let out = self.number("out", o.out, true)?;
         let inv_rms = self.write("inv_rms", o.inv_rms)?;
         positive("base", o.base)?;
         positive("eps", o.eps)?;
         let dims = heads_in(x, "x", o.x_col, out, inv_rms)?;
-        let dtype = out.dtype;
+        let dtypes = [x.dtype, out.dtype];
         let (x, out, inv_rms) = (x.span, out.span, inv_rms.span);
-        Ok(Step::RopeNorm { x, out, inv_rms, dims, base: o.base, eps: o.eps, dtype })
+        Ok(Step::RopeNorm { x, out, inv_rms, dims, base: o.base, eps: o.eps, dtypes })
     }
 
     pub(super) fn rope_norm_backward(&mut self, o: &RopeNormBackward) -> Result<Step, Error> {
         let out = self.number("out", o.out, false)?;
         let inv_rms = self.read("inv_rms", o.inv_rms)?;
         let dout = self.same_type("dout", o.dout, out, false)?;
-        let dx = self.write("dx", o.dx)?;
+        let dx = self.number("dx", o.dx, true)?;
         positive("base", o.base)?;
         same_shape("out", out, "dout", dout)?;
         let dims = heads_in(dx, "dx", o.dx_col, out, inv_rms)?;
-        let (dtype, accumulate) = (out.dtype, o.accumulate);
+        let (dtypes, accumulate) = ([out.dtype, dx.dtype], o.accumulate);
         let (out, inv_rms, dout, dx) = (out.span, inv_rms.span, dout.span, dx.span);
-        Ok(Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base: o.base, accumulate, dtype })
+        Ok(Step::RopeNormBackward { out, inv_rms, dout, dx, dims, base: o.base, accumulate, dtypes })
     }
 }
 

@@ -120,9 +120,11 @@ proptest! {
     #[test]
     fn rope_norm(
         seed: u64, batch in 1usize..3, time in 1usize..40, heads in 1usize..4, half in 1usize..20,
-        before in 0usize..9, after in 0usize..9, rounded: bool, accumulate: bool,
+        before in 0usize..9, after in 0usize..9, which in 0usize..8, accumulate: bool, aligned: bool,
     ) {
-        check_rope_norm(seed, [batch, time, heads, 2 * half], [before, after], rounded, accumulate);
+        let four = |n: usize| if aligned { n.next_multiple_of(4) } else { n };
+        let shape = [batch, time, heads, 2 * four(half)];
+        check_rope_norm(seed, shape, [four(before), four(after)], Rounded::of(which), accumulate);
     }
 
     #[test]
@@ -144,21 +146,36 @@ proptest! {
     }
 }
 
+/// What is bfloat16 of a [`RopeNorm`] and its gradient: the projection, the
+/// heads, the projection's gradient.
+#[derive(Clone, Copy)]
+struct Rounded {
+    x: bool,
+    out: bool,
+    dx: bool,
+}
+
+impl Rounded {
+    fn of(bits: usize) -> Rounded {
+        Rounded { x: bits & 1 > 0, out: bits & 2 > 0, dx: bits & 4 > 0 }
+    }
+}
+
 fn check_rope_norm(
     seed: u64,
     shape: [usize; 4],
     [before, after]: [usize; 2],
-    rounded: bool,
+    rounded: Rounded,
     accumulate: bool,
 ) {
     let [batch, time, heads, dim] = shape;
     let mut bench = Bench::new(seed);
     let (rows, width) = (batch * time, heads * dim);
     let cols = before + width + after;
-    let (x, wide) = bench.random(&[rows, cols]);
-    let (dout, dout64) = bench.random_of(rounded, &shape);
-    let (dx, mut want) = bench.random(&[rows, cols]);
-    let (out, _) = bench.random_of(rounded, &shape);
+    let (x, wide) = bench.random_of(rounded.x, &[rows, cols]);
+    let (dout, dout64) = bench.random_of(rounded.out, &shape);
+    let (dx, mut want) = bench.random_of(rounded.dx, &[rows, cols]);
+    let (out, _) = bench.random_of(rounded.out, &shape);
     let inv_rms = bench.zeros(&[batch, time, heads]);
     let (base, eps) = (1000.0, 1e-3f32);
     let (x_col, dx_col) = (before as u32, before as u32);
@@ -169,9 +186,9 @@ fn check_rope_norm(
     let part: Vec<f64> = wide.chunks(cols).flat_map(|row| row[before..before + width].to_vec()).collect();
     let (y, inv) = reference::rope_norm(&part, shape, base.into(), eps.into());
     let stored = bench.get(out);
-    close(&stored, &y, if rounded { 1.0 / 256.0 } else { 3e-6 });
+    close(&stored, &y, if rounded.out { 1.0 / 256.0 } else { 3e-6 });
     close(&bench.get(inv_rms), &inv, 3e-6);
-    let gradient = match rounded {
+    let gradient = match rounded.out {
         false => reference::rope_norm_backward(&part, &dout64, shape, base.into(), eps.into()),
         // Of what was stored: inv · Rᵀ(dout − out · mean(dout · out)).
         true => {
@@ -190,7 +207,19 @@ fn check_rope_norm(
         let at = i / width * cols + before + i % width;
         want[at] = g + if accumulate { want[at] } else { 0.0 };
     }
-    close(&bench.get(dx), &want, 1e-4);
+    close(&bench.get(dx), &want, if rounded.dx { 1.0 / 256.0 } else { 1e-4 });
+}
+
+/// Heads that a lane of a card takes in one go, in more than one, and in one
+/// that is not full, by loads of 16 bytes and by element.
+#[test]
+fn rope_norm_of_heads_of_every_width() {
+    for (seed, dim) in (0..).zip([8, 64, 128, 136, 256]) {
+        for (at, margin) in [0, 4, 3].into_iter().enumerate() {
+            let rounded = Rounded::of(if at == 1 { 7 } else { seed as usize });
+            check_rope_norm(seed, [1, 3, 3, dim], [margin, margin], rounded, at == 1);
+        }
+    }
 }
 
 /// Large enough to be split between threads.
@@ -207,8 +236,8 @@ fn large_shapes_do_not_depend_on_threads() {
             true,
         );
     }
-    for rounded in [false, true] {
-        check_rope_norm(2, [2, 150, 6, 64], [16, 32], rounded, true);
+    for rounded in 0..8 {
+        check_rope_norm(2, [2, 150, 6, 64], [16, 32], Rounded::of(rounded), true);
     }
     let mut bench = Bench::new(3);
     let (x, _) = bench.random(&[rows, 96]);

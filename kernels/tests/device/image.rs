@@ -103,6 +103,7 @@ fn the_instructions_that_were_meant_are_there() {
         needs(architecture, "attention_backward_bf16_", 4, &["LDGSTS", "LDSM", "HMMA", "STG.128"]);
         needs(architecture, "rms_norm", 2, &["LDG.128", "STG.128"]);
         needs(architecture, "layer_norm", 2, &["LDG.128", "STG.128"]);
+        needs(architecture, "rope_norm", 2, &["LDG.128", "STG.128"]);
         needs(architecture, "adamw", 1, &["LDG.128", "STG.128"]);
         needs(architecture, "cross_entropy", 2, &["LDG.128"]);
     }

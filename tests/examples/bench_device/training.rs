@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+use terrarium_kernels::AccountLine;
 use terrarium_tests::native::{NativeConfig, NativeSession};
 
 use super::Result;
@@ -23,6 +25,9 @@ type Losses = Vec<(u64, f64)>;
 pub struct Training {
     permits: Option<mpsc::Sender<()>>,
     times: mpsc::Receiver<f64>,
+    /// Comes before the first step.
+    account: mpsc::Receiver<Vec<AccountLine>>,
+    accounted: Option<Vec<AccountLine>>,
     thread: Option<JoinHandle<std::result::Result<Losses, String>>>,
 }
 
@@ -41,6 +46,7 @@ impl Training {
         }
         let (permits, permitted) = mpsc::channel();
         let (tell, times) = mpsc::channel();
+        let (tell_account, account) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let text = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
             let config = NativeConfig {
@@ -53,9 +59,9 @@ impl Training {
                 knobs: set,
                 ..NativeConfig::default()
             };
-            run(config, permitted, tell).map_err(|error| error.to_string())
+            run(config, permitted, tell, tell_account).map_err(|error| error.to_string())
         });
-        Ok(Training { permits: Some(permits), times, thread: Some(thread) })
+        Ok(Training { permits: Some(permits), times, account, accounted: None, thread: Some(thread) })
     }
 
     /// Seconds of one step: a replay, and everything up to the next.
@@ -66,11 +72,31 @@ impl Training {
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 Err(format!("no step within {} s", PATIENCE.as_secs()).into())
             }
-            _ => match self.end()? {
-                Ok(_) => Err("the training ended".into()),
-                Err(why) => Err(why.into()),
-            },
+            _ => Err(self.why_it_ended()?),
         }
+    }
+
+    fn why_it_ended(&mut self) -> Result<Box<dyn std::error::Error>> {
+        Ok(match self.end()? {
+            Ok(_) => "the training ended".into(),
+            Err(why) => why.into(),
+        })
+    }
+
+    /// Of one step, as JSON.
+    pub fn account(&mut self) -> Result<Value> {
+        if self.accounted.is_none() {
+            self.accounted = match self.account.recv_timeout(PATIENCE) {
+                Ok(lines) => Some(lines),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(format!("no graph within {} s", PATIENCE.as_secs()).into());
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.why_it_ended()?),
+            };
+        }
+        let lines = self.accounted.iter().flatten();
+        let line = |line: &AccountLine| json!({ "operation": line.name, "count": line.count, "flops": line.flops, "bytes": line.bytes });
+        Ok(lines.map(line).collect())
     }
 
     /// Ends the training; what it said of its loss.
@@ -92,11 +118,20 @@ impl Drop for Training {
     }
 }
 
-fn run(config: NativeConfig, permitted: mpsc::Receiver<()>, tell: mpsc::Sender<f64>) -> Result<Losses> {
+fn run(
+    config: NativeConfig,
+    permitted: mpsc::Receiver<()>,
+    tell: mpsc::Sender<f64>,
+    tell_account: mpsc::Sender<Vec<AccountLine>>,
+) -> Result<Losses> {
     let session = NativeSession::start(config)?;
     let mut trainer = gpt_h100::native_trainer(1)?;
     let mut since: Option<Instant> = None;
-    session.gate(Box::new(move || {
+    session.gate(Box::new(move |record| {
+        if since.is_none() {
+            // Nobody need have asked.
+            let _ = tell_account.send(record.account.clone());
+        }
         let told = since.is_none_or(|since| tell.send(since.elapsed().as_secs_f64()).is_ok());
         let more = told && permitted.recv().is_ok();
         since = Some(Instant::now());
