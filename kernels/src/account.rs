@@ -12,17 +12,23 @@ use crate::op::DType;
 use crate::step::{AttentionDims, Step};
 use crate::table::Span;
 
-/// One line of [`crate::Graph::account`].
+/// One operation of [`crate::Graph::account`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AccountLine {
-    /// Name of the operation, as in [`crate::Op::name`].
+    /// Its name, as in [`crate::Op::name`].
     pub name: &'static str,
-    /// Times that it occurs.
-    pub count: u64,
-    /// Flops of the matrix products of all of them.
+    /// Flops of its matrix products.
     pub flops: u64,
-    /// Bytes of the operands of all of them.
+    /// Bytes of its operands.
     pub bytes: u64,
+}
+
+impl AccountLine {
+    /// Seconds that it takes at least on a machine of so many flops and bytes a
+    /// second.
+    pub fn least_seconds(&self, flops: f64, bytes: f64) -> f64 {
+        (self.flops as f64 / flops).max(self.bytes as f64 / bytes)
+    }
 }
 
 const F32: DType = DType::F32;

@@ -92,24 +92,15 @@ impl Graph {
         lines
     }
 
-    /// What its operations have to do at least, by kind, the most bytes first:
-    /// flops of matrix products, and bytes of operands in their element types,
-    /// each moved once and an accumulated one twice.
+    /// What each operation has to do at least, in order: flops of matrix
+    /// products, and bytes of operands in their element types, each moved once
+    /// and an accumulated one twice.
     pub fn account(&self) -> Vec<AccountLine> {
-        let mut lines: Vec<AccountLine> = Vec::new();
-        for step in &self.steps {
-            let (name, (flops, bytes)) = (step.name(), account::of(step));
-            match lines.iter_mut().find(|line| line.name == name) {
-                Some(line) => {
-                    line.count += 1;
-                    line.flops = line.flops.saturating_add(flops);
-                    line.bytes = line.bytes.saturating_add(bytes);
-                }
-                None => lines.push(AccountLine { name, count: 1, flops, bytes }),
-            }
-        }
-        lines.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.name.cmp(b.name)));
-        lines
+        let line = |step: &Step| {
+            let (flops, bytes) = account::of(step);
+            AccountLine { name: step.name(), flops, bytes }
+        };
+        self.steps.iter().map(line).collect()
     }
 
     /// The times of the steps, in order, summed by kind.

@@ -33,20 +33,43 @@ fn gradients(params: &[Tensor], build: &Build<'_>) -> Vec<Vec<f32>> {
     outs.iter().map(|o| o.to_vec().unwrap()).collect()
 }
 
+/// Parameters between -1 and 1.
+fn random(shapes: &[&[u32]], seed: u64) -> Vec<Tensor> {
+    let one = |(stream, shape): (u64, &&[u32])| {
+        let tensor = Tensor::zeros(shape).unwrap();
+        tensor.randomize(Distribution::Uniform, 1.0, seed, stream).unwrap();
+        tensor
+    };
+    (0..).zip(shapes).map(one).collect()
+}
+
+/// The gradients of what `build` makes with bfloat16 are those with float32
+/// but for rounding: differences by the largest of each parameter.
+fn nearly_the_same(
+    shapes: &[&[u32]],
+    tolerance: f32,
+    build: &dyn Fn(&mut Tape, &[Var], Dtype) -> Result<Var>,
+) {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let params = random(shapes, 7);
+    let run = |dtype| gradients(&params, &move |t: &mut Tape, p: &[Var]| build(t, p, dtype));
+    for (half, whole) in run(Dtype::Bfloat16).iter().zip(run(Dtype::Float32)) {
+        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!(scale > 0.0);
+        for (half, whole) in half.iter().zip(whole) {
+            assert!((half - whole).abs() < tolerance * scale, "{half} but {whole} in float32");
+        }
+    }
+}
+
 /// Compares with central differences at every element of every parameter.
 fn check(shapes: &[&[u32]], shift: f32, build: &Build<'_>) {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
-    let params: Vec<Tensor> = shapes
-        .iter()
-        .enumerate()
-        .map(|(i, shape)| {
-            let p = Tensor::zeros(shape).unwrap();
-            p.randomize(Distribution::Uniform, 1.0, 11, i as u64).unwrap();
-            let moved: Vec<f32> = p.to_vec().unwrap().iter().map(|v| v + shift).collect();
-            p.upload(&moved).unwrap();
-            p
-        })
-        .collect();
+    let params = random(shapes, 11);
+    for p in &params {
+        let moved: Vec<f32> = p.to_vec().unwrap().iter().map(|v| v + shift).collect();
+        p.upload(&moved).unwrap();
+    }
     let got = gradients(&params, build);
     let h = 4e-3f32;
     for (p, (param, grad)) in params.iter().zip(&got).enumerate() {
@@ -314,7 +337,12 @@ fn casts_pass_gradients_and_products_mix_types() {
             t.sum(y)
         })
     };
-    assert_eq!(run(true), run(false));
+    let (half, whole) = (run(true), run(false));
+    // The gradient of a bfloat16 value is rounded, that of a parameter is not.
+    for (half, whole) in half[0].iter().zip(&whole[0]) {
+        assert!((half - whole).abs() <= whole.abs() / 256.0, "{half} but {whole} in float32");
+    }
+    assert_eq!(half[1], whole[1]);
 }
 
 #[test]
@@ -386,6 +414,91 @@ fn attention_beside_heads() {
         let q = t.heads(p[0], 0, shape, 10.0, 1e-3)?;
         let k = t.heads(p[0], 4, shape, 10.0, 1e-3)?;
         let y = t.attention_in(shape, 2, [q.into(), k.into(), Heads { of: p[0], col: 8 }], 0)?;
+        weigh(t, y)
+    });
+}
+
+/// Some columns of a projection are nobody's, some have several readers, and one
+/// reader takes them all.
+#[test]
+fn columns_that_share_a_gradient() {
+    check(&[&[1, 4, 12]], 0.0, &|t, p| {
+        let shape = [1, 4, 2, 2];
+        let q = t.heads(p[0], 0, shape, 10.0, 1e-3)?;
+        let y =
+            t.attention_in(shape, 1, [q.into(), Heads { of: p[0], col: 6 }, Heads { of: p[0], col: 9 }], 0)?;
+        weigh(t, y)
+    });
+    check(&[&[3, 10]], 0.3, &|t, p| {
+        let (a, b) = (t.columns(p[0], 7, 3)?, t.columns(p[0], 2, 3)?);
+        let c = t.columns(p[0], 8, 2)?;
+        let c = t.concat_columns(&[c, c])?;
+        let y = t.concat_columns(&[a, b, c])?;
+        weigh(t, y)
+    });
+    check(&[&[3, 6]], 0.3, &|t, p| {
+        let all = t.scale(p[0], 2.0)?;
+        let (a, b) = (t.columns(p[0], 0, 3)?, t.columns(p[0], 3, 3)?);
+        let y = t.concat_columns(&[b, a])?;
+        let y = t.add(y, all)?;
+        weigh(t, y)
+    });
+}
+
+#[test]
+fn rows_below_one_another() {
+    let shapes: [&[u32]; 3] = [&[3, 4], &[2, 4], &[3, 4]];
+    let build = |t: &mut Tape, p: &[Var], dtype| {
+        let w = t.concat_rows(&[p[1], p[2], p[1]], dtype)?;
+        let x = t.cast(p[0], dtype)?;
+        let y = t.linear(x, w)?;
+        weigh(t, y)
+    };
+    check(&shapes, 0.0, &|t, p| build(t, p, Dtype::Float32));
+    nearly_the_same(&shapes, 2e-2, &build);
+}
+
+/// Queries, keys and values of one bfloat16 projection, of which attention
+/// takes the values where they lie.
+#[test]
+fn one_projection_in_bfloat16() {
+    nearly_the_same(&[&[2, 6, 8], &[8, 8], &[4, 8], &[4, 8]], 4e-2, &|t, p, dtype| {
+        let x = t.rms_norm_as(p[0], 1e-3, dtype)?;
+        let w = t.concat_rows(&p[1..], dtype)?;
+        let qkv = t.linear_fused(x, w, Ends { result: dtype, ..Ends::default() })?;
+        let q = t.heads_as(qkv, 0, [2, 6, 2, 4], 10.0, 1e-3, dtype)?;
+        let k = t.heads_as(qkv, 8, [2, 6, 1, 4], 10.0, 1e-3, dtype)?;
+        let y = t.attention_in([2, 6, 2, 4], 1, [q.into(), k.into(), Heads { of: qkv, col: 12 }], 4)?;
+        let y = t.cast(y, Dtype::Float32)?;
+        weigh(t, y)
+    });
+}
+
+/// What several maps owe to one value is added up by the maps themselves.
+#[test]
+fn maps_add_to_a_gradient_that_is_there() {
+    let operations = |maps: usize| {
+        let _session = NativeSession::start(NativeConfig::default()).unwrap();
+        let (x, scale) = (Tensor::zeros(&[4, 6]).unwrap(), Tensor::zeros(&[1]).unwrap());
+        let mut t = Tape::training();
+        let (x, scale) = (t.param(&x), t.input(&scale));
+        let mut y = t.scale(x, 0.5).unwrap();
+        for _ in 0..maps {
+            y = t
+                .map(&[(y, Element), (x, Element), (scale, Scalar)], &|e| e[0].tanh() + e[2] * e[1])
+                .unwrap();
+        }
+        let loss = t.mean(y).unwrap();
+        t.backward(loss).unwrap();
+        t.len()
+    };
+    // Each is one pass forward and one back.
+    assert_eq!(operations(5) - operations(2), 6);
+    check(&[&[3, 5]], 0.2, &|t, p| {
+        let mut y = p[0];
+        for _ in 0..3 {
+            y = t.map_elements(&[y, p[0], p[0]], &|e| e[0].tanh() * e[1] + 0.5 * e[2].square())?;
+        }
         weigh(t, y)
     });
 }
@@ -490,87 +603,49 @@ fn mistakes_are_errors_that_name_the_shapes() {
     assert!(t.gather(a, a).is_ok_and(|_| t.run().is_err()), "float indices are refused by the device");
 }
 
-/// Attention and the loss over bfloat16: the gradients are those of float32 but
-/// for rounding, also where a value is used twice.
+/// Attention and the loss over bfloat16, also where a value is used twice.
 #[test]
 fn bfloat16_flows_through_attention_and_the_loss() {
-    let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let shapes: [&[u32]; 4] = [&[2, 6, 2, 4], &[2, 6, 1, 4], &[5, 8], &[2, 6, 16]];
-    let params: Vec<Tensor> = (0..)
-        .zip(shapes)
-        .map(|(stream, shape)| {
-            let tensor = Tensor::zeros(shape).unwrap();
-            tensor.randomize(Distribution::Uniform, 1.0, 7, stream).unwrap();
-            tensor
-        })
-        .collect();
-    let targets = Tensor::zeros_int(&[12]).unwrap();
-    targets.upload_ints(&[0, 4, 1, -1, 2, 3, 0, 0, 1, 2, 4, 3]).unwrap();
-    let run = |half: bool| {
-        gradients(&params, &|t: &mut Tape, p: &[Var]| {
-            let dtype = if half { Dtype::Bfloat16 } else { Dtype::Float32 };
-            let (q, k) = (t.cast(p[0], dtype)?, t.cast(p[1], dtype)?);
-            let weight = t.cast(p[2], dtype)?;
-            let y = t.attention(q, k, k, 4)?;
-            let fused = t.cast(p[3], dtype)?;
-            let z = t.attention_fused(fused, 2, 1, 0)?;
-            let (y, z) = (t.cast(y, Dtype::Float32)?, t.cast(z, Dtype::Float32)?);
-            let z = t.reshape(z, &[2, 6, 2, 4])?;
-            let y = t.add(y, z)?;
-            let y = t.cast(y, dtype)?;
-            let y = t.reshape(y, &[12, 8])?;
-            let targets = t.input(&targets);
-            let losses = t.linear_cross_entropy(y, weight, targets, 3.0)?;
-            t.mean(losses)
-        })
-    };
-    for (half, whole) in run(true).iter().zip(run(false)) {
-        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        for (half, whole) in half.iter().zip(whole) {
-            assert!((half - whole).abs() < 2e-2 * scale, "{half} but {whole} in float32");
-        }
-    }
+    nearly_the_same(&shapes, 2e-2, &|t, p, dtype| {
+        let targets = Tensor::zeros_int(&[12])?;
+        targets.upload_ints(&[0, 4, 1, -1, 2, 3, 0, 0, 1, 2, 4, 3])?;
+        let (q, k) = (t.cast(p[0], dtype)?, t.cast(p[1], dtype)?);
+        let weight = t.cast(p[2], dtype)?;
+        let y = t.attention(q, k, k, 4)?;
+        let fused = t.cast(p[3], dtype)?;
+        let z = t.attention_fused(fused, 2, 1, 0)?;
+        let (y, z) = (t.cast(y, Dtype::Float32)?, t.cast(z, Dtype::Float32)?);
+        let z = t.reshape(z, &[2, 6, 2, 4])?;
+        let y = t.add(y, z)?;
+        let y = t.cast(y, dtype)?;
+        let y = t.reshape(y, &[12, 8])?;
+        let targets = t.input(&targets);
+        let losses = t.linear_cross_entropy(y, weight, targets, 3.0)?;
+        t.mean(losses)
+    });
 }
 
 /// A layer that stores bfloat16: its value and its gradient, which attention
-/// hands back in bfloat16, are those of float32 but for rounding, also where
-/// the value is used twice.
+/// hands back in bfloat16, also where the value is used twice.
 #[test]
 fn linear_layers_store_bfloat16() {
-    let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let shapes: [&[u32]; 5] = [&[2, 6, 8], &[8, 8], &[8, 8], &[8], &[8, 8]];
-    let params: Vec<Tensor> = (0..)
-        .zip(shapes)
-        .map(|(stream, shape)| {
-            let tensor = Tensor::zeros(shape).unwrap();
-            tensor.randomize(Distribution::Uniform, 1.0, 9, stream).unwrap();
-            tensor
-        })
-        .collect();
-    let run = |result: Dtype| {
-        gradients(&params, &|t: &mut Tape, p: &[Var]| {
-            let x = t.cast(p[0], result)?;
-            let mut heads = Vec::new();
-            // (A bias of keys would have no gradient: it moves all scores of a query.)
-            for (weight, bias) in [(p[1], Some(p[3])), (p[2], None)] {
-                let weight = t.cast(weight, result)?;
-                let y = t.linear_fused(x, weight, Ends { bias, result, ..Ends::default() })?;
-                heads.push(t.reshape(y, &[2, 6, 2, 4])?);
-            }
-            // Attention refuses values of two types: x is of what was asked for.
-            let values = t.reshape(x, &[2, 6, 2, 4])?;
-            let y = t.attention(heads[0], heads[1], values, 0)?;
-            let y = t.reshape(y, &[2, 6, 8])?;
-            let last = t.cast(p[4], result)?;
-            let y = t.linear(y, last)?;
-            weigh(t, y)
-        })
-    };
-    for (half, whole) in run(Dtype::Bfloat16).iter().zip(run(Dtype::Float32)) {
-        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        assert!(scale > 0.0);
-        for (half, whole) in half.iter().zip(whole) {
-            assert!((half - whole).abs() < 3e-2 * scale, "{half} but {whole} in float32");
+    nearly_the_same(&shapes, 3e-2, &|t, p, result| {
+        let x = t.cast(p[0], result)?;
+        let mut heads = Vec::new();
+        // (A bias of keys would have no gradient: it moves all scores of a query.)
+        for (weight, bias) in [(p[1], Some(p[3])), (p[2], None)] {
+            let weight = t.cast(weight, result)?;
+            let y = t.linear_fused(x, weight, Ends { bias, result, ..Ends::default() })?;
+            heads.push(t.reshape(y, &[2, 6, 2, 4])?);
         }
-    }
+        // Attention refuses values of two types: x is of what was asked for.
+        let values = t.reshape(x, &[2, 6, 2, 4])?;
+        let y = t.attention(heads[0], heads[1], values, 0)?;
+        let y = t.reshape(y, &[2, 6, 8])?;
+        let last = t.cast(p[4], result)?;
+        let y = t.linear(y, last)?;
+        weigh(t, y)
+    });
 }

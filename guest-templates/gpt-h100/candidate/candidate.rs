@@ -16,7 +16,7 @@ use terrarium_sdk::knobs::{self, Linear, Logarithmic};
 use terrarium_sdk::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
 use terrarium_sdk::rowkernel::Layout::{Element, PerRow, Scalar};
 use terrarium_sdk::schedule::{Decay, Schedule};
-use terrarium_sdk::tape::{Activation, Ends};
+use terrarium_sdk::tape::{Activation, Ends, Heads};
 use terrarium_sdk::train::{self, Predictors};
 use terrarium_sdk::{Distribution, Dtype, Result, Tape, Tensor, Trainer, Var, data, export_trainer};
 
@@ -207,34 +207,40 @@ impl Model {
         let c = &self.config;
         let (b, time) = (t.shape(residual)[0], t.shape(residual)[1]);
         let x = self.normal(t, residual)?;
-        let (wq, wk, wv) = (
-            self.matrix(t, &self.query, layer)?,
-            self.matrix(t, &self.key, layer)?,
-            self.matrix(t, &self.value, layer)?,
-        );
-        let q = t.linear(x, wq)?;
-        let k = t.linear(x, wk)?;
-        let v = t.linear(x, wv)?;
-        let q = t.reshape(q, &[b, time, c.heads, c.head_dim])?;
-        let k = t.reshape(k, &[b, time, c.kv_heads, c.head_dim])?;
-        let mut v = t.reshape(v, &[b, time, c.kv_heads, c.head_dim])?;
-        if c.value_layers[layer as usize] {
+        // Before the projection: its gradient is added to that of x.
+        let gate = match c.value_layers[layer as usize] {
+            true => {
+                let gate = t.param_row(&self.gates, *tables)?;
+                let seen = t.columns(x, 0, GATE_CHANNELS.min(c.width()))?;
+                Some(t.linear(seen, gate)?)
+            }
+            false => None,
+        };
+        // Queries, keys and values by one product.
+        let [wq, wk, wv] = [&self.query, &self.key, &self.value].map(|bank| t.param_row(bank, layer));
+        let w = t.concat_rows(&[wq?, wk?, wv?], c.operands)?;
+        let qkv = t.linear_fused(x, w, Ends { result: c.operands, ..Ends::default() })?;
+        let queries = [b, time, c.heads, c.head_dim];
+        let keys = [b, time, c.kv_heads, c.head_dim];
+        let value_col = c.width() + c.kv_width();
+        let q = t.heads_as(qkv, 0, queries, c.rope_base, EPS, c.operands)?;
+        let k = t.heads_as(qkv, c.width(), keys, c.rope_base, EPS, c.operands)?;
+        let mut v = Heads { of: qkv, col: value_col };
+        if let Some(gate) = gate {
+            let own = t.columns(qkv, value_col, c.kv_width())?;
+            let own = t.reshape(own, &keys)?;
             let table = t.param(&self.value_tables[*tables as usize]);
             let extra = t.gather(table, tokens)?;
-            let extra = t.reshape(extra, &[b, time, c.kv_heads, c.head_dim])?;
-            let gate = t.param_row(&self.gates, *tables)?;
-            let seen = t.columns(x, 0, GATE_CHANNELS.min(c.width()))?;
-            let gate = t.linear(seen, gate)?;
-            v = t.map(&[(v, Element), (extra, Element), (gate, PerRow)], &|e| {
+            let extra = t.reshape(extra, &keys)?;
+            let own = t.cast(own, Dtype::Float32)?;
+            let sum = t.map(&[(own, Element), (extra, Element), (gate, PerRow)], &|e| {
                 e[0] + 2.0 * e[2].sigmoid() * e[1]
             })?;
+            v = self.operand(t, sum)?.into();
             *tables += 1;
         }
-        let q = t.rope_norm_as(q, c.rope_base, EPS, c.operands)?;
-        let k = t.rope_norm_as(k, c.rope_base, EPS, c.operands)?;
         let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
-        let v = self.operand(t, v)?;
-        let y = t.attention(q, k, v, window)?;
+        let y = t.attention_in(queries, c.kv_heads, [q.into(), k.into(), v], window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let (y, wo) = (self.operand(t, y)?, self.matrix(t, &self.project, layer)?);
         t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })

@@ -86,6 +86,12 @@ struct VarEntry {
     passed_on: bool,
     /// Where the gradient has to end up (rows of a parameter bank).
     home: Option<Slot>,
+    /// A gradient of which only some columns are written yet.
+    columns: Option<backward::Columns>,
+    /// The value whose gradient is meant: this one is that in other elements.
+    stands_for: Option<Var>,
+    /// Its gradient is float32, whatever it is itself.
+    parameter: bool,
 }
 
 struct ParamEntry {
@@ -171,13 +177,7 @@ impl Tape {
     /// A value of `slot` whose gradient is that of `x`.
     fn stands_for(&mut self, slot: Slot, x: Var) -> Var {
         let y = self.add_var(slot, self.needs_gradient(x));
-        self.rule(
-            y,
-            Box::new(move |t, adjoint| match adjoint {
-                Adjoint::Uniform(value) => t.give_uniform(x, value),
-                Adjoint::Buffer(dy) => t.contribute(x, dy),
-            }),
-        );
+        self.vars[y.0 as usize].stands_for = Some(x);
         y
     }
 
@@ -208,6 +208,7 @@ impl Tape {
         let slot = self.slot(self.params[at].var);
         let slot = self.view(slot, offset, rest)?;
         let var = self.add_var(slot, self.training);
+        self.vars[var.0 as usize].parameter = true;
         if self.training {
             let bank_gradient = self.bank_gradient(at);
             self.vars[var.0 as usize].home = Some(self.view(bank_gradient, offset, rest)?);
@@ -222,6 +223,7 @@ impl Tape {
         }
         let slot = self.bind(tensor);
         let var = self.add_var(slot, self.training);
+        self.vars[var.0 as usize].parameter = true;
         self.params.push(ParamEntry { tensor: tensor.clone(), var, rows: Vec::new(), whole: false });
         self.params.len() - 1
     }
@@ -280,7 +282,16 @@ impl Tape {
     }
 
     fn add_var(&mut self, slot: Slot, needs_gradient: bool) -> Var {
-        self.vars.push(VarEntry { slot, needs_gradient, gradient: None, passed_on: false, home: None });
+        self.vars.push(VarEntry {
+            slot,
+            needs_gradient,
+            gradient: None,
+            passed_on: false,
+            home: None,
+            columns: None,
+            stands_for: None,
+            parameter: false,
+        });
         Var(self.vars.len() as u32 - 1)
     }
 

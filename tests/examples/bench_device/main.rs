@@ -11,10 +11,10 @@
 //!   1 + |value|, and whether a second run gave the same bits
 //! - `model ROWS PARTS TIME VOCABULARY KNOB=VALUE…`: makes the model of the
 //!   template gpt-h100 with knobs set
-//! - `account`: of one of its training steps, for each kind of operation, how
-//!   many there are, the flops of their matrix products, and the bytes of their
-//!   operands: an operation takes at least the longer of both at a machine's
-//!   peaks
+//! - `account TFLOPS GB_PER_SECOND`: of one of its training steps, for each
+//!   kind of operation, how many there are, the flops of their matrix products,
+//!   the bytes of their operands, and the seconds that they take at least on a
+//!   machine of these peaks, the longest first
 //! - `step N`: times of N of its training steps, between the ends of two
 //! - `loss`: what it reported of its loss so far
 
@@ -125,7 +125,10 @@ fn answer(card: Option<u32>, question: &str, training: &mut Option<Training>) ->
             *training = Some(Training::start(card, numbers, knobs)?);
             Ok(json!("started"))
         }
-        ["account"] => training.as_mut().ok_or("`model` comes before `account`")?.account(),
+        ["account", tflops, gb] => {
+            let training = training.as_mut().ok_or("`model` comes before `account`")?;
+            training.account(tflops.parse::<f64>()? * 1e12, gb.parse::<f64>()? * 1e9)
+        }
         ["step", count] => {
             let training = training.as_mut().ok_or("`model` comes before `step`")?;
             let count = count.parse::<usize>()?;

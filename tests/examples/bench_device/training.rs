@@ -83,8 +83,8 @@ impl Training {
         })
     }
 
-    /// Of one step, as JSON.
-    pub fn account(&mut self) -> Result<Value> {
+    /// Of one step on a machine of so many flops and bytes a second, as JSON.
+    pub fn account(&mut self, flops: f64, bytes: f64) -> Result<Value> {
         if self.accounted.is_none() {
             self.accounted = match self.account.recv_timeout(PATIENCE) {
                 Ok(lines) => Some(lines),
@@ -94,9 +94,18 @@ impl Training {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.why_it_ended()?),
             };
         }
-        let lines = self.accounted.iter().flatten();
-        let line = |line: &AccountLine| json!({ "operation": line.name, "count": line.count, "flops": line.flops, "bytes": line.bytes });
-        Ok(lines.map(line).collect())
+        let mut kinds: BTreeMap<&str, (u64, u64, u64, f64)> = BTreeMap::new();
+        for line in self.accounted.iter().flatten() {
+            let kind = kinds.entry(line.name).or_default();
+            kind.0 += 1;
+            kind.1 += line.flops;
+            kind.2 += line.bytes;
+            kind.3 += line.least_seconds(flops, bytes);
+        }
+        let mut kinds: Vec<_> = kinds.into_iter().collect();
+        kinds.sort_by(|a, b| b.1.3.total_cmp(&a.1.3));
+        let line = |(name, (count, flops, bytes, seconds))| json!({ "operation": name, "count": count, "flops": flops, "bytes": bytes, "seconds": seconds });
+        Ok(kinds.into_iter().map(line).collect())
     }
 
     /// Ends the training; what it said of its loss.

@@ -247,6 +247,19 @@ impl Tape {
         }
     }
 
+    /// The buffer for columns of one value, if nobody wrote to any of them and
+    /// it is of `dtype`.
+    fn free_of(&mut self, places: &[Place], group: &[usize], dtype: Dtype) -> Option<Slot> {
+        let first = &places[group[0]];
+        let (of, cols) = (first.of, *first.shape.get(1).filter(|_| first.shape.len() == 2)?);
+        if self.gradient_dtype(of) != dtype {
+            return None;
+        }
+        let columns = group.iter().map(|&i| &places[i].columns);
+        let columns: Vec<_> = columns.map(|range| range.start as u32..range.end as u32).collect();
+        self.free_columns(of, cols, &columns)
+    }
+
     /// Buffers for the gradients of some places, one for all columns of a value,
     /// and for each place its own. The parts of a value that are no one's become
     /// 0. Places that overlap get two.
@@ -263,6 +276,11 @@ impl Tape {
         let mut destinations = Vec::new();
         for group in groups {
             let first = &places[group[0]];
+            if let Some(slot) = self.free_of(places, &group, dtype) {
+                let slot = self.view(slot, 0, &first.shape)?;
+                group.iter().for_each(|&i| slots[i] = slot);
+                continue;
+            }
             let to = self.destination_of(first.of, dtype)?;
             let slot = self.view(to.slot, 0, &first.shape)?;
             let written: u64 = group.iter().map(|&i| places[i].columns.end - places[i].columns.start).sum();

@@ -6,10 +6,18 @@
 //! second one arrives it is added to the buffer, or to a copy if someone else
 //! has yet to read it. So the gradient of a residual stream is one buffer, from
 //! its end to its beginning.
+//!
+//! A gradient has the elements of its value: that of a bfloat16 activation is
+//! bfloat16 where whoever writes it can, and is rounded once more by each that
+//! adds to it; those of parameters, and of what was cast from float32, are
+//! float32. Operations that write some columns each (queries, keys and values
+//! of one projection) share one buffer, and what none of them wrote is 0.
+
+use std::ops::Range;
 
 use super::{Slot, Tape, Var};
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::{Dtype, Tensor, elements};
 
 /// What arrives at a value from those who used it.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +36,14 @@ pub(super) struct Gradient {
     adjoint: Adjoint,
     /// Whether the buffer is this variable's alone, so that it may be added to.
     own: bool,
+}
+
+/// Columns of a gradient that have been written, in a buffer of the shape of the
+/// value, whose rows are `cols` long.
+pub(super) struct Columns {
+    slot: Slot,
+    cols: u32,
+    written: Vec<Range<u32>>,
 }
 
 /// Where an operation that cannot accumulate writes its contribution.
@@ -57,6 +73,7 @@ impl Tape {
             self.give_uniform(loss, 1.0)?;
         }
         while let Some((var, rule)) = self.rules.pop() {
+            self.settle(var)?;
             if let Some(gradient) = self.vars[var.0 as usize].gradient {
                 rule(self, gradient.adjoint)?;
             }
@@ -86,7 +103,7 @@ impl Tape {
             for (index, row) in rows.iter().enumerate() {
                 let touched = row.is_some_and(|v| self.vars[v.0 as usize].gradient.is_some());
                 if !touched && !complete {
-                    let len = crate::tensor::elements(&row_shape);
+                    let len = elements(&row_shape);
                     let slot = self.view(home, index as u64 * len, &row_shape)?;
                     self.emit_fill(slot, 0.0);
                 }
@@ -116,6 +133,7 @@ impl Tape {
             return Ok(None);
         };
         let var = self.params[at].var;
+        self.settle(var)?;
         match self.vars[var.0 as usize].gradient {
             None => Ok(None),
             Some(gradient) => {
@@ -141,6 +159,7 @@ impl Tape {
             )));
         }
         let var = self.param(param);
+        self.vars[var.0 as usize].columns = None;
         self.vars[var.0 as usize].gradient =
             Some(Gradient { adjoint: Adjoint::Buffer(gradient), own: false });
         Ok(())
@@ -173,16 +192,13 @@ impl Tape {
         if !self.needs_gradient(x) {
             return Ok(());
         }
+        let x = self.meant(x)?;
         let shape = self.shape(x).to_vec();
         let share = match self.slot_shape(share) == shape {
             true => share,
             false => self.view(share, 0, &shape)?,
         };
-        let (first, dtype) = (self.vars[x.0 as usize].gradient.is_none(), self.slot_dtype(self.slot(x)));
-        let share = match first && dtype == Dtype::Bfloat16 {
-            true => share,
-            false => self.converted(share, Dtype::Float32)?,
-        };
+        let dtype = self.slot_dtype(share);
         let entry = &mut self.vars[x.0 as usize];
         match (entry.gradient, entry.home) {
             (None, None) => {
@@ -194,7 +210,8 @@ impl Tape {
                 self.emit_copy(share, home)
             }
             (Some(_), _) => {
-                let (slot, _) = self.accumulator(x)?;
+                let (slot, _) = self.accumulator_of(x, dtype)?;
+                let share = self.converted(share, self.slot_dtype(slot))?;
                 self.emit_add(share, slot)
             }
         }
@@ -238,6 +255,7 @@ impl Tape {
         if !self.needs_gradient(x) {
             return Ok(());
         }
+        let x = self.meant(x)?;
         let entry = &mut self.vars[x.0 as usize];
         match (entry.gradient, entry.home) {
             (None, None) => entry.gradient = Some(Gradient { adjoint: Adjoint::Uniform(value), own: false }),
@@ -252,18 +270,45 @@ impl Tape {
         Ok(())
     }
 
-    /// The buffer that contributions to `x` go to, and whether to add to it
-    /// (false: it has no content yet). `x` must need a gradient.
+    /// The float32 buffer that contributions to `x` go to, and whether to add to
+    /// it (false: it has no content yet). `x` must need a gradient.
     pub(super) fn accumulator(&mut self, x: Var) -> Result<(Slot, bool)> {
+        self.accumulator_of(x, Dtype::Float32)
+    }
+
+    /// As [`Tape::accumulator`], for an operation that writes and adds to
+    /// bfloat16 as well: of that where the value is.
+    pub(super) fn accumulator_of_either(&mut self, x: Var) -> Result<(Slot, bool)> {
+        self.accumulator_of(x, Dtype::Bfloat16)
+    }
+
+    /// The float32 buffer that holds what came to `x` so far, if anything did.
+    pub(super) fn sum_so_far(&mut self, x: Var) -> Result<Option<Slot>> {
+        let x = self.meant(x)?;
+        match self.vars[x.0 as usize].gradient {
+            Some(_) => self.accumulator(x).map(|(slot, _)| Some(slot)),
+            None => Ok(None),
+        }
+    }
+
+    /// For an operation that writes elements of `written`, or of float32 too.
+    fn accumulator_of(&mut self, x: Var, written: Dtype) -> Result<(Slot, bool)> {
+        let x = self.meant(x)?;
         let at = x.0 as usize;
         let shape = self.shape(x).to_vec();
+        let dtype = if written == Dtype::Float32 { written } else { self.gradient_dtype(x) };
+        let fits = |t: &Self, slot| [dtype, Dtype::Float32].contains(&t.slot_dtype(slot));
         let (slot, add) = match (self.vars[at].gradient, self.vars[at].home) {
-            (Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true }), _) => return Ok((slot, true)),
-            (Some(Gradient { adjoint: Adjoint::Buffer(slot), .. }), None) if self.is_left_to(x, slot) => {
+            (Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true }), _) if fits(self, slot) => {
+                return Ok((slot, true));
+            }
+            (Some(Gradient { adjoint: Adjoint::Buffer(slot), .. }), None)
+                if fits(self, slot) && self.is_left_to(x, slot) =>
+            {
                 (slot, true)
             }
             (Some(gradient), home) => {
-                let slot = home.unwrap_or_else(|| self.temporary(&shape));
+                let slot = home.unwrap_or_else(|| self.temporary_of(dtype, &shape));
                 match gradient.adjoint {
                     Adjoint::Buffer(shared) => self.emit_copy(shared, slot)?,
                     Adjoint::Uniform(value) => self.emit_fill(slot, value),
@@ -271,10 +316,98 @@ impl Tape {
                 (slot, true)
             }
             (None, Some(home)) => (home, false),
-            (None, None) => (self.temporary(&shape), false),
+            (None, None) => (self.temporary_of(dtype, &shape), false),
         };
         self.vars[at].gradient = Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true });
         Ok((slot, add))
+    }
+
+    /// The elements of the gradient of `x`, where there is a choice.
+    pub(super) fn gradient_dtype(&self, x: Var) -> Dtype {
+        let entry = &self.vars[self.stood_for(x).0 as usize];
+        if entry.parameter { Dtype::Float32 } else { self.slot_dtype(entry.slot) }
+    }
+
+    /// The value whose gradient that of `x` is.
+    fn stood_for(&self, mut x: Var) -> Var {
+        while let Some(of) = self.vars[x.0 as usize].stands_for {
+            x = of;
+        }
+        x
+    }
+
+    /// As [`Tape::stood_for`], and all of the columns of its gradient have
+    /// something in them, or none.
+    fn meant(&mut self, x: Var) -> Result<Var> {
+        let x = self.stood_for(x);
+        self.settle(x)?;
+        Ok(x)
+    }
+
+    /// Makes a gradient of columns a whole one: what nobody wrote is 0.
+    fn settle(&mut self, x: Var) -> Result<()> {
+        let Some(Columns { slot, cols, mut written }) = self.vars[x.0 as usize].columns.take() else {
+            return Ok(());
+        };
+        let rows = (self.slot_len(slot) / u64::from(cols)) as u32;
+        let flat = self.view(slot, 0, &[rows, cols])?;
+        written.sort_by_key(|range| range.start);
+        written.push(cols..cols);
+        let mut begin = 0;
+        for range in written {
+            let width = range.start - begin;
+            if width > 0 {
+                let zeros = self.temporary_of(self.slot_dtype(slot), &[rows, width]);
+                self.emit_fill(zeros, 0.0);
+                self.emit_columns((zeros, 0), (flat, begin), width, false);
+            }
+            begin = range.end;
+        }
+        self.vars[x.0 as usize].gradient = Some(Gradient { adjoint: Adjoint::Buffer(slot), own: true });
+        Ok(())
+    }
+
+    /// The buffer for an operation that writes or adds to a contribution to some
+    /// columns of `x`, whose rows are `cols` long, and whether to add to them
+    /// (false: they have no content yet). It has the shape of `x`, and elements
+    /// as in [`Tape::accumulator_of_either`].
+    pub(super) fn columns_accumulator(
+        &mut self,
+        x: Var,
+        cols: u32,
+        range: Range<u32>,
+    ) -> Result<(Slot, bool)> {
+        if let Some(slot) = self.free_columns(x, cols, &[range]) {
+            return Ok((slot, false));
+        }
+        let (slot, add) = self.accumulator_of_either(x)?;
+        if !add {
+            self.emit_fill(slot, 0.0);
+        }
+        Ok((slot, true))
+    }
+
+    /// The buffer for columns of `x`, which do not overlap, if none has content
+    /// yet; the caller writes them.
+    pub(super) fn free_columns(&mut self, x: Var, cols: u32, ranges: &[Range<u32>]) -> Option<Slot> {
+        let x = self.stood_for(x);
+        let entry = &self.vars[x.0 as usize];
+        if entry.gradient.is_some() || entry.home.is_some() || !entry.needs_gradient {
+            return None;
+        }
+        if entry.columns.is_none() {
+            let shape = self.shape(x).to_vec();
+            let slot = self.temporary_of(self.gradient_dtype(x), &shape);
+            self.vars[x.0 as usize].columns = Some(Columns { slot, cols, written: Vec::new() });
+        }
+        let columns = self.vars[x.0 as usize].columns.as_mut()?;
+        let apart = |a: &Range<u32>, b: &Range<u32>| a.end <= b.start || b.end <= a.start;
+        let free = |range: &Range<u32>| columns.written.iter().all(|other| apart(range, other));
+        if columns.cols != cols || !ranges.iter().all(free) {
+            return None;
+        }
+        columns.written.extend_from_slice(ranges);
+        Some(columns.slot)
     }
 
     /// Whether `shared`, which came to `x` from another's gradient, is nobody
@@ -293,31 +426,28 @@ impl Tape {
                 made |= own && self.vars[at].home.is_none();
             }
         }
-        made && self.slot_dtype(shared) == Dtype::Float32
+        made
     }
 
     /// Where an operation that can only overwrite puts its contribution to
     /// `x`; hand it to [`Tape::deliver`] after the operation.
     pub(super) fn destination(&mut self, x: Var) -> Result<Destination> {
-        if self.needs_gradient(x) && self.vars[x.0 as usize].gradient.is_none() {
-            let (slot, _) = self.accumulator(x)?;
-            return Ok(Destination { var: x, slot, add: false });
-        }
-        let shape = self.shape(x).to_vec();
-        let slot = self.temporary(&shape);
-        Ok(Destination { var: x, slot, add: self.needs_gradient(x) })
+        self.destination_of(x, Dtype::Float32)
     }
 
     /// As [`Tape::destination`], for an operation that writes elements of
-    /// `dtype`: gradients are kept in float32, so others are converted when
-    /// they are delivered.
+    /// `dtype`, whatever those of the gradient are.
     pub(super) fn destination_of(&mut self, x: Var, dtype: Dtype) -> Result<Destination> {
-        if dtype == Dtype::Float32 {
-            return self.destination(x);
+        let var = self.meant(x)?;
+        let needs = self.needs_gradient(var);
+        let fits = dtype == Dtype::Float32 || dtype == self.gradient_dtype(var);
+        if needs && fits && self.vars[var.0 as usize].gradient.is_none() {
+            let (slot, _) = self.accumulator_of(var, dtype)?;
+            return Ok(Destination { var, slot, add: false });
         }
-        let shape = self.shape(x).to_vec();
+        let shape = self.shape(var).to_vec();
         let slot = self.temporary_of(dtype, &shape);
-        Ok(Destination { var: x, slot, add: self.needs_gradient(x) })
+        Ok(Destination { var, slot, add: needs })
     }
 
     /// The same values in elements of `dtype`, in a buffer of their own where

@@ -99,14 +99,7 @@ impl Tape {
             true => src,
             false => self.view(src, 0, &shape)?,
         };
-        self.emit(Op::Columns(compute::Columns {
-            src: src.raw(),
-            src_col: 0,
-            dst: dst.raw(),
-            dst_col: 0,
-            width: shape.last().copied().unwrap_or(1),
-            accumulate: true,
-        }));
+        self.emit_columns((src, 0), (dst, 0), shape.last().copied().unwrap_or(1), true);
         Ok(())
     }
 

@@ -157,7 +157,7 @@ impl Tape {
                 t.bias_gradient(ends.bias, dz)?;
                 let dz = t.as_operand(dz, [x2, w])?;
                 if t.needs_gradient(x) {
-                    let (dx, add) = t.accumulator(x)?;
+                    let (dx, add) = t.accumulator_of_either(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
                     t.emit_matmul((dz, false), (w, false), dx, 1.0, add);
                 }
@@ -268,7 +268,7 @@ impl Tape {
                 let Some(pre) = pre else {
                     return Ok(());
                 };
-                let dy = t.buffer(adjoint, y)?;
+                let dy = t.buffer_as_it_is(adjoint, y);
                 if let Some(residual) = residual {
                     t.contribute(residual, dy)?;
                 }
@@ -295,7 +295,7 @@ impl Tape {
                     t.emit_matmul((dz, true), (x2, false), dw, 1.0, add);
                 }
                 if t.needs_gradient(x) {
-                    let (dx, add) = t.accumulator(x)?;
+                    let (dx, add) = t.accumulator_of_either(x)?;
                     let dx = t.view(dx, 0, &[rows, c])?;
                     t.emit_matmul((dz, false), (wu, false), dx, 1.0, add);
                 }
@@ -385,6 +385,8 @@ impl Tape {
         }
         let rows = u32::try_from(positions).map_err(|_| Error::shape("heads: too many positions"))?;
         let cols = u32::try_from(cols).map_err(|_| Error::shape("heads: rows are too long"))?;
+        // At most the columns.
+        let width = width as u32;
         let src = self.view(self.slot(x), 0, &[rows, cols])?;
         let out = self.temporary_of(result, &shape);
         let inv_rms = self.temporary(&[b, t, h]);
@@ -405,12 +407,8 @@ impl Tape {
                 }
                 let dout = t.buffer_as_it_is(adjoint, y);
                 let dout = t.converted(dout, result)?;
-                let (dx, mut accumulate) = t.accumulator(x)?;
+                let (dx, accumulate) = t.columns_accumulator(x, cols, col..col + width)?;
                 let dx = t.view(dx, 0, &[rows, cols])?;
-                if !accumulate && u64::from(cols) != width {
-                    t.emit_fill(dx, 0.0);
-                    accumulate = true;
-                }
                 t.emit(Op::RopeNormBackward(compute::RopeNormBackward {
                     out: out.raw(),
                     inv_rms: inv_rms.raw(),
@@ -494,9 +492,9 @@ impl Tape {
         Ok(y)
     }
 
-    /// The same values in another element type. Gradients stay float32 and go
-    /// through unchanged, so a float32 parameter may be cast to bfloat16 for
-    /// the products of a step and updated in full precision.
+    /// The same values in another element type. The gradient is that of x, of
+    /// its own type, so a float32 parameter may be cast to bfloat16 for the
+    /// products of a step and updated in full precision.
     /// Costs the bytes that it moves; nothing if the type is the same.
     ///
     /// ```no_run

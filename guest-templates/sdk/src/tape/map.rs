@@ -4,7 +4,7 @@ use super::emit::operands;
 use super::{Slot, Tape, Var};
 use crate::bindings::trainer::terrarium::guest::compute::{self, Op, ReduceAxis};
 use crate::error::{Error, Result};
-use crate::rowkernel::{Expr, Kernel, Layout};
+use crate::rowkernel::{BinaryOp, Expr, Kernel, Layout};
 use crate::tensor::elements;
 
 /// An expression of its operands; each call must build the same one.
@@ -136,19 +136,34 @@ impl Tape {
         &mut self,
         rows: u32,
         cols: u32,
-        inputs: Vec<compute::Operand>,
-        nodes: Vec<compute::Node>,
+        mut inputs: Vec<compute::Operand>,
+        mut nodes: Vec<compute::Node>,
         numbers: Vec<u32>,
         targets: Vec<Target>,
         dy: Slot,
     ) -> Result<()> {
         let mut numbers = numbers.into_iter();
-        let mut stores = Vec::new();
+        let mut stores: Vec<compute::Store> = Vec::new();
         let mut after = Vec::new();
         for target in targets {
             let x = target.var;
             if target.same {
                 after.push(After::Share(x));
+                continue;
+            }
+            let node = numbers.next().unwrap_or(0);
+            // A gradient that is there is added to by the kernel itself.
+            if target.layout == Layout::Element
+                && inputs.len() < MAX_INPUTS
+                && nodes.len() + 2 <= MAX_NODES
+                && let Some(sum) = self.sum_so_far(x)?
+                && stores.iter().all(|store| store.tensor != sum.raw())
+            {
+                let at = nodes.len() as u32;
+                nodes.push(compute::Node::Input(inputs.len() as u32));
+                nodes.push(compute::Node::Binary(compute::BinaryNode { op: BinaryOp::Add, a: at, b: node }));
+                inputs.push(compute::Operand { tensor: sum.raw(), layout: Layout::Element });
+                stores.push(compute::Store { node: at + 1, tensor: sum.raw(), layout: Layout::Element });
                 continue;
             }
             let (layout, slot) = match target.layout {
@@ -169,7 +184,6 @@ impl Tape {
                     (Layout::PerRow, slot)
                 }
             };
-            let node = numbers.next().unwrap_or(0);
             stores.push(compute::Store { node, tensor: slot.raw(), layout });
         }
         if !stores.is_empty() {
@@ -188,6 +202,10 @@ impl Tape {
         Ok(())
     }
 }
+
+/// The host's limits for a row kernel.
+const MAX_INPUTS: usize = 16;
+const MAX_NODES: usize = 256;
 
 /// An operand that gets a share of the gradient.
 struct Target {

@@ -41,7 +41,7 @@ impl Tape {
                 let dy = t.view(dy, 0, &[rows, n])?;
                 let dy = t.as_operand(dy, [x2, w])?;
                 if t.needs_gradient(x) {
-                    let (dx, add) = t.accumulator(x)?;
+                    let (dx, add) = t.accumulator_of_either(x)?;
                     let dx = t.view(dx, 0, &[rows, k])?;
                     t.emit_matmul((dy, false), (w, false), dx, 1.0, add);
                 }
@@ -93,16 +93,17 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y)?;
+                let dy = t.buffer_as_it_is(adjoint, y);
+                let dy = t.as_operand(dy, [slot_a, slot_b])?;
                 if t.needs_gradient(a) {
-                    let (da, add) = t.accumulator(a)?;
+                    let (da, add) = t.accumulator_of_either(a)?;
                     match trans_a {
                         false => t.emit_matmul((dy, false), (slot_b, !trans_b), da, 1.0, add),
                         true => t.emit_matmul((slot_b, trans_b), (dy, true), da, 1.0, add),
                     }
                 }
                 if t.needs_gradient(b) {
-                    let (db, add) = t.accumulator(b)?;
+                    let (db, add) = t.accumulator_of_either(b)?;
                     match trans_b {
                         false => t.emit_matmul((slot_a, !trans_a), (dy, false), db, 1.0, add),
                         true => t.emit_matmul((dy, true), (slot_a, trans_a), db, 1.0, add),
@@ -116,7 +117,7 @@ impl Tape {
 
     /// A gradient as an operand of the products that follow: bfloat16 where
     /// the forward product's operands were, so that these are made on tensor
-    /// cores too. Their sums and results stay float32.
+    /// cores too. Their sums stay float32.
     pub(super) fn as_operand(&mut self, dy: Slot, operands: [Slot; 2]) -> Result<Slot> {
         let low = operands.iter().all(|&slot| self.slot_dtype(slot) == Dtype::Bfloat16);
         if !low || self.slot_dtype(dy) == Dtype::Bfloat16 {
