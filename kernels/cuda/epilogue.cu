@@ -4,12 +4,13 @@
 
 struct EpilogueArguments {
     float* out;
-    // Null where absent. `pre`, bfloat16 if `half_pre`, is written, or read by
-    // the gradient.
-    const float *bias, *residual;
+    // Null where absent. `residual` is bfloat16 if `half_residual`; `pre`, if
+    // `half_pre`, is written, or read by the gradient.
+    const float* bias;
+    const void* residual;
     void* pre;
     uint64_t count, cols;
-    uint32_t half_pre, activation, backward;
+    uint32_t half_residual, half_pre, activation, backward;
 };
 
 KERNEL(epilogue, EpilogueArguments, THREADS) {
@@ -21,5 +22,5 @@ KERNEL(epilogue, EpilogueArguments, THREADS) {
     }
     float z = a.out[i] + (a.bias ? a.bias[i % a.cols] : 0.0f);
     if (a.pre) put_number(a.pre, a.half_pre, i, z);
-    a.out[i] = activated(a.activation, z) + (a.residual ? a.residual[i] : 0.0f);
+    a.out[i] = activated(a.activation, z) + (a.residual ? number_at(a.residual, a.half_residual, i) : 0.0f);
 }

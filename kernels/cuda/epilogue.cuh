@@ -78,14 +78,15 @@ __device__ __forceinline__ void put_number(void* to, bool half, uint64_t i, floa
 // What becomes of the sums of a product of bfloat16: with z = alpha · sum +
 // bias, out (=|+=) act(z) + residual and z to `pre`, or, backward,
 // out = alpha · sum · act'(pre). Null where absent; out is bfloat16 if `half`,
-// pre if `half_pre`.
+// residual if `half_residual`, pre if `half_pre`.
 struct End {
     void* out;
-    const float *bias, *residual;
+    const float* bias;
+    const void* residual;
     void* pre;
     uint64_t n;
     float alpha;
-    uint32_t accumulate, half, half_pre, activation, backward;
+    uint32_t accumulate, half, half_residual, half_pre, activation, backward;
 };
 
 // Finishes element `i` of out, which is in column `col`.
@@ -97,7 +98,7 @@ __device__ __forceinline__ void finish(const End& e, uint64_t i, uint64_t col, f
         if (e.bias) z += e.bias[col];
         if (e.pre) put_number(e.pre, e.half_pre, i, z);
         z = activated(e.activation, z);
-        if (e.residual) z += e.residual[i];
+        if (e.residual) z += number_at(e.residual, e.half_residual, i);
     }
     if (e.accumulate) z += number_at(e.out, e.half, i);
     put_number(e.out, e.half, i, z);

@@ -9,55 +9,56 @@ constexpr unsigned ROW_STEP = 32 * 4;
 __device__ __forceinline__ uint64_t first_four() { return threadIdx.x % 32 * 4; }
 
 struct RmsNormArguments {
-    const float* x;
+    const void* x;
     void* out;
     float* inv_rms;
     uint64_t rows, cols;
     float eps;
-    uint32_t half;
+    uint32_t half_x, half_out;
 };
 
 // out = x · inv, inv = 1/√(mean x² + eps).
 KERNEL(rms_norm, RmsNormArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;  // Whole warps leave.
-    const float* x = a.x + row * a.cols;
     bool wide = sixteen_bytes(a.cols, a.x, a.out);
+    auto load = [&](uint64_t c) { return load_four_of(a.x, a.half_x, row * a.cols, c, a.cols, wide); };
     float squares = 0;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide);
+        Four value = load(c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) squares = fmaf(value.at[i], value.at[i], squares);
     }
     float inv = 1.0f / sqrtf(warp_sum(squares) / float(a.cols) + a.eps);
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide);
+        Four value = load(c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) value.at[i] *= inv;
-        store_four_of(a.out, a.half, row * a.cols, c, a.cols, wide, value);
+        store_four_of(a.out, a.half_out, row * a.cols, c, a.cols, wide, value);
     }
     if (threadIdx.x % 32 == 0) a.inv_rms[row] = inv;
 }
 
 struct RmsNormBackwardArguments {
-    const float *x, *inv_rms;
+    const void* x;
+    const float* inv_rms;
     const void* dout;
-    float* dx;
+    void* dx;
     uint64_t rows, cols;
-    uint32_t accumulate, half;
+    uint32_t accumulate, half_x, half_dout, half_dx;
 };
 
 // dx = inv · (dout − x · inv² · mean(dout · x)).
 KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
     uint64_t row = uint64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= a.rows) return;
-    const float* x = a.x + row * a.cols;
-    float* dx = a.dx + row * a.cols;
     bool wide = sixteen_bytes(a.cols, a.x, a.dout, a.dx);
-    auto slopes = [&](uint64_t c) { return load_four_of(a.dout, a.half, row * a.cols, c, a.cols, wide); };
+    auto load = [&](const void* of, bool half, uint64_t c) {
+        return load_four_of(of, half, row * a.cols, c, a.cols, wide);
+    };
     float products = 0;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide), slope = slopes(c);
+        Four value = load(a.x, a.half_x, c), slope = load(a.dout, a.half_dout, c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) products = fmaf(slope.at[i], value.at[i], products);
     }
@@ -65,11 +66,11 @@ KERNEL(rms_norm_backward, RmsNormBackwardArguments, THREADS) {
     float mean = warp_sum(products) / float(a.cols);
     float factor = inv * inv * mean;
     for (uint64_t c = first_four(); c < a.cols; c += ROW_STEP) {
-        Four value = load_four(x, c, a.cols, wide), slope = slopes(c), result{};
-        if (a.accumulate) result = load_four(dx, c, a.cols, wide);
+        Four value = load(a.x, a.half_x, c), slope = load(a.dout, a.half_dout, c), result{};
+        if (a.accumulate) result = load(a.dx, a.half_dx, c);
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) result.at[i] += inv * (slope.at[i] - value.at[i] * factor);
-        store_four(dx, c, a.cols, wide, result);
+        store_four_of(a.dx, a.half_dx, row * a.cols, c, a.cols, wide, result);
     }
 }
 

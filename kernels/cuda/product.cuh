@@ -154,7 +154,7 @@ struct Side {
 };
 __device__ __forceinline__ Side side_of(const End& e) {
     if (e.backward) return {e.pre, bool(e.half_pre)};
-    if (e.residual) return {e.residual, false};
+    if (e.residual) return {e.residual, bool(e.half_residual)};
     return {e.accumulate ? e.out : nullptr, bool(e.half)};
 }
 

@@ -76,10 +76,10 @@ pub(crate) fn of(step: &Step) -> (u64, u64) {
             let moved = [bytes(a.len, da), bytes(b.len, db), result(out, dout, *accumulate)];
             (product(&[2, dims.batch, dims.m, dims.n, dims.k]), sum(moved))
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, .. } => {
+        Step::MatMulFused { a, b, out, dims, bias, residual, residual_dtype, pre, pre_dtype, .. } => {
             let [da, db, dout] = dims.dtypes;
-            let moved = [bytes(a.len, da), bytes(b.len, db), bytes(out.len, dout), all(pre, *pre_dtype)];
-            let ends = all(bias.iter().chain(residual), F32);
+            let moved = [bytes(a.len, da), bytes(b.len, db), bytes(out.len, dout)];
+            let ends = sum([all(bias, F32), all(residual, *residual_dtype), all(pre, *pre_dtype)]);
             (product(&[2, dims.batch, dims.m, dims.n, dims.k]), sum(moved).saturating_add(ends))
         }
         Step::GroupedMatMul { a, b, starts, out, dims, accumulate, .. }
@@ -145,9 +145,12 @@ fn moved(step: &Step) -> u64 {
         Step::Reduce { src, dst, dtype, accumulate, .. } => {
             sum([bytes(src.len, *dtype), result(dst, F32, *accumulate)])
         }
-        Step::RmsNorm { x, out, inv_rms, dtype, .. } => sum([all([x, inv_rms], F32), bytes(out.len, *dtype)]),
-        Step::RmsNormBackward { x, inv_rms, dout, dx, accumulate, dtype, .. } => {
-            sum([all([x, inv_rms], F32), bytes(dout.len, *dtype), result(dx, F32, *accumulate)])
+        Step::RmsNorm { x, out, inv_rms, dtypes, .. } => {
+            sum([bytes(x.len, dtypes[0]), bytes(out.len, dtypes[1]), bytes(inv_rms.len, F32)])
+        }
+        Step::RmsNormBackward { x, inv_rms, dout, dx, accumulate, dtypes, .. } => {
+            let read = sum([bytes(x.len, dtypes[0]), bytes(dout.len, dtypes[1]), bytes(inv_rms.len, F32)]);
+            read.saturating_add(result(dx, dtypes[2], *accumulate))
         }
         Step::Rope { x, out, .. } => all([x, out], F32),
         // Rows of the table, as many as there are of the result.

@@ -251,7 +251,7 @@ ops! {
     /// value per column, `residual` and `pre` the shape of out; `pre` receives
     /// z, which the gradient needs. With `backward` instead out = (alpha · op(a)
     /// · op(b)) ∘ act'(pre) and `pre` is read; bias and residual are refused.
-    /// a, b, out and pre may each be `F32` or `Bf16`, the rest is `F32`.
+    /// a, b, out, residual and pre may each be `F32` or `Bf16`, bias is `F32`.
     MatMulFused { a: TensorId, b: TensorId, out: TensorId, trans_a: bool, trans_b: bool, alpha: f32, bias: Option<TensorId>, residual: Option<TensorId>, pre: Option<TensorId>, activation: Activation, backward: bool }
     /// Rows starts\[g\]..starts\[g+1\] of out are (=|+=) those of a times
     /// op(b\[g\]); other rows are (=|+=) 0. a \[M,K\], b \[G,K,N\] (\[G,N,K\]
@@ -294,11 +294,12 @@ ops! {
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
     /// dst (=|+=) scale · Σ src over `axis`; src f32 or bf16, summed in f32.
     Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }
-    /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps); out is
-    /// `F32` or `Bf16`, the rest `F32`.
+    /// out = x · inv_rms, inv_rms\[r\] = 1/√(mean x\[r,:\]² + eps); x and out
+    /// may each be `F32` or `Bf16`, inv_rms is `F32`.
     RmsNorm { x: TensorId, out: TensorId, inv_rms: TensorId, eps: f32 }
-    /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)); dout is
-    /// `F32` or `Bf16`, the rest `F32`.
+    /// dx (=|+=) inv_rms · (dout − x · inv_rms² · mean(dout · x)); x, dout and
+    /// dx may each be `F32` or `Bf16`, inv_rms is `F32`. A `Bf16` dx that is
+    /// added to is rounded once more.
     RmsNormBackward { x: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, accumulate: bool }
     /// Rotary embedding (Su et al. 2021) of x \[B,T,H,D\], pairs (i, i + D/2),
     /// angle t · base^(−2i/D); `inverse` rotates back.

@@ -142,6 +142,7 @@ pub(crate) enum Step {
         dims: MatMulDims,
         bias: Option<Span>,
         residual: Option<Span>,
+        residual_dtype: DType,
         pre: Option<Span>,
         pre_dtype: DType,
         activation: Activation,
@@ -260,8 +261,8 @@ pub(crate) enum Step {
         rows: usize,
         cols: usize,
         eps: f32,
-        /// Of out.
-        dtype: DType,
+        /// Of x, and of out.
+        dtypes: [DType; 2],
     },
     RmsNormBackward {
         x: Span,
@@ -271,8 +272,8 @@ pub(crate) enum Step {
         rows: usize,
         cols: usize,
         accumulate: bool,
-        /// Of dout.
-        dtype: DType,
+        /// Of x, dout and dx.
+        dtypes: [DType; 3],
     },
     Rope {
         x: Span,

@@ -247,7 +247,7 @@ impl<'a> Check<'a> {
                 Ok(Step::Reduce { src: src.span, dst: dst.span, dtype, rows, cols, axis, scale, accumulate })
             }
             Op::RmsNorm(o) => {
-                let x = self.read("x", o.x)?;
+                let x = self.number("x", o.x, false)?;
                 let out = self.number("out", o.out, true)?;
                 let inv_rms = self.write("inv_rms", o.inv_rms)?;
                 positive("eps", o.eps)?;
@@ -260,14 +260,14 @@ impl<'a> Check<'a> {
                     rows: x.rows(),
                     cols: x.cols(),
                     eps: o.eps,
-                    dtype: out.dtype,
+                    dtypes: [x.dtype, out.dtype],
                 })
             }
             Op::RmsNormBackward(o) => {
-                let x = self.read("x", o.x)?;
+                let x = self.number("x", o.x, false)?;
                 let inv_rms = self.read("inv_rms", o.inv_rms)?;
                 let dout = self.number("dout", o.dout, false)?;
-                let dx = self.write("dx", o.dx)?;
+                let dx = self.number("dx", o.dx, true)?;
                 same_shape("x", x, "dout", dout)?;
                 same_shape("x", x, "dx", dx)?;
                 same("elements of inv_rms and rows of x", inv_rms.span.len, x.rows())?;
@@ -279,7 +279,7 @@ impl<'a> Check<'a> {
                     rows: x.rows(),
                     cols: x.cols(),
                     accumulate: o.accumulate,
-                    dtype: dout.dtype,
+                    dtypes: [x.dtype, dout.dtype, dx.dtype],
                 })
             }
             Op::LayerNorm(o) => {

@@ -154,11 +154,23 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
             let (a, b, out) = (numbers!(a, da), numbers!(b, db), results!(out, dout));
             product::run(split, &mut kept.wide, a, b, out, dims, *accumulate, None);
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward } => {
+        Step::MatMulFused {
+            a,
+            b,
+            out,
+            dims,
+            bias,
+            residual,
+            residual_dtype,
+            pre,
+            pre_dtype,
+            activation,
+            backward,
+        } => {
             let epilogue = Epilogue {
                 activation: *activation,
                 bias: maybe!(bias),
-                residual: maybe!(residual),
+                residual: residual.as_ref().map_or(Numbers::NONE, |span| numbers!(span, residual_dtype)),
                 pre: match pre {
                     None => Pre::Dropped,
                     Some(pre) if *backward => Pre::Read(numbers!(pre, pre_dtype)),
@@ -238,13 +250,14 @@ pub(crate) fn run_step(t: &Table, step: &Step, split: Split, kept: &mut Kept, fa
         Step::Reduce { src, dst, rows, cols, axis, scale, accumulate, .. } => {
             reduce::run(split, input!(src), output!(dst), *rows, *cols, *axis, *scale, *accumulate);
         }
-        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtype } => {
-            let out = results!(out, dtype);
-            norm::forward(split, input!(x), out, output!(inv_rms), *rows, *cols, *eps);
+        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtypes: [of_x, of_out] } => {
+            let (x, out) = (numbers!(x, of_x), results!(out, of_out));
+            norm::forward(split, x, out, output!(inv_rms), *rows, *cols, *eps);
         }
-        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtype } => {
-            let (x, inv_rms, dout) = (input!(x), input!(inv_rms), numbers!(dout, dtype));
-            norm::backward(split, x, inv_rms, dout, output!(dx), *rows, *cols, *accumulate);
+        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtypes } => {
+            let [of_x, of_dout, of_dx] = dtypes;
+            let (x, inv_rms, dout) = (numbers!(x, of_x), input!(inv_rms), numbers!(dout, of_dout));
+            norm::backward(split, x, inv_rms, dout, results!(dx, of_dx), *rows, *cols, *accumulate);
         }
         Step::Rope { x, out, batch, time, heads, dim, base, inverse } => {
             let table = kept.rope.get(*time, *dim, *base);

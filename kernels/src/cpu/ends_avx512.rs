@@ -38,6 +38,20 @@ unsafe fn load_halves(from: &[u16], at: usize) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
 }
 
+/// # Safety
+/// As [`load`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_numbers(from: Numbers, at: usize) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match from {
+            Numbers::F32(from) => load(from, at),
+            Numbers::Bf16(from) => load_halves(from, at),
+        }
+    }
+}
+
 /// Past the caches if `past`.
 ///
 /// # Safety
@@ -220,7 +234,7 @@ macro_rules! by_activation {
 pub(crate) fn apply(
     row: &mut [f32],
     bias: &[f32],
-    residual: &[f32],
+    residual: Numbers,
     pre: &mut Results,
     act: Activation,
     to: &mut Results,
@@ -233,7 +247,7 @@ pub(crate) fn apply(
 fn apply_of<const ACT: u8>(
     row: &mut [f32],
     bias: &[f32],
-    residual: &[f32],
+    residual: Numbers,
     pre: &mut Results,
     to: &mut Results,
     past: bool,
@@ -255,8 +269,9 @@ fn apply_of<const ACT: u8>(
                 Results::Bf16(pre) => put_halves(pre, at, z, past),
             }
             z = value::<ACT>(z);
-            if !residual.is_empty() {
-                z = _mm512_add_ps(z, load(residual, at));
+            match residual {
+                Numbers::F32([]) | Numbers::Bf16([]) => {}
+                residual => z = _mm512_add_ps(z, load_numbers(residual, at)),
             }
             put_result(row, to, at, z, past);
         }
@@ -279,19 +294,11 @@ pub(crate) fn gradient(
 #[target_feature(enable = "avx512f")]
 fn gradient_of<const ACT: u8>(row: &mut [f32], pre: Numbers, to: &mut Results, past: bool) -> usize {
     let whole = row.len() / LANES * LANES;
-    let of_pre = match pre {
-        Numbers::F32(pre) => pre.len(),
-        Numbers::Bf16(pre) => pre.len(),
-    };
-    assert!(of_pre >= whole && (to.len() == 0 || to.len() >= whole));
+    assert!(pre.len() >= whole && (to.len() == 0 || to.len() >= whole));
     for at in (0..whole).step_by(LANES) {
         // SAFETY: as in `apply_of`.
         unsafe {
-            let z = match pre {
-                Numbers::F32(pre) => load(pre, at),
-                Numbers::Bf16(pre) => load_halves(pre, at),
-            };
-            let d = times_slope::<ACT>(load(row, at), z);
+            let d = times_slope::<ACT>(load(row, at), load_numbers(pre, at));
             put_result(row, to, at, d, past);
         }
     }

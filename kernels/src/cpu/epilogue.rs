@@ -26,7 +26,7 @@ pub(crate) struct Epilogue<'a> {
     pub activation: Activation,
     /// One value per column.
     pub bias: &'a [f32],
-    pub residual: &'a [f32],
+    pub residual: Numbers<'a>,
     pub pre: Pre<'a>,
     /// What is not written to the sums themselves is written past the caches.
     pub past: bool,
@@ -46,7 +46,7 @@ impl Epilogue<'_> {
     pub const NONE: Epilogue<'static> = Epilogue {
         activation: Activation::Identity,
         bias: &[],
-        residual: &[],
+        residual: Numbers::NONE,
         pre: Pre::Dropped,
         past: false,
     };
@@ -54,10 +54,13 @@ impl Epilogue<'_> {
     /// Where what it reads or writes beside the result begins, each laid out
     /// as the result is, and the bytes of an element.
     pub fn beside(&self) -> impl Iterator<Item = (*const u8, usize)> {
-        let residual = (!self.residual.is_empty()).then_some((self.residual.as_ptr().cast(), 4));
+        let place = |numbers| match numbers {
+            Numbers::F32(of) => (of.as_ptr().cast(), 4),
+            Numbers::Bf16(of) => (of.as_ptr().cast(), 2),
+        };
+        let residual = (self.residual.len() > 0).then(|| place(self.residual));
         let pre = match self.pre {
-            Pre::Read(Numbers::F32(pre)) => Some((pre.as_ptr().cast(), 4)),
-            Pre::Read(Numbers::Bf16(pre)) => Some((pre.as_ptr().cast(), 2)),
+            Pre::Read(pre) => Some(place(pre)),
             Pre::Stored(_) if self.past => None,
             Pre::Stored(SharedResults::F32(pre)) => Some((pre.at(0).cast_const().cast(), 4)),
             Pre::Stored(SharedResults::Bf16(pre)) => Some((pre.at(0).cast_const().cast(), 2)),
@@ -73,8 +76,10 @@ impl Epilogue<'_> {
     pub fn finish(&self, row: &mut [f32], to: Results, start: usize, col: usize) {
         let len = row.len();
         let bias = if self.bias.is_empty() { self.bias } else { &self.bias[col..col + len] };
-        let residual =
-            if self.residual.is_empty() { self.residual } else { &self.residual[start..start + len] };
+        let residual = match self.residual.len() {
+            0 => Numbers::NONE,
+            _ => self.residual.part(start..start + len),
+        };
         match self.pre {
             Pre::Read(pre) => gradient(row, pre.part(start..start + len), self.activation, to, self.past),
             Pre::Dropped => apply(row, bias, residual, Results::F32(&mut []), self.activation, to, self.past),
@@ -87,16 +92,11 @@ impl Epilogue<'_> {
     }
 }
 
-/// What is behind the first `done` of those that are there.
-fn rest<T>(of: &[T], done: usize) -> &[T] {
-    &of[done.min(of.len())..]
-}
-
 /// act(row + bias) + residual, with the value before it to `pre`.
 fn apply(
     row: &mut [f32],
     bias: &[f32],
-    residual: &[f32],
+    residual: Numbers,
     mut pre: Results,
     act: Activation,
     mut to: Results,
@@ -112,7 +112,8 @@ fn apply(
     if row.is_empty() {
         return;
     }
-    in_passes(row, rest(bias, done), rest(residual, done), pre.rest(done), act);
+    let residual = residual.part(done.min(residual.len())..residual.len());
+    in_passes(row, &bias[done.min(bias.len())..], residual, pre.rest(done), act);
     hand_over(row, to.rest(done), past);
 }
 
@@ -145,14 +146,14 @@ fn hand_over(row: &[f32], to: Results, past: bool) {
 
 multiversion! {
     /// row = act(row + bias) + residual, with the value before it to `pre`.
-    fn in_passes(row: &mut [f32], bias: &[f32], residual: &[f32], pre: Results, act: Activation) = passes_body
+    fn in_passes(row: &mut [f32], bias: &[f32], residual: Numbers, pre: Results, act: Activation) = passes_body
 }
 
 #[inline(always)]
 fn passes_body<const FMA: bool>(
     row: &mut [f32],
     bias: &[f32],
-    residual: &[f32],
+    residual: Numbers,
     pre: Results,
     act: Activation,
 ) {
@@ -180,8 +181,9 @@ fn passes_body<const FMA: bool>(
         }),
         Activation::Silu => row.iter_mut().for_each(|z| *z *= sigmoid::<FMA>(*z)),
     }
-    for (z, r) in row.iter_mut().zip(residual) {
-        *z += r;
+    match residual {
+        Numbers::F32(residual) => row.iter_mut().zip(residual).for_each(|(z, r)| *z += r),
+        Numbers::Bf16(bits) => row.iter_mut().zip(bits).for_each(|(z, r)| *z += bf16::value(*r)),
     }
 }
 
@@ -265,10 +267,15 @@ mod tests {
         for (len, past) in
             [1, 15, 16, 17, 31, 64, 250].into_iter().flat_map(|len| [(len, false), (len, true)])
         {
-            for (act, what) in ACTIVATIONS.into_iter().flat_map(|act| (0..32).map(move |what| (act, what))) {
+            for (act, what) in ACTIVATIONS.into_iter().flat_map(|act| (0..64).map(move |what| (act, what))) {
                 let z = numbers(len, what + 7 * len as u32);
                 let some = |bit: u32| if what >> bit & 1 > 0 { numbers(len, bit + 3) } else { vec![] };
                 let (bias, residual) = (some(0), some(1));
+                let half_residual: Vec<u16> = residual.iter().map(|&x| bf16::round(x)).collect();
+                let residual = match what >> 5 & 1 {
+                    0 => Numbers::F32(&residual),
+                    _ => Numbers::Bf16(&half_residual),
+                };
                 let run = |passes: bool| {
                     let mut row = z.clone();
                     let (mut pre, mut pre_half) = (vec![0f32; some(2).len()], vec![0u16; some(3).len()]);
@@ -279,16 +286,16 @@ mod tests {
                         Results::Bf16(&mut pre_half)
                     };
                     if passes {
-                        in_passes(&mut row, &bias, &residual, to, act);
+                        in_passes(&mut row, &bias, residual, to, act);
                         narrow(&row[..half.len()], &mut half);
                     } else {
-                        apply(&mut row, &bias, &residual, to, act, Results::Bf16(&mut half), past);
+                        apply(&mut row, &bias, residual, to, act, Results::Bf16(&mut half), past);
                     }
                     // A rounded result need not be there in full.
                     let row = if half.is_empty() { bits(&row) } else { vec![] };
                     (row, bits(&pre), widened(&pre_half), widened(&half))
                 };
-                assert_eq!(run(false), run(true), "{act:?} {what:05b} {len}");
+                assert_eq!(run(false), run(true), "{act:?} {what:06b} {len}");
                 let (d, half_pre) =
                     (numbers(len, what + 1), z.iter().map(|&x| bf16::round(x)).collect::<Vec<_>>());
                 let pre = if what & 1 > 0 { Numbers::Bf16(&half_pre) } else { Numbers::F32(&z) };
@@ -302,7 +309,7 @@ mod tests {
                     }
                     (if half.is_empty() { bits(&row) } else { vec![] }, widened(&half))
                 };
-                assert_eq!(run(false), run(true), "gradient {act:?} {what:05b} {len}");
+                assert_eq!(run(false), run(true), "gradient {act:?} {what:06b} {len}");
             }
         }
     }

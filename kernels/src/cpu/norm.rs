@@ -11,7 +11,7 @@ const TASK: usize = 16_384;
 /// inv_rms = 1/√(mean x² + eps) of each row; out = x · inv_rms.
 pub(crate) fn forward(
     split: Split,
-    x: &[f32],
+    x: Numbers,
     out: Results,
     inv_rms: &mut [f32],
     rows: usize,
@@ -25,29 +25,38 @@ pub(crate) fn forward(
         let count = group.min(rows - first);
         // SAFETY: tasks take disjoint rows.
         let (out, inv) = unsafe { (out.range(first * cols, count * cols), inv_rms.range(first, count)) };
-        let x = &x[first * cols..(first + count) * cols];
-        scratch::with(cols, |line| forward_rows(x, out, inv, line, eps));
+        let x = x.part(first * cols..(first + count) * cols);
+        scratch::with(2 * cols, |lines| {
+            let (wide, line) = lines.split_at_mut(cols);
+            forward_rows(x, out, inv, [wide, line], eps);
+        });
     });
 }
 
 multiversion! {
-    /// `line` is scratch memory, as long as a row.
-    fn forward_rows(x: &[f32], out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) = forward_body
+    /// The lines are scratch memory, as long as a row.
+    fn forward_rows(x: Numbers, out: Results, inv: &mut [f32], lines: [&mut [f32]; 2], eps: f32) = forward_body
 }
 
 #[inline(always)]
-fn forward_body<const FMA: bool>(x: &[f32], out: Results, inv: &mut [f32], line: &mut [f32], eps: f32) {
+fn forward_body<const FMA: bool>(
+    x: Numbers,
+    out: Results,
+    inv: &mut [f32],
+    [wide, line]: [&mut [f32]; 2],
+    eps: f32,
+) {
     let cols = line.len();
-    let rows = x.chunks_exact(cols).zip(inv);
+    let row = |row: usize| x.part(row * cols..(row + 1) * cols);
     match out {
         Results::F32(out) => {
-            for ((x, inv), out) in rows.zip(out.chunks_exact_mut(cols)) {
-                *inv = normalised::<FMA>(x, out, eps);
+            for (i, (inv, out)) in inv.iter_mut().zip(out.chunks_exact_mut(cols)).enumerate() {
+                *inv = normalised::<FMA>(row(i).widened(wide), out, eps);
             }
         }
         Results::Bf16(out) => {
-            for ((x, inv), out) in rows.zip(out.chunks_exact_mut(cols)) {
-                *inv = normalised::<FMA>(x, line, eps);
+            for (i, (inv, out)) in inv.iter_mut().zip(out.chunks_exact_mut(cols)).enumerate() {
+                *inv = normalised::<FMA>(row(i).widened(wide), line, eps);
                 narrow(line, out);
             }
         }
@@ -68,58 +77,75 @@ fn normalised<const FMA: bool>(x: &[f32], out: &mut [f32], eps: f32) -> f32 {
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn backward(
     split: Split,
-    x: &[f32],
+    x: Numbers,
     inv_rms: &[f32],
     dout: Numbers,
-    dx: &mut [f32],
+    dx: Results,
     rows: usize,
     cols: usize,
     accumulate: bool,
 ) {
     let group = (TASK / cols).max(1);
-    let dx = Output::new(dx);
+    let dx = dx.shared();
     split.each(rows.div_ceil(group), |task| {
         let first = task * group;
         let count = group.min(rows - first);
         let part = first * cols..(first + count) * cols;
         // SAFETY: tasks take disjoint rows.
         let dx = unsafe { dx.range(part.start, part.len()) };
-        let (x, inv, dout) = (&x[part.clone()], &inv_rms[first..first + count], dout.part(part));
-        scratch::with(cols, |line| backward_rows(x, inv, dout, dx, line, accumulate));
+        let (x, inv, dout) = (x.part(part.clone()), &inv_rms[first..first + count], dout.part(part));
+        scratch::with(3 * cols, |lines| {
+            let (wide, lines) = lines.split_at_mut(cols);
+            let (wide_dout, line) = lines.split_at_mut(cols);
+            backward_rows([x, dout], inv, dx, [wide, wide_dout, line], accumulate);
+        });
     });
 }
 
 multiversion! {
-    /// `line` is scratch memory, as long as a row.
+    /// Of x and dout; the lines are scratch memory, as long as a row.
     fn backward_rows(
-        x: &[f32], inv: &[f32], dout: Numbers, dx: &mut [f32], line: &mut [f32], accumulate: bool,
+        of: [Numbers; 2], inv: &[f32], dx: Results, lines: [&mut [f32]; 3], accumulate: bool,
     ) = backward_body
 }
 
 #[inline(always)]
 fn backward_body<const FMA: bool>(
-    x: &[f32],
+    of: [Numbers; 2],
     inv: &[f32],
-    dout: Numbers,
-    dx: &mut [f32],
-    line: &mut [f32],
+    dx: Results,
+    [wide, wide_dout, line]: [&mut [f32]; 3],
     accumulate: bool,
 ) {
     let cols = line.len();
-    let rows = x.chunks_exact(cols).zip(dx.chunks_exact_mut(cols)).zip(inv);
-    for (row, ((x, dx), &inv)) in rows.enumerate() {
-        let dout = match dout {
-            Numbers::F32(dout) => &dout[row * cols..][..cols],
-            Numbers::Bf16(bits) => {
-                widen(&bits[row * cols..][..cols], line);
-                &*line
+    let row = |row: usize| of.map(|of| of.part(row * cols..(row + 1) * cols));
+    match dx {
+        Results::F32(dx) => {
+            for (i, (dx, &inv)) in dx.chunks_exact_mut(cols).zip(inv).enumerate() {
+                let [x, dout] = row(i);
+                gradient::<FMA>(x.widened(wide), dout.widened(wide_dout), inv, dx, accumulate);
             }
-        };
-        let along = -(inv * inv * inv) * (dot::<FMA>(dout, x) / cols as f32);
-        for ((dx, x), dout) in dx.iter_mut().zip(x).zip(dout) {
-            let gradient = fma::<FMA>(*x, along, inv * dout);
-            *dx = if accumulate { *dx + gradient } else { gradient };
         }
+        Results::Bf16(dx) => {
+            for (i, (dx, &inv)) in dx.chunks_exact_mut(cols).zip(inv).enumerate() {
+                let [x, dout] = row(i);
+                if accumulate {
+                    widen(dx, line);
+                }
+                gradient::<FMA>(x.widened(wide), dout.widened(wide_dout), inv, line, accumulate);
+                narrow(line, dx);
+            }
+        }
+    }
+}
+
+/// Of a row.
+#[inline(always)]
+fn gradient<const FMA: bool>(x: &[f32], dout: &[f32], inv: f32, dx: &mut [f32], accumulate: bool) {
+    let along = -(inv * inv * inv) * (dot::<FMA>(dout, x) / x.len() as f32);
+    for ((dx, x), dout) in dx.iter_mut().zip(x).zip(dout) {
+        let gradient = fma::<FMA>(*x, along, inv * dout);
+        *dx = if accumulate { *dx + gradient } else { gradient };
     }
 }
 
@@ -135,14 +161,15 @@ mod tests {
         let dout: Vec<f32> = x.iter().rev().copied().collect();
         let run = |fused: bool| {
             let (mut out, mut dx, mut inv) = (vec![0.0; 210], vec![1.0; 210], vec![0.0; 6]);
-            let mut line = vec![0.0; 35];
-            let dout = Numbers::F32(&dout);
+            let mut lines = [(); 3].map(|()| vec![0.0; 35]);
+            let [a, b, c] = lines.each_mut().map(|line| &mut line[..]);
+            let (x, dout) = (Numbers::F32(&x), Numbers::F32(&dout));
             if fused {
-                forward_rows(&x, Results::F32(&mut out), &mut inv, &mut line, 1e-5);
-                backward_rows(&x, &inv, dout, &mut dx, &mut line, true);
+                forward_rows(x, Results::F32(&mut out), &mut inv, [a, b], 1e-5);
+                backward_rows([x, dout], &inv, Results::F32(&mut dx), [a, b, c], true);
             } else {
-                forward_body::<false>(&x, Results::F32(&mut out), &mut inv, &mut line, 1e-5);
-                backward_body::<false>(&x, &inv, dout, &mut dx, &mut line, true);
+                forward_body::<false>(x, Results::F32(&mut out), &mut inv, [a, b], 1e-5);
+                backward_body::<false>([x, dout], &inv, Results::F32(&mut dx), [a, b, c], true);
             }
             [out, dx, inv].concat()
         };

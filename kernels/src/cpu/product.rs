@@ -39,6 +39,29 @@ pub(crate) enum Numbers<'a> {
 }
 
 impl<'a> Numbers<'a> {
+    pub const NONE: Numbers<'static> = Numbers::F32(&[]);
+
+    pub fn len(self) -> usize {
+        match self {
+            Numbers::F32(values) => values.len(),
+            Numbers::Bf16(bits) => bits.len(),
+        }
+    }
+
+    /// As f32, widened to `line` where they are not.
+    pub fn widened<'l>(self, line: &'l mut [f32]) -> &'l [f32]
+    where
+        'a: 'l,
+    {
+        match self {
+            Numbers::F32(values) => values,
+            Numbers::Bf16(bits) => {
+                widen(bits, line);
+                line
+            }
+        }
+    }
+
     /// Some of them.
     pub fn part(self, range: Range<usize>) -> Numbers<'a> {
         match self {

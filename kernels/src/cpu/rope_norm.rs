@@ -39,7 +39,7 @@ pub(crate) fn forward(
             for row in task * group..((task + 1) * group).min(dims.positions) {
                 let (cos, sin) = angles_at(angles, dims, row);
                 let start = row * dims.cols + dims.col;
-                let x = as_floats(x.part(start..start + width), x_line);
+                let x = x.part(start..start + width).widened(x_line);
                 // SAFETY: positions do not overlap, and each belongs to one
                 // task.
                 let inv = unsafe { inv_rms.range(row * dims.heads, dims.heads) };
@@ -110,8 +110,8 @@ pub(crate) fn backward(
             for row in task * group..((task + 1) * group).min(dims.positions) {
                 let (cos, sin) = angles_at(angles, dims, row);
                 let part = row * width..(row + 1) * width;
-                let y = as_floats(out.part(part.clone()), y_line);
-                let dy = as_floats(dout.part(part), dy_line);
+                let y = out.part(part.clone()).widened(y_line);
+                let dy = dout.part(part).widened(dy_line);
                 let inv = &inv_rms[row * dims.heads..][..dims.heads];
                 // SAFETY: rows do not overlap, and each belongs to one task.
                 match unsafe { dx.range(row * dims.cols + dims.col, width) } {
@@ -127,17 +127,6 @@ pub(crate) fn backward(
             }
         });
     });
-}
-
-/// The numbers, in `line` if they have to be widened.
-fn as_floats<'a>(numbers: Numbers<'a>, line: &'a mut [f32]) -> &'a [f32] {
-    match numbers {
-        Numbers::F32(values) => values,
-        Numbers::Bf16(bits) => {
-            widen(bits, line);
-            line
-        }
-    }
 }
 
 multiversion! {

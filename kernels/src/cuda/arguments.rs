@@ -38,7 +38,7 @@ twins! {
     // epilogue.cuh
     End {
         out: Address, bias: Address, residual: Address, pre: Address, n: u64, alpha: f32, accumulate: u32,
-        half: u32, half_pre: u32, activation: u32, backward: u32,
+        half: u32, half_residual: u32, half_pre: u32, activation: u32, backward: u32,
     }
     // product.cuh
     Work {
@@ -63,7 +63,7 @@ twins! {
     // epilogue.cu
     Epilogue {
         out: Address, bias: Address, residual: Address, pre: Address, count: u64, cols: u64,
-        half_pre: u32, activation: u32, backward: u32,
+        half_residual: u32, half_pre: u32, activation: u32, backward: u32,
     }
     // experts.cu
     TopK { x: Address, values: Address, indices: Address, rows: u64, cols: u64, k: u64 }
@@ -81,10 +81,13 @@ twins! {
         src: Address, dst: Address, partial: Address, rows: u64, cols: u64, scale: f32, accumulate: u32,
     }
     // norm.cu
-    RmsNorm { x: Address, out: Address, inv_rms: Address, rows: u64, cols: u64, eps: f32, half: u32 }
+    RmsNorm {
+        x: Address, out: Address, inv_rms: Address, rows: u64, cols: u64, eps: f32, half_x: u32,
+        half_out: u32,
+    }
     RmsNormBackward {
         x: Address, inv_rms: Address, dout: Address, dx: Address, rows: u64, cols: u64, accumulate: u32,
-        half: u32,
+        half_x: u32, half_dout: u32, half_dx: u32,
     }
     LayerNorm {
         x: Address, gain: Address, bias: Address, out: Address, mean: Address, inv_std: Address, rows: u64,
@@ -176,6 +179,7 @@ impl End {
             alpha: 1.0,
             accumulate,
             half,
+            half_residual: 0,
             half_pre: 0,
             activation: 0,
             backward: 0,

@@ -105,9 +105,22 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             // SAFETY: see above.
             unsafe { product::run(cuda, [a, b, out].map(at), dims, *accumulate, None) }
         }
-        Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward } => {
+        Step::MatMulFused {
+            a,
+            b,
+            out,
+            dims,
+            bias,
+            residual,
+            residual_dtype,
+            pre,
+            pre_dtype,
+            activation,
+            backward,
+        } => {
             let [bias, residual, pre] = [bias, residual, pre].map(maybe);
-            let end = product::epilogue(dims, [bias, residual, pre], *pre_dtype, *activation, *backward);
+            let dtypes = [*residual_dtype, *pre_dtype];
+            let end = product::epilogue(dims, [bias, residual, pre], dtypes, *activation, *backward);
             // SAFETY: see above.
             unsafe { product::run(cuda, [a, b, out].map(at), dims, false, Some(end)) }
         }
@@ -259,7 +272,7 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
             // SAFETY: see above.
             unsafe { reduce(cuda, a, *axis, *dtype) }
         }
-        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtype } => {
+        Step::RmsNorm { x, out, inv_rms, rows, cols, eps, dtypes } => {
             let a = args::RmsNorm {
                 x: at(x),
                 out: at(out),
@@ -267,12 +280,13 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 rows: *rows as u64,
                 cols: *cols as u64,
                 eps: *eps,
-                half: half(*dtype),
+                half_x: half(dtypes[0]),
+                half_out: half(dtypes[1]),
             };
             // SAFETY: see above.
             unsafe { cuda.launch("rms_norm", each_row(*rows), 0, a) }
         }
-        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtype } => {
+        Step::RmsNormBackward { x, inv_rms, dout, dx, rows, cols, accumulate, dtypes } => {
             let a = args::RmsNormBackward {
                 x: at(x),
                 inv_rms: at(inv_rms),
@@ -281,7 +295,9 @@ pub(super) fn step(cuda: &mut Cuda, t: &Table, step: &Step, index: u32) -> Resul
                 rows: *rows as u64,
                 cols: *cols as u64,
                 accumulate: u32::from(*accumulate),
-                half: half(*dtype),
+                half_x: half(dtypes[0]),
+                half_dout: half(dtypes[1]),
+                half_dx: half(dtypes[2]),
             };
             // SAFETY: see above.
             unsafe { cuda.launch("rms_norm_backward", each_row(*rows), 0, a) }

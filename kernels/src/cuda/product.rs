@@ -16,7 +16,7 @@ use crate::step::MatMulDims;
 pub(super) fn epilogue(
     dims: &MatMulDims,
     [bias, residual, pre]: [Address; 3],
-    pre_dtype: DType,
+    [residual_dtype, pre_dtype]: [DType; 2],
     activation: Activation,
     backward: bool,
 ) -> Epilogue {
@@ -29,8 +29,8 @@ pub(super) fn epilogue(
     };
     let count = (dims.batch * dims.m * dims.n) as u64;
     let (cols, backward) = (dims.n as u64, u32::from(backward));
-    let half_pre = u32::from(pre_dtype == DType::Bf16);
-    Epilogue { out: 0, bias, residual, pre, count, cols, half_pre, activation, backward }
+    let [half_residual, half_pre] = [residual_dtype, pre_dtype].map(|dtype| u32::from(dtype == DType::Bf16));
+    Epilogue { out: 0, bias, residual, pre, count, cols, half_residual, half_pre, activation, backward }
 }
 
 /// out (=|+=) alpha · op(a) · op(b), finished by `end`.
@@ -50,8 +50,9 @@ pub(super) unsafe fn run(
     let half = dtypes.map(|dtype| dtype == DType::Bf16);
     if half[0] && half[1] && k > 0 {
         let mut whole = End { alpha, ..End::plain(addresses[2], n, half[2], accumulate) };
-        if let Some(Epilogue { bias, residual, pre, half_pre, activation, backward, .. }) = end {
-            whole = End { bias, residual, pre, half_pre, activation, backward, ..whole };
+        if let Some(end) = end {
+            let Epilogue { bias, residual, pre, half_residual, half_pre, activation, backward, .. } = end;
+            whole = End { bias, residual, pre, half_residual, half_pre, activation, backward, ..whole };
         }
         // SAFETY: the caller's promise.
         return unsafe { tensor_core::run(cuda, [addresses[0], addresses[1]], dims, whole) };

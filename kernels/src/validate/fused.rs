@@ -2,12 +2,12 @@
 //! queries and keys.
 
 use super::{Check, swapped};
-use crate::Error;
 use crate::error::fail;
 use crate::op::*;
 use crate::shape::*;
 use crate::step::{MatMulDims, Step};
-use crate::table::Tensor;
+use crate::table::{Span, Tensor};
+use crate::{Error, TensorId};
 
 impl<'a> Check<'a> {
     /// The dimensions of out = op(a) · op(b); checks types and shapes.
@@ -59,16 +59,37 @@ impl<'a> Check<'a> {
             );
         }
         let bias = self.each("bias", o.bias, dims.n, false)?;
-        let residual = self.each("residual", o.residual, out.span.len, false)?;
-        let (mut pre, mut pre_dtype) = (None, DType::F32);
-        if let Some(id) = o.pre {
-            let tensor = self.number("pre", id, !o.backward)?;
-            same("elements of pre and out", tensor.span.len, out.span.len)?;
-            (pre, pre_dtype) = (Some(tensor.span), tensor.dtype);
-        }
+        let (residual, residual_dtype) = self.beside("residual", o.residual, out, false)?;
+        let (pre, pre_dtype) = self.beside("pre", o.pre, out, !o.backward)?;
         let (activation, backward) = (o.activation, o.backward);
         let (a, b, out) = (a.span, b.span, out.span);
-        Ok(Step::MatMulFused { a, b, out, dims, bias, residual, pre, pre_dtype, activation, backward })
+        Ok(Step::MatMulFused {
+            a,
+            b,
+            out,
+            dims,
+            bias,
+            residual,
+            residual_dtype,
+            pre,
+            pre_dtype,
+            activation,
+            backward,
+        })
+    }
+
+    /// A tensor, if any, with as many elements as `out`, of either type.
+    fn beside(
+        &mut self,
+        name: &'static str,
+        id: Option<TensorId>,
+        out: &Tensor,
+        written: bool,
+    ) -> Result<(Option<Span>, DType), Error> {
+        let Some(id) = id else { return Ok((None, DType::F32)) };
+        let tensor = self.number(name, id, written)?;
+        same(name, tensor.span.len, out.span.len)?;
+        Ok((Some(tensor.span), tensor.dtype))
     }
 
     pub(super) fn rope_norm(&mut self, o: &RopeNorm) -> Result<Step, Error> {

@@ -14,6 +14,7 @@ const ACTIVATIONS: [Activation; 5] =
 struct Ends {
     bias: bool,
     residual: bool,
+    half_residual: bool,
     pre: bool,
     half_pre: bool,
 }
@@ -24,7 +25,7 @@ fn check_fused(seed: u64, [batch, m, n, k]: [usize; 4], act: Activation, ends: E
     let (b, b64) = bench.random(&if trans_b { [batch, n, k] } else { [batch, k, n] });
     let (out, _) = bench.random(&[batch, m, n]);
     let (bias, bias64) = bench.random(&[n]);
-    let (residual, residual64) = bench.random(&[batch, m, n]);
+    let (residual, residual64) = bench.random_of(ends.half_residual, &[batch, m, n]);
     let (pre, _) = bench.random_of(ends.half_pre, &[batch, m, n]);
     let fused = |pre: Option<TensorId>, backward: bool| MatMulFused {
         a,
@@ -64,9 +65,11 @@ proptest! {
     #[test]
     fn fused_products(
         seed: u64, batch in 1usize..3, m in 1usize..80, n in 1usize..80, k in 1usize..50,
-        act in 0usize..5, bias: bool, residual: bool, pre: bool, half_pre: bool, trans_b: bool,
+        act in 0usize..5, bias: bool, residual: bool, pre: bool, halves in 0usize..4, trans_b: bool,
     ) {
-        check_fused(seed, [batch, m, n, k], ACTIVATIONS[act], Ends { bias, residual, pre, half_pre }, trans_b);
+        let (half_pre, half_residual) = (halves & 1 > 0, halves & 2 > 0);
+        let ends = Ends { bias, residual, half_residual, pre, half_pre };
+        check_fused(seed, [batch, m, n, k], ACTIVATIONS[act], ends, trans_b);
     }
 
     #[test]
@@ -232,7 +235,7 @@ fn large_shapes_do_not_depend_on_threads() {
             1,
             sides,
             Activation::Gelu,
-            Ends { bias: true, residual: true, pre: true, half_pre },
+            Ends { bias: true, residual: true, half_residual: half_pre, pre: true, half_pre },
             true,
         );
     }

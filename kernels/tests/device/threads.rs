@@ -9,16 +9,18 @@ use crate::bench::Bench;
 fn norms_and_rope() {
     let mut bench = Bench::new(21);
     let shape = [2, 200, 6, 64];
-    let (x, _) = bench.random(&shape);
-    let (dout, _) = bench.random(&shape);
-    let (out, dx) = (bench.zeros(&shape), bench.zeros(&shape));
     let inv_rms = bench.zeros(&[2400]);
-    bench.run(vec![
-        RmsNorm { x, out, inv_rms, eps: 1e-6 }.into(),
-        RmsNormBackward { x, inv_rms, dout, dx, accumulate: true }.into(),
-    ]);
-    assert!(bench.get(out).iter().any(|v| *v != 0.0));
-    assert!(bench.get(dx).iter().any(|v| *v != 0.0));
+    for half in [true, false] {
+        let [x, dout, dx, out] = [(); 4].map(|()| bench.random_of(half, &shape).0);
+        bench.run(vec![
+            RmsNorm { x, out, inv_rms, eps: 1e-6 }.into(),
+            RmsNormBackward { x, inv_rms, dout, dx, accumulate: true }.into(),
+        ]);
+        assert!(bench.get(out).iter().any(|v| *v != 0.0));
+        assert!(bench.get(dx).iter().any(|v| *v != 0.0));
+    }
+    let (x, _) = bench.random(&shape);
+    let out = bench.zeros(&shape);
     bench.run(vec![Rope { x, out, base: 1e4, inverse: false }.into()]);
     assert_ne!(bench.get(out), bench.get(x));
 }

@@ -53,7 +53,7 @@ impl Tape {
                     return Ok(());
                 }
                 let dout = t.buffer_as_it_is(adjoint, y);
-                let (dx, accumulate) = t.accumulator(x)?;
+                let (dx, accumulate) = t.accumulator_of_either(x)?;
                 t.emit(Op::RmsNormBackward(compute::RmsNormBackward {
                     x: src.raw(),
                     inv_rms: inv_rms.raw(),

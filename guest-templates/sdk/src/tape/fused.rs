@@ -191,8 +191,9 @@ impl Tape {
     }
 
     /// An MLP y = act(x·upᵀ)·downᵀ + residual with nothing done twice: x
-    /// [..., C], up [H, C], down [C, H]. The gradient multiplies by the
-    /// activation's derivative while the product that it needs is in a cache.
+    /// [..., C], up [H, C], down [C, H]; y is stored as the residual is, without
+    /// one as float32. The gradient multiplies by the activation's derivative
+    /// while the product that it needs is in a cache.
     pub fn mlp(
         &mut self,
         x: Var,
@@ -258,7 +259,8 @@ impl Tape {
         };
         let [b1, b2, residual_slot] = [up_bias, down_bias, residual].map(|v| v.map(|v| self.slot(v)));
         self.emit_fused(Product { bias: b1, pre, activation, ..plain((x2, false), (wu, true), h) });
-        let out = self.temporary(&shape);
+        let stored = residual_slot.map_or(Dtype::Float32, |slot| self.slot_dtype(slot));
+        let out = self.temporary_of(stored, &shape);
         let y2 = self.view(out, 0, &[rows, c])?;
         self.emit_fused(Product { bias: b2, residual: residual_slot, ..plain((h, false), (wd, true), y2) });
         let y = self.add_var(out, needs);

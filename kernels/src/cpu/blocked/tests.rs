@@ -184,7 +184,7 @@ where
         let ends = |pre| {
             let plain = Epilogue { pre, activation: Activation::Gelu, ..Epilogue::NONE };
             let backward = Epilogue { pre: Pre::Read(Numbers::F32(&other)), ..plain };
-            [None, Some(Epilogue { bias: &bias, residual: &other, ..plain }), Some(backward)]
+            [None, Some(Epilogue { bias: &bias, residual: Numbers::F32(&other), ..plain }), Some(backward)]
         };
         let run = |out: SharedResults, pre: SharedResults, end: usize, rows: usize| {
             for row in (0..m).step_by(rows) {
