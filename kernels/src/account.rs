@@ -13,7 +13,7 @@ use crate::step::{AttentionDims, Step};
 use crate::table::Span;
 
 /// One operation of [`crate::Graph::account`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AccountLine {
     /// Its name, as in [`crate::Op::name`].
     pub name: &'static str,
@@ -21,14 +21,6 @@ pub struct AccountLine {
     pub flops: u64,
     /// Bytes of its operands.
     pub bytes: u64,
-}
-
-impl AccountLine {
-    /// Seconds that it takes at least on a machine of so many flops and bytes a
-    /// second.
-    pub fn least_seconds(&self, flops: f64, bytes: f64) -> f64 {
-        (self.flops as f64 / flops).max(self.bytes as f64 / bytes)
-    }
 }
 
 const F32: DType = DType::F32;

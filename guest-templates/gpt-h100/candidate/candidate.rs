@@ -5,9 +5,9 @@
 //! queries and the keys), rotary positions, sliding windows, squared ReLU,
 //! value embeddings behind gates, learned residual scalars, an untied head
 //! with capped logits; Muon on the matrices and AdamW on the rest. Products,
-//! attention and the head take bfloat16 operands (parameters, their gradients,
-//! the residual stream and all sums stay float32), and a step is made in parts
-//! whose activations never live at the same time.
+//! attention and the head take bfloat16 operands, and the residual stream is
+//! bfloat16 (parameters, their gradients and all sums stay float32); a step is
+//! made in parts whose activations never live at the same time.
 //!
 //! What lies inside the evolve blocks may be changed; the rest is the frame
 //! that the evaluation relies on.
@@ -36,6 +36,8 @@ struct Config {
     rope_base: f32,
     /// Element type of what products multiply.
     operands: Dtype,
+    /// Element type of the residual stream.
+    stream: Dtype,
 }
 
 impl Config {
@@ -66,6 +68,8 @@ impl Config {
             rope_base: knobs::float("rope_base", 10_000.0, 100.0, 100_000.0, Logarithmic),
             operands: [Dtype::Float32, Dtype::Bfloat16]
                 [knobs::choice("operands", 1, &["float32", "bfloat16"])],
+            stream: [Dtype::Float32, Dtype::Bfloat16]
+                [knobs::choice("residual_stream", 1, &["float32", "bfloat16"])],
         }
     }
 
@@ -181,14 +185,13 @@ impl Model {
     fn hidden(&self, t: &mut Tape, tokens: Var) -> Result<Var> {
         let table = t.param(&self.embedding);
         let x = t.gather(table, tokens)?;
-        let x0 = t.rms_norm(x, EPS)?;
+        let x0 = t.rms_norm_as(x, EPS, self.config.stream)?;
         let mut x = x0;
         let mut tables = 0;
         for layer in 0..self.config.depth {
             let (keep, first) = (t.param_row(&self.residual, layer)?, t.param_row(&self.first, layer)?);
-            x = t.map(&[(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)], &|e| {
-                e[2] * e[0] + e[3] * e[1]
-            })?;
+            let mixed = [(x, Element), (x0, Element), (keep, Scalar), (first, Scalar)];
+            x = t.map_as(&mixed, self.config.stream, &|e| e[2] * e[0] + e[3] * e[1])?;
             x = self.attention(t, x, tokens, layer, &mut tables)?;
             x = self.mlp(t, x, layer)?;
         }
@@ -232,18 +235,15 @@ impl Model {
             let table = t.param(&self.value_tables[*tables as usize]);
             let extra = t.gather(table, tokens)?;
             let extra = t.reshape(extra, &keys)?;
-            let own = t.cast(own, Dtype::Float32)?;
-            let sum = t.map(&[(own, Element), (extra, Element), (gate, PerRow)], &|e| {
-                e[0] + 2.0 * e[2].sigmoid() * e[1]
-            })?;
-            v = self.operand(t, sum)?.into();
+            let parts = [(own, Element), (extra, Element), (gate, PerRow)];
+            v = t.map_as(&parts, c.operands, &|e| e[0] + 2.0 * e[2].sigmoid() * e[1])?.into();
             *tables += 1;
         }
         let window = if c.windows[layer as usize] { (data::describe().context / 2).max(1) } else { 0 };
         let y = t.attention_in(queries, c.kv_heads, [q.into(), k.into(), v], window)?;
         let y = t.reshape(y, &[b, time, c.width()])?;
         let (y, wo) = (self.operand(t, y)?, self.matrix(t, &self.project, layer)?);
-        t.linear_fused(y, wo, Ends { residual: Some(residual), ..Ends::default() })
+        t.linear_fused(y, wo, Ends { residual: Some(residual), result: c.stream, ..Ends::default() })
     }
 
     /// The losses of next-token prediction, one per position.

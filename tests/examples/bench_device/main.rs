@@ -11,10 +11,9 @@
 //!   1 + |value|, and whether a second run gave the same bits
 //! - `model ROWS PARTS TIME VOCABULARY KNOB=VALUE…`: makes the model of the
 //!   template gpt-h100 with knobs set
-//! - `account TFLOPS GB_PER_SECOND`: of one of its training steps, for each
-//!   kind of operation, how many there are, the flops of their matrix products,
-//!   the bytes of their operands, and the seconds that they take at least on a
-//!   machine of these peaks, the longest first
+//! - `account`: the operations of one of its training steps, how many of each
+//!   size there are, the flops of its matrix products and the bytes of its
+//!   operands: at a machine's peaks one takes at least the longer of both
 //! - `step N`: times of N of its training steps, between the ends of two
 //! - `loss`: what it reported of its loss so far
 
@@ -125,10 +124,7 @@ fn answer(card: Option<u32>, question: &str, training: &mut Option<Training>) ->
             *training = Some(Training::start(card, numbers, knobs)?);
             Ok(json!("started"))
         }
-        ["account", tflops, gb] => {
-            let training = training.as_mut().ok_or("`model` comes before `account`")?;
-            training.account(tflops.parse::<f64>()? * 1e12, gb.parse::<f64>()? * 1e9)
-        }
+        ["account"] => training.as_mut().ok_or("`model` comes before `account`")?.account(),
         ["step", count] => {
             let training = training.as_mut().ok_or("`model` comes before `step`")?;
             let count = count.parse::<usize>()?;

@@ -83,8 +83,8 @@ impl Training {
         })
     }
 
-    /// Of one step on a machine of so many flops and bytes a second, as JSON.
-    pub fn account(&mut self, flops: f64, bytes: f64) -> Result<Value> {
+    /// Of one step, as JSON.
+    pub fn account(&mut self) -> Result<Value> {
         if self.accounted.is_none() {
             self.accounted = match self.account.recv_timeout(PATIENCE) {
                 Ok(lines) => Some(lines),
@@ -94,18 +94,12 @@ impl Training {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.why_it_ended()?),
             };
         }
-        let mut kinds: BTreeMap<&str, (u64, u64, u64, f64)> = BTreeMap::new();
+        let mut counts: BTreeMap<&AccountLine, u64> = BTreeMap::new();
         for line in self.accounted.iter().flatten() {
-            let kind = kinds.entry(line.name).or_default();
-            kind.0 += 1;
-            kind.1 += line.flops;
-            kind.2 += line.bytes;
-            kind.3 += line.least_seconds(flops, bytes);
+            *counts.entry(line).or_default() += 1;
         }
-        let mut kinds: Vec<_> = kinds.into_iter().collect();
-        kinds.sort_by(|a, b| b.1.3.total_cmp(&a.1.3));
-        let line = |(name, (count, flops, bytes, seconds))| json!({ "operation": name, "count": count, "flops": flops, "bytes": bytes, "seconds": seconds });
-        Ok(kinds.into_iter().map(line).collect())
+        let line = |(line, count): (&AccountLine, u64)| json!({ "operation": line.name, "count": count, "flops": line.flops, "bytes": line.bytes });
+        Ok(counts.into_iter().map(line).collect())
     }
 
     /// Ends the training; what it said of its loss.

@@ -318,12 +318,16 @@ def attention(check, log, deadline):
 
 
 def bandwidth(check, log, deadline):
-    return operations(check, log, deadline, "bandwidth", bandwidth_cases(check), rounds=2)
+    bad = operations(check, log, deadline, "bandwidth", bandwidth_cases(check), rounds=2)
+    # Now both peaks are known.
+    most_by_account(check)
+    return bad
 
 
 # ---- the whole training step
 
 STEP = "gpt-h100: 8 layers, width 512, T 2048, 524,288 tokens a step"
+MOST = "the most that its account allows at the peaks measured"
 # What TERRARIUM_CUDA switches off.
 SWITCHED = {"the same, without clusters": "alone", "the same, portable kernels": "portable"}
 
@@ -331,7 +335,7 @@ SWITCHED = {"the same, without clusters": "alone", "the same, portable kernels":
 @declares
 def declare_step(check):
     check.report.declare("step", STEP, "tokens/s", 1.2)
-    for name in SWITCHED:
+    for name in (MOST, *SWITCHED):
         check.report.declare("step", name, "tokens/s")
     check.report.declare("tax", "gpt (small preset), through the broker", "fraction", None)
     check.report.declare("tax", "gpt, larger, through the broker", "fraction", None)
@@ -411,9 +415,38 @@ def step(check, log, deadline):
     losses = check.ours.ask("loss", seconds_left(deadline, 20))
     check.report.measured("step", STEP, ours, peer, peers, note="our losses %s; the peer's %s" % (
         json.dumps(losses)[:200], json.dumps(theirs.get("losses") if peer_ok else None)[:200]))
+    check.account = tokens, check.ours.ask("account", seconds_left(deadline, 10))
     for name, switch in SWITCHED.items():
         switched(check, log, deadline, ask, tokens, name, switch)
     return None
+
+
+def most_by_account(check):
+    """What no kernels could exceed: each operation takes at least the longer of
+    its flops and its bytes, at the fastest product and copy of this run."""
+    tokens, lines = getattr(check, "account", (0, {"error": "no step was made"}))
+    if wrong(lines):
+        check.report.failed("step", MOST, wrong(lines))
+        return
+    figures = [f for f in check.report.data["figures"] if f["measured"]]
+
+    def fastest(section, start):
+        these = [f for f in figures if f["section"] == section and f["name"].startswith(start)]
+        sides = [side for f in these for side in (f["value"], f["peer"]) if side and side["median"]]
+        return max((side["median"] for side in sides), default=0)
+
+    peaks = fastest("products", ""), fastest("bandwidth", ROOF)
+    if not all(peaks):
+        check.report.failed("step", MOST, "no product or no copy was measured")
+        return
+    seconds = {}
+    for line in lines:
+        least = line["count"] * max(line["flops"] / peaks[0] / 1e12, line["bytes"] / peaks[1] / 1e9)
+        seconds[line["operation"]] = seconds.get(line["operation"], 0) + least
+    longest = sorted(seconds, key=seconds.get, reverse=True)[:6]
+    note = "%.0f TFLOP/s, %.0f GB/s; " % peaks
+    note += ", ".join("%s %.1f ms" % (name, 1e3 * seconds[name]) for name in longest)
+    check.report.measured("step", MOST, [tokens / sum(seconds.values())], note=note)
 
 
 def switched(check, log, deadline, ask, tokens, name, switch):
