@@ -17,6 +17,8 @@ enum Code : uint32_t {
     ADD, SUBTRACT, MULTIPLY, DIVIDE, MINIMUM, MAXIMUM, LESS_THAN, POWER,
     // a·b ± c·d, a·b ± c, c ± a·b, the sign of a, Σ a·b of a row.
     PRODUCTS_SUM, PRODUCTS_DIFFERENCE, PRODUCT_PLUS, PRODUCT_MINUS, PLUS_PRODUCT, MINUS_PRODUCT, SIGN, DOT,
+    // An element of an input of bfloat16.
+    WIDEN,
 };
 enum SourceKind : uint32_t { NOTHING, ELEMENT_REGISTER, ROW_REGISTER, ELEMENT_INPUT, ROW_INPUT, COL_INPUT, UNIFORM, SCALAR_INPUT };
 
@@ -31,9 +33,11 @@ struct Instruction {
     // The constant's bits, or the number of the input.
     uint32_t operand;
 };
+// Elements, values per row, elements rounded to bfloat16.
+enum StoreKind : uint32_t { ELEMENTS, ROWS, HALVES };
 struct RowStore {
-    float* dst;
-    uint32_t is_row;
+    void* dst;
+    uint32_t kind;
     uint32_t slot;
 };
 struct RowMapArguments {
@@ -162,6 +166,9 @@ __device__ __forceinline__ void execute(const Instruction* list, uint32_t count,
             switch (it.code) {
                 case LOAD:
                 case BROADCAST: value = x.at(e, tile.cols); break;
+                case WIDEN:
+                    value = of_bfloat16(reinterpret_cast<const uint16_t*>(a.inputs[it.operand])[tile.start + e]);
+                    break;
                 case CONSTANT: value = __uint_as_float(it.operand); break;
                 case SCALAR: value = a.inputs[it.operand][0]; break;
                 case SPREAD: value = a.inputs[it.operand][e % tile.cols]; break;
@@ -207,12 +214,18 @@ KERNEL(row_map, RowMapArguments, THREADS) {
         __syncthreads();  // All reads of a tile come before its stores.
         for (uint32_t i = 0; i < a.store_count; i++) {
             const RowStore& store = a.stores[i];
-            if (!store.is_row) {
+            if (store.kind != ROWS) {
                 const float* from = r.elements + store.slot * r.tile_elements;
-                for (uint64_t e = threadIdx.x; e < tile.rows * tile.cols; e += THREADS) store.dst[tile.start + e] = from[e];
+                float* dst = static_cast<float*>(store.dst) + tile.start;
+                uint16_t* halves = static_cast<uint16_t*>(store.dst) + tile.start;
+                for (uint64_t e = threadIdx.x; e < tile.rows * tile.cols; e += THREADS) {
+                    if (store.kind == HALVES) halves[e] = uint16_t(to_bfloat16(from[e]));
+                    else dst[e] = from[e];
+                }
             } else if (tile.col == 0) {
                 const float* from = r.rows + store.slot * r.tile_rows;
-                for (uint64_t e = threadIdx.x; e < tile.rows; e += THREADS) store.dst[tile.row + e] = from[e];
+                float* dst = static_cast<float*>(store.dst) + tile.row;
+                for (uint64_t e = threadIdx.x; e < tile.rows; e += THREADS) dst[e] = from[e];
             }
         }
     }

@@ -133,7 +133,10 @@ fn moved(step: &Step) -> u64 {
             let gradient = result(out, dtypes[1], *accumulate);
             sum([all([out, dout], dtypes[0]), bytes(inv_rms.len, F32), gradient])
         }
-        Step::RowMap { inputs, stores, .. } => all(inputs.iter().chain(stores), F32),
+        Step::RowMap { program, inputs, stores } => {
+            let dtypes = program.input_types.iter().chain(&program.store_types);
+            sum(inputs.iter().chain(stores).zip(dtypes).map(|(span, dtype)| bytes(span.len, *dtype)))
+        }
         Step::Reduce { src, dst, dtype, accumulate, .. } => {
             sum([bytes(src.len, *dtype), result(dst, F32, *accumulate)])
         }

@@ -259,8 +259,16 @@ pub(crate) fn fuel(step: &Step) -> u64 {
             total(by_rows(out, 9, inv_rms.len).saturating_add(table), moved)
         }
         Step::RowMap { program, inputs, stores } => {
-            let moved = inputs.iter().chain(stores).fold(0u64, |n, s| n.saturating_add(s.len as u64));
-            total(program.flops, moved)
+            let dtypes = program.input_types.iter().chain(&program.store_types);
+            let (mut flops, mut moved) = (program.flops, 0u64);
+            for (span, &dtype) in inputs.iter().chain(stores).zip(dtypes) {
+                moved = moved.saturating_add(words(span, dtype));
+                if dtype == DType::Bf16 {
+                    // To be widened or rounded.
+                    flops = flops.saturating_add(product(&[2, span.len]));
+                }
+            }
+            total(flops, moved)
         }
         Step::Reduce { src, dst, rows, axis, .. } => {
             let rows = if *axis == ReduceAxis::All { 0 } else { *rows };

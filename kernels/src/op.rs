@@ -126,10 +126,11 @@ pub enum ReduceAxis {
     All,
 }
 
-/// How an operand is laid over the \[rows, cols\] space of a row kernel.
+/// How an operand is laid over the \[rows, cols\] space of a row kernel; of
+/// `F32` but where something else is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Layout {
-    /// rows × cols elements.
+    /// rows × cols elements, `F32` or `Bf16`.
     Element,
     /// `rows` elements.
     PerRow,
@@ -290,7 +291,8 @@ ops! {
     /// are both `F32` or both `Bf16`, dx is either, the rest `F32`; a `Bf16` dx
     /// that is added to is rounded once more.
     RopeNormBackward { out: TensorId, inv_rms: TensorId, dout: TensorId, dx: TensorId, dx_col: u32, base: f32, accumulate: bool }
-    /// A row kernel over \[rows, cols\].
+    /// A row kernel over \[rows, cols\], in f32. Each `Element` input and each
+    /// `Element` store is `F32` or `Bf16`, on its own; the rest is `F32`.
     RowMap { rows: u32, cols: u32, inputs: Vec<Operand>, nodes: Vec<Node>, stores: Vec<Store> }
     /// dst (=|+=) scale · Σ src over `axis`; src f32 or bf16, summed in f32.
     Reduce { src: TensorId, dst: TensorId, axis: ReduceAxis, scale: f32, accumulate: bool }

@@ -11,13 +11,18 @@
 //! `examples/rows.rs`; where that counts the built-in operations are better.
 //! Registers are given out by a linear scan; a result
 //! never shares a register with an operand of its own instruction.
+//!
+//! Everything is computed in `f32`. An input of bfloat16 is widened into a
+//! register by an instruction of its own, and a store of it is rounded when a
+//! tile is stored, so kernels without one are as if there were none.
 
 mod fuse;
 
 use crate::Error;
+use crate::TensorId;
 use crate::cost::{PER_INSTRUCTION, PER_ROW, binary_weight, unary_weight};
 use crate::error::fail;
-use crate::op::{BinaryOp, Layout, Node, Reduction, RowMap, UnaryOp};
+use crate::op::{BinaryOp, DType, Layout, Node, Reduction, RowMap, UnaryOp};
 
 /// Most nodes of a row kernel.
 pub const MAX_NODES: usize = 256;
@@ -47,7 +52,7 @@ pub(crate) enum Register {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Source {
     Register(Register),
-    /// Element input k, straight from its tensor.
+    /// Element input k of `f32`, straight from its tensor.
     ElementInput(usize),
     /// Per-row input k.
     RowInput(usize),
@@ -63,6 +68,8 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Code {
     Load,
+    /// Element input k, of bfloat16.
+    Widen(usize),
     Constant(f32),
     /// Scalar input k, everywhere.
     Scalar(usize),
@@ -147,6 +154,9 @@ pub(crate) struct Program {
     pub cols: usize,
     pub tile_rows: usize,
     pub tile_cols: usize,
+    /// Element types of the inputs, and of the stores.
+    pub input_types: Vec<DType>,
+    pub store_types: Vec<DType>,
     /// For a card, which keeps values in registers.
     pub plain: Listing,
     /// The same bits in fewer passes over a tile.
@@ -239,9 +249,11 @@ fn rates(op: &RowMap) -> Vec<Rate> {
     rates
 }
 
-/// Checks a row kernel (but not its tensors) and compiles it.
-pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
+/// Checks a row kernel (but not its tensors) and compiles it for tensors of
+/// these types, of which bfloat16 counts for `Element` operands only.
+pub(crate) fn compile(op: &RowMap, dtype: impl Fn(TensorId) -> DType) -> Result<Program, Error> {
     check(op)?;
+    let input_types: Vec<DType> = op.inputs.iter().map(|input| dtype(input.tensor)).collect();
     let rates = rates(op);
     for store in &op.stores {
         let Some(&rate) = rates.get(store.node as usize) else {
@@ -274,7 +286,7 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
         }
     }
     let shape = Shape::of(op, &rates, &live);
-    let (mut prologue, mut body, stores) = Emitter::emit(op, &rates, &live, &shape);
+    let (mut prologue, mut body, stores) = Emitter::emit(op, &input_types, &rates, &live, &shape);
     fuse::fuse(&mut prologue, &mut body, &stores, shape.tile_cols);
     let unfused = (prologue.clone(), body.clone(), stores.clone());
     let plain = Listing::new(unfused.clone());
@@ -302,6 +314,8 @@ pub(crate) fn compile(op: &RowMap) -> Result<Program, Error> {
         cols: shape.cols,
         tile_rows: shape.tile_rows,
         tile_cols: shape.tile_cols,
+        input_types,
+        store_types: op.stores.iter().map(|store| dtype(store.tensor)).collect(),
         plain,
         fused,
         flops: flops(op, &rates).saturating_add(overhead(&shape, &codes, registers)),
@@ -403,12 +417,16 @@ impl Shape {
 /// Emits instructions with virtual registers: every result its own.
 struct Emitter<'a> {
     shape: &'a Shape,
+    /// Of the inputs.
+    types: &'a [DType],
     prologue: Vec<Instruction>,
     body: Vec<Instruction>,
     elements: usize,
     rows: usize,
     /// The column numbers, once some node asked for them.
     columns: Option<Source>,
+    /// Inputs of bfloat16 that were widened.
+    widened: [Option<Source>; MAX_INPUTS],
     /// Where each node's value lies, at element and at row rate.
     as_element: Vec<Option<Source>>,
     as_row: Vec<Option<Source>>,
@@ -417,15 +435,17 @@ struct Emitter<'a> {
 type Emitted = (Vec<Instruction>, Vec<Instruction>, Vec<(Register, Layout)>);
 
 impl<'a> Emitter<'a> {
-    fn emit(op: &RowMap, rates: &[Rate], live: &[bool], shape: &'a Shape) -> Emitted {
+    fn emit(op: &RowMap, types: &'a [DType], rates: &[Rate], live: &[bool], shape: &'a Shape) -> Emitted {
         let count = op.nodes.len();
         let mut this = Emitter {
             shape,
+            types,
             prologue: Vec::new(),
             body: Vec::new(),
             elements: 0,
             rows: 0,
             columns: None,
+            widened: [None; MAX_INPUTS],
             as_element: vec![None; count],
             as_row: vec![None; count],
         };
@@ -472,6 +492,14 @@ impl<'a> Emitter<'a> {
             Node::Input(k) => {
                 let k = k as usize;
                 let source = match op.inputs[k].layout {
+                    Layout::Element if self.types[k] == DType::Bf16 => match self.widened[k] {
+                        Some(made) => made,
+                        None => {
+                            let none = [None; 4];
+                            let made = self.push(false, Code::Widen(k), Rate::Element, none);
+                            *self.widened[k].insert(Source::Register(made))
+                        }
+                    },
                     Layout::Element => Source::ElementInput(k),
                     Layout::PerCol if self.shape.tile_rows == 1 => Source::ColInput(k),
                     Layout::PerCol => {

@@ -488,14 +488,28 @@ impl<'a> Check<'a> {
     }
 
     fn row_map(&mut self, o: &RowMap) -> Result<Step, Error> {
-        let program = row_kernel::compile(o)?;
+        // Handles and types are checked below.
+        let dtype = |id| self.table.get(id).map_or(DType::F32, |tensor| tensor.dtype);
+        let program = row_kernel::compile(o, dtype)?;
         let (rows, cols) = (o.rows as u64, o.cols as u64);
         let mut spans = Vec::with_capacity(o.inputs.len() + o.stores.len());
         let inputs = o.inputs.iter().map(|i| ("an input", i.tensor, i.layout, false));
         let stores = o.stores.iter().map(|s| ("a store", s.tensor, s.layout, true));
         for (name, id, layout, written) in inputs.chain(stores) {
             let in_place = layout == Layout::Element;
-            let tensor = self.operand(name, id, Some(DType::F32), written, in_place)?;
+            let tensor = self.operand(name, id, None, written, in_place)?;
+            match (layout, tensor.dtype) {
+                (_, DType::F32) | (Layout::Element, DType::Bf16) => {}
+                (Layout::Element, dtype) => {
+                    return fail!(ShapeMismatch, "{name} must be F32 or Bf16, and is {dtype:?}");
+                }
+                (_, dtype) => {
+                    return fail!(
+                        ShapeMismatch,
+                        "{name} with layout {layout:?} must be F32, and is {dtype:?}; only Element ones may be Bf16"
+                    );
+                }
+            }
             let expected = match layout {
                 // Both fit in 32 bits, so the product fits in 64.
                 Layout::Element => rows * cols,

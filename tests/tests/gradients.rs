@@ -626,6 +626,52 @@ fn bfloat16_flows_through_attention_and_the_loss() {
     });
 }
 
+/// A map that reads bfloat16 and stores it, and one whose gradient is its
+/// adjoint, which a product hands back in bfloat16: as in float32 but for
+/// rounding.
+#[test]
+fn maps_read_and_store_bfloat16() {
+    let _session = NativeSession::start(NativeConfig::default()).unwrap();
+    let shapes: [&[u32]; 4] = [&[8, 8], &[8, 8], &[8], &[8, 8]];
+    let params: Vec<Tensor> = (0..)
+        .zip(shapes)
+        .map(|(stream, shape)| {
+            let tensor = Tensor::zeros(shape).unwrap();
+            tensor.randomize(Distribution::Uniform, 1.0, 10, stream).unwrap();
+            tensor
+        })
+        .collect();
+    let run = |result: Dtype| {
+        gradients(&params, &|t: &mut Tape, p: &[Var]| {
+            let (gate, weight) = (t.cast(p[0], result)?, t.cast(p[3], result)?);
+            // One operand of each type, and one that is used twice.
+            let inputs = [(gate, Element), (p[1], Element), (p[2], PerCol)];
+            let y = t.map_as(&inputs, result, &|e| e[0].silu() * e[1] + e[2])?;
+            let z = t.map_as(&[(y, Element), (gate, Element)], result, &|e| e[0] + e[1])?;
+            assert_eq!([y, z].map(|x| t.slot_dtype(t.slot(x))), [result; 2]);
+            let last = t.linear(z, weight)?;
+            // A value per row, whose adjoint comes back in bfloat16 too.
+            let means = t.map(&[(z, Element)], &|e| e[0].square().row_mean())?;
+            let means = t.cast(means, result)?;
+            let means = t.reshape(means, &[1, 8])?;
+            let means = t.linear(means, weight)?;
+            let (last, means) = (weigh(t, last)?, weigh(t, means)?);
+            t.add(last, means)
+        })
+    };
+    for (half, whole) in run(Dtype::Bfloat16).iter().zip(run(Dtype::Float32)) {
+        let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!(scale > 0.0);
+        for (half, whole) in half.iter().zip(whole) {
+            assert!((half - whole).abs() < 2e-2 * scale, "{half} but {whole} in float32");
+        }
+    }
+    let mut t = Tape::inference();
+    let x = t.input(&params[0]);
+    let error = t.map_as(&[(x, Element)], Dtype::Bfloat16, &|e| e[0].row_sum()).unwrap_err();
+    assert!(error.to_string().contains("per row"), "{error}");
+}
+
 /// A layer that stores bfloat16: its value and its gradient, which attention
 /// hands back in bfloat16, also where the value is used twice.
 #[test]

@@ -30,6 +30,8 @@ using Function = uint64_t (*)(uint64_t, uint64_t, uint64_t);
 struct Line {
     std::string name, text;
     enum { COMPUTE, ARGUMENT, LOAD, STORE, SHUFFLE, BRANCH, RETURN } kind = COMPUTE;
+    // Of a load or store.
+    size_t bytes = 4;
     Function function = nullptr;
     int guard = -1;
     std::vector<Operand> operands;
@@ -47,6 +49,12 @@ uint64_t as_bits(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
     return bits;
+}
+
+// The nearest bfloat16, ties to even; every NaN becomes the same.
+uint64_t as_bfloat16(uint64_t bits) {
+    uint32_t x = uint32_t(bits);
+    return std::isnan(as_float(x)) ? 0x7fff : (x + 0x7fff + (x >> 16 & 1)) >> 16;
 }
 
 #define OF(expression) [](uint64_t a, uint64_t b, uint64_t c) -> uint64_t { (void)a, (void)b, (void)c; return expression; }
@@ -71,6 +79,7 @@ const std::map<std::string, Function>& functions() {
         {"mov.u64", OF(a)},
         {"cvta.to.global.u64", OF(a)},
         {"cvt.u64.u32", OF(uint32_t(a))},
+        {"cvt.rn.bf16x2.f32", OF(as_bfloat16(a) << 16 | as_bfloat16(b))},
         {"cvt.rn.f32.u64", OF(as_bits(float(a)))},
         {"cvt.rn.f32.s32", OF(as_bits(float(int32_t(uint32_t(a)))))},
         {"and.b32", OF(uint32_t(a) & uint32_t(b))},
@@ -189,8 +198,10 @@ struct Parser {
             if (words.size() != 2 || words[1].substr(0, 3) != "[a+") fail(line, "which argument");
             words[1] = words[1].substr(3, words[1].size() - 4);
             if (std::stoul(words[1]) + 8 > to.argument_bytes) fail(line, "beyond the arguments");
-        } else if (made.name == "ld.global.f32" || made.name == "st.global.f32") {
+        } else if (made.name == "ld.global.f32" || made.name == "st.global.f32" || made.name == "ld.global.u16" ||
+                   made.name == "st.global.b16") {
             wanted = 2;
+            made.bytes = made.name.substr(11) == "16" ? 2 : 4;
             made.kind = made.name[0] == 'l' ? Line::LOAD : Line::STORE;
             if (words.size() != 2) fail(line, "operands");
             std::string& address = words[made.kind == Line::LOAD ? 1 : 0];
@@ -208,7 +219,7 @@ struct Parser {
             const char* one[] = {"mov", "cvt", "neg", "abs", "rcp", "sqr"};
             wanted = three ? 4 : 3;
             for (const char* start : one)
-                if (made.name.substr(0, 3) == start) wanted = 2;
+                if (made.name.substr(0, 3) == start && made.name.find("x2") == std::string::npos) wanted = 2;
         }
         if (words.size() != wanted) fail(line, "operands");
         for (const std::string& word : words) made.operands.push_back(operand(word, line));
@@ -307,10 +318,13 @@ struct Warp {
             if (!on[lane]) continue;
             if (load || line.kind == Line::STORE) {
                 uint64_t address = value(line.operands[load ? 1 : 0], lane);
-                if (address % 4 || !inside(address, 4)) fail(line, "lane " + std::to_string(lane) + " leaves device memory");
-                float* place = reinterpret_cast<float*>(address);
-                if (load) registers[line.operands[0].at * LANES + lane] = as_bits(*place);
-                else *place = as_float(value(line.operands[1], lane));
+                if (address % line.bytes || !inside(address, line.bytes))
+                    fail(line, "lane " + std::to_string(lane) + " leaves device memory");
+                void* place = reinterpret_cast<void*>(address);
+                // Little-endian: the lower bytes are those that are moved.
+                uint64_t bits = load ? 0 : value(line.operands[1], lane);
+                std::memcpy(load ? &bits : place, load ? place : &bits, line.bytes);
+                if (load) registers[line.operands[0].at * LANES + lane] = bits;
                 continue;
             }
             uint64_t result;

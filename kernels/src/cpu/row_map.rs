@@ -6,14 +6,18 @@
 //! is fetched by the processor while this one computes. Where each operand
 //! lies is found out once per launch, but for a few sums per tile. A tile is
 //! stored after its last read of what lies there, which is what makes in-place
-//! updates sound.
+//! updates sound. Numbers of bfloat16 are widened into registers by an
+//! instruction, and rounded when a tile is stored.
 
 mod passes;
 
 use std::cell::Cell;
 
+use super::moves::Moved;
+use super::product::{Results, SharedResults};
+use super::rounding::{narrow, widen};
 use super::{Output, Split};
-use crate::op::{Layout, Reduction};
+use crate::op::{DType, Layout, Reduction};
 use crate::row_kernel::{Code, Instruction, Program, Register, Source};
 use crate::table::{Span, Table};
 
@@ -87,7 +91,8 @@ impl Spot {
 /// Where an operand lies: floats from an origin on.
 #[derive(Clone, Copy)]
 struct Place {
-    /// A tensor's first float, or null where the task's registers are meant.
+    /// A tensor's first number (bfloat16 where [`Place::halves`] reads it), or
+    /// null where the task's registers are meant.
     base: *const f32,
     offset: usize,
     origin: Origin,
@@ -126,6 +131,17 @@ impl Place {
         // SAFETY: the caller's promise; nothing is read of no elements, and the
         // address is then that of the registers.
         unsafe { std::slice::from_raw_parts(from, len) }
+    }
+
+    /// As [`Place::read`], of an input of bfloat16.
+    ///
+    /// # Safety
+    /// As [`Place::read`]; and the base is that of such an input.
+    #[inline(always)]
+    unsafe fn halves<'a>(&self, spot: &Spot) -> &'a [u16] {
+        let from = self.base.cast::<u16>().wrapping_add(spot.moves[self.origin as usize]);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(from, spot.lengths[self.length as usize]) }
     }
 }
 
@@ -195,8 +211,17 @@ impl<'a> Places<'a> {
     /// Input k, of at least `len` elements.
     fn input(&self, k: usize, len: usize, origin: Origin, length: Length) -> Place {
         let (base, has) = self.inputs[k];
+        assert!(self.program.input_types[k] == DType::F32);
         assert!(len <= has);
         Place { base, offset: 0, origin, length }
+    }
+
+    /// Input k of bfloat16, for [`Place::halves`].
+    fn half(&self, k: usize) -> Place {
+        let (base, has) = self.inputs[k];
+        assert!(self.program.input_types[k] == DType::Bf16);
+        assert!(self.program.rows * self.program.cols <= has);
+        Place { base, offset: 0, origin: Origin::Start, length: Length::Tile }
     }
 
     fn of(&self, source: &Option<Source>) -> Place {
@@ -224,6 +249,7 @@ impl<'a> Places<'a> {
             let mut uniform = [Place::NOWHERE; 4];
             let mut second = Place::NOWHERE;
             match &instruction.code {
+                Code::Widen(k) => sources[0] = self.half(*k),
                 Code::Scalar(k) => sources[0] = self.input(*k, 1, Origin::Fixed, Length::One),
                 Code::Spread(k) => {
                     sources[0] = self.input(*k, self.program.cols, Origin::Fixed, Length::Cols);
@@ -250,12 +276,17 @@ impl<'a> Places<'a> {
     ///
     /// A store may be an input's range too. Then no later instruction may read
     /// that input, and the one that writes there has to be one that can update.
-    fn settle(&self, body: &mut [Ready], stores: &[Output]) -> Vec<(Place, Layout, Output)> {
+    /// What is to be rounded is left.
+    fn settle(&self, body: &mut [Ready], stores: &[SharedResults]) -> Vec<(Place, Layout, SharedResults)> {
         let fused = &self.program.fused;
         let mut copies = Vec::new();
         for ((register, layout), output) in fused.stores.iter().zip(stores) {
             let from = self.register(*register);
-            let base = output.at(0).cast_const();
+            let SharedResults::F32(floats) = output else {
+                copies.push((from, *layout, *output));
+                continue;
+            };
+            let base = floats.at(0).cast_const();
             let alone = fused.stores.iter().filter(|(other, _)| other == register).count() == 1;
             let whole = matches!(register, Register::Element(_)) && *layout == Layout::Element;
             // The register keeps this value to the end, so its last writer makes it.
@@ -276,7 +307,7 @@ impl<'a> Places<'a> {
                 if !updates || later.iter().any(is_read) {
                     return false;
                 }
-                assert!(self.program.rows * self.program.cols <= output.len());
+                assert!(self.program.rows * self.program.cols <= floats.len());
                 let there = Place { base, offset: 0, origin: Origin::Start, length: Length::Tile };
                 if maker.second.is(&from) {
                     maker.second = there;
@@ -300,12 +331,19 @@ impl<'a> Places<'a> {
 }
 
 pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], stores: &[Span]) {
-    let inputs: Vec<_> = inputs.iter().map(|&s| (t.f32_ptr(s).cast_const(), s.len)).collect();
-    let stores: Vec<Output> = stores
-        .iter()
-        // SAFETY: the validator lists them as outputs of this step.
-        .map(|&s| unsafe { Output::from_raw(t.f32_ptr(s), s.len) })
-        .collect();
+    let input = |(&span, dtype): (&Span, &DType)| match dtype {
+        DType::Bf16 => (t.bf16_ptr(span).cast_const().cast(), span.len),
+        _ => (t.f32_ptr(span).cast_const(), span.len),
+    };
+    let inputs: Vec<_> = inputs.iter().zip(&program.input_types).map(input).collect();
+    // SAFETY: the validator lists them as outputs of this step.
+    let output = |(&span, dtype): (&Span, &DType)| unsafe {
+        match dtype {
+            DType::Bf16 => SharedResults::Bf16(Moved::from_raw(t.bf16_ptr(span), span.len)),
+            _ => SharedResults::F32(Output::from_raw(t.f32_ptr(span), span.len)),
+        }
+    };
+    let stores: Vec<_> = stores.iter().zip(&program.store_types).map(output).collect();
     let places = Places::new(program, inputs);
     let prologue = places.ready(&program.fused.prologue);
     let mut body = places.ready(&program.fused.body);
@@ -349,7 +387,7 @@ pub(crate) fn run(split: Split, t: &Table, program: &Program, inputs: &[Span], s
     });
 }
 
-fn store(from: &Place, layout: Layout, output: &Output, tile: Tile, files: *mut Line) {
+fn store(from: &Place, layout: Layout, output: &SharedResults, tile: Tile, files: *mut Line) {
     // Of the tiles of a row the first stores what is one per row.
     let start = match layout {
         Layout::Element => tile.start,
@@ -360,7 +398,10 @@ fn store(from: &Place, layout: Layout, output: &Output, tile: Tile, files: *mut 
     let values = unsafe { from.read(&Spot::of(tile, files)) };
     // SAFETY: tiles do not overlap, each belongs to one task, and no slice of an
     // input is alive here.
-    unsafe { output.range(start, values.len()) }.copy_from_slice(values);
+    match unsafe { output.range(start, values.len()) } {
+        Results::F32(to) => to.copy_from_slice(values),
+        Results::Bf16(to) => narrow(values, to),
+    }
 }
 
 /// Runs the instructions.
@@ -386,6 +427,8 @@ unsafe fn execute(list: &[Ready], files: *mut Line, tile: Tile) {
         let uniform = |k: usize| unsafe { ready.uniform[k].read(&spot) }.first().copied();
         match ready.code {
             Code::Load => dst.copy_from_slice(from(0)),
+            // SAFETY: as above; `Places::half` made its place.
+            Code::Widen(_) => widen(unsafe { ready.sources[0].halves(&spot) }, dst),
             Code::Constant(value) => dst.fill(value),
             Code::Scalar(_) => dst.fill(from(0)[0]),
             Code::Spread(_) => dst.chunks_exact_mut(cols).for_each(|line| line.copy_from_slice(from(0))),

@@ -157,7 +157,7 @@ twins! {
         code: u32, dst_is_row: u32, dst: u32, source_kind: [u32; 4], source: [u32; 4], operand: u32,
     }
     CompiledRows { operands: [Address; 24], units: u64, pieces: u64, cols: u64 }
-    RowStore { dst: Address, is_row: u32, slot: u32 }
+    RowStore { dst: Address, kind: u32, slot: u32 }
     RowMap {
         instructions: Address, inputs: Address, stores: Address, scratch: Address,
         rows: u64, cols: u64, tile_rows: u64, tile_cols: u64,

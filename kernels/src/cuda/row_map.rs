@@ -5,7 +5,7 @@ use super::arguments::{CompiledRows, Instruction as Encoded, RowMap, RowStore};
 use super::driver::{Address, Kernel, Module, Shape};
 use super::{Cuda, THREADS, WARPS, address, ptx};
 use crate::Error;
-use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+use crate::op::{BinaryOp, DType, Layout, Reduction, UnaryOp};
 use crate::row_kernel::{Code, Instruction, Program, Register, Source};
 use crate::table::{Span, Table};
 
@@ -61,9 +61,10 @@ fn key(program: &Program) -> Vec<u32> {
         key.extend(instruction.source_kind);
         key.extend(instruction.source);
     }
-    for (register, layout) in &program.plain.stores {
+    for ((register, layout), dtype) in program.plain.stores.iter().zip(&program.store_types) {
         let (is_row, slot) = place(*register);
-        key.extend([is_row, slot, u32::from(*layout == Layout::Element)]);
+        let half = u32::from(*dtype == DType::Bf16);
+        key.extend([is_row, slot, u32::from(*layout == Layout::Element), half]);
     }
     key
 }
@@ -108,10 +109,16 @@ fn interpret(
         .plain
         .stores
         .iter()
+        .zip(&program.store_types)
         .zip(stores)
-        .map(|((register, layout), &span)| {
+        .map(|(((register, layout), dtype), &span)| {
             let (_, slot) = place(*register);
-            RowStore { dst: address(t, span), is_row: u32::from(*layout != Layout::Element), slot }
+            let kind = match (layout, dtype) {
+                (Layout::Element, DType::Bf16) => 2,
+                (Layout::Element, _) => 0,
+                _ => 1,
+            };
+            RowStore { dst: address(t, span), kind, slot }
         })
         .collect();
 
@@ -236,6 +243,7 @@ fn code(code: Code) -> (u32, u32) {
         Code::ThenProduct { subtract } => (36 + u32::from(subtract), 0),
         Code::Sign => (38, 0),
         Code::Dot => (39, 0),
+        Code::Widen(k) => (40, k as u32),
         Code::Triple
         | Code::Gated(_)
         | Code::SignOfProducts { .. }

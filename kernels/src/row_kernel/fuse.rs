@@ -374,7 +374,7 @@ mod tests {
     use super::super::compile;
     use super::{Code, Source};
     use crate::TensorId;
-    use crate::op::{BinaryOp, Layout, Node, Operand, RowMap, Store, UnaryOp};
+    use crate::op::{BinaryOp, DType, Layout, Node, Operand, RowMap, Store, UnaryOp};
 
     /// Codes of the fused listing of a kernel over element inputs and two
     /// scalars, which stores the last node and the others that are named.
@@ -386,7 +386,8 @@ mod tests {
         nodes.extend_from_slice(chain);
         let stored = [nodes.len() as u32 - 1].into_iter().chain(others.iter().copied());
         let stores = stored.map(|node| Store { node, tensor, layout: Layout::Element }).collect();
-        let program = compile(&RowMap { rows: 1, cols: 4096, inputs, nodes, stores }).expect("a kernel");
+        let op = RowMap { rows: 1, cols: 4096, inputs, nodes, stores };
+        let program = compile(&op, |_| DType::F32).expect("a kernel");
         program.fused.body.iter().map(|i| i.code).collect()
     }
 

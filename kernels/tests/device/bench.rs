@@ -82,6 +82,11 @@ impl Bench {
         (self.put(shape, &values), widen(&values))
     }
 
+    /// A tensor of zeros, in bfloat16 if `half`.
+    pub fn zeros_of(&mut self, half: bool, shape: &[usize]) -> TensorId {
+        if half { self.halves(shape) } else { self.zeros(shape) }
+    }
+
     /// A tensor of zeros, bfloat16.
     pub fn halves(&mut self, shape: &[usize]) -> TensorId {
         let shape: Vec<u32> = shape.iter().map(|&d| d as u32).collect();
@@ -94,12 +99,30 @@ impl Bench {
         if !half {
             return self.random(shape);
         }
-        let id = self.halves(shape);
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| self.draw()).collect();
-        self.agreed(|d| d.upload_f32(id, 0, &values).unwrap());
+        let id = self.put_halves(shape, &values);
         let stored = self.get(id);
         (id, widen(&stored))
+    }
+
+    /// As [`Bench::put`], rounded to bfloat16.
+    pub fn put_halves(&mut self, shape: &[usize], values: &[f32]) -> TensorId {
+        let id = self.halves(shape);
+        self.agreed(|d| d.upload_f32(id, 0, values).unwrap());
+        id
+    }
+
+    pub fn is_half(&mut self, id: TensorId) -> bool {
+        self.agreed(|d| d.dtype(id).unwrap()) == DType::Bf16
+    }
+
+    /// Values rounded to bfloat16, by the device.
+    pub fn rounded(&mut self, values: &[f32]) -> Vec<f32> {
+        let id = self.put_halves(&[values.len()], values);
+        let stored = self.get(id);
+        self.agreed(|d| d.free(id).unwrap());
+        stored
     }
 
     pub fn get_ints(&mut self, id: TensorId) -> Vec<i32> {

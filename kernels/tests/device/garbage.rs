@@ -117,7 +117,7 @@ impl Monkey {
     }
     fn laid_out(&mut self, layout: Layout) -> TensorId {
         match layout {
-            Layout::Element => self.of(0),
+            Layout::Element => self.number(),
             Layout::PerRow | Layout::PerCol => self.of(1),
             Layout::Scalar => self.of(5),
         }

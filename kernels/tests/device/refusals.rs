@@ -126,6 +126,42 @@ fn row_kernels_in_place_only_over_the_same_elements() {
     lab.refuses(kernel(vec![element(x), per_col], nodes(), vec![to(0, x)]), ErrorCode::Alias);
 }
 
+/// Elements may be of either floating-point type, each operand on its own; what
+/// is laid out otherwise may not.
+#[test]
+fn bfloat16_in_row_kernels() {
+    let mut lab = Lab::new();
+    let all = lab.d.alloc(DType::Bf16, &[64]).unwrap();
+    let view = |lab: &mut Lab, at, shape: &[u32]| lab.d.view(all, at, shape).unwrap();
+    let (half, shifted, other) =
+        (view(&mut lab, 0, &[4, 6]), view(&mut lab, 1, &[4, 6]), view(&mut lab, 24, &[4, 6]));
+    let (float, ints) = (lab.f(&[4, 6]), lab.i(&[4, 6]));
+    let copy = |from, store| kernel(vec![element(from)], vec![Node::Input(0)], vec![to(0, store)]);
+    for (from, store) in [(half, float), (float, half), (half, half), (half, other)] {
+        lab.accepts(copy(from, store));
+    }
+    lab.refuses(copy(half, shifted), ErrorCode::Alias);
+    lab.refuses(copy(ints, float), ErrorCode::ShapeMismatch);
+    lab.refuses(copy(float, ints), ErrorCode::ShapeMismatch);
+    let refused = |lab: &mut Lab, op: RowMap| {
+        let error = lab.d.prepare(vec![op.into()]).expect_err("a refusal");
+        assert_eq!(error.code(), ErrorCode::ShapeMismatch, "{error}");
+        error.to_string()
+    };
+    for (layout, len) in [(Layout::PerRow, 4), (Layout::PerCol, 6), (Layout::Scalar, 1)] {
+        let tensor = view(&mut lab, 32, &[len]);
+        let operand = Operand { tensor, layout };
+        let op = kernel(vec![element(half), operand], vec![Node::Input(0)], vec![to(0, float)]);
+        let said = refused(&mut lab, op);
+        let expected = format!("an input with layout {layout:?} must be F32, and is Bf16");
+        assert!(said.contains(&expected), "{said}");
+    }
+    let nodes = vec![Node::Input(0), Node::Reduce { op: Reduction::Sum, a: 0 }];
+    let per_row = Store { node: 1, tensor: view(&mut lab, 32, &[4]), layout: Layout::PerRow };
+    let said = refused(&mut lab, kernel(vec![element(half)], nodes, vec![per_row]));
+    assert!(said.contains("a store with layout PerRow must be F32"), "{said}");
+}
+
 #[test]
 fn malformed_row_kernels() {
     use ErrorCode::InvalidArgument;

@@ -1,5 +1,5 @@
 //! Row kernels against the reference: every function, random expressions,
-//! every way of tiling, updates in place.
+//! every way of tiling, updates in place, elements of either type.
 
 use proptest::prelude::*;
 use terrarium_kernels::*;
@@ -35,7 +35,7 @@ const BINARY: [BinaryOp; 8] = [
 ];
 
 /// The operands of a random kernel, one of each layout and a second element
-/// input, with their numbers.
+/// input, with their numbers; elements are of either type.
 fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f64>)> {
     let layouts = [Layout::Element, Layout::PerRow, Layout::PerCol, Layout::Scalar, Layout::Element];
     let shape = |layout| match layout {
@@ -45,7 +45,8 @@ fn operands(bench: &mut Bench, rows: usize, cols: usize) -> Vec<(Operand, Vec<f6
         Layout::Scalar => vec![1],
     };
     let mut operand = |layout| {
-        let (tensor, values) = bench.random(&shape(layout));
+        let half = layout == Layout::Element && bench.index(2) == 0;
+        let (tensor, values) = bench.random_of(half, &shape(layout));
         (Operand { tensor, layout }, values)
     };
     layouts.map(&mut operand).into()
@@ -102,37 +103,67 @@ fn per_row(nodes: &[Node]) -> Vec<bool> {
     flags
 }
 
+/// Largest relative error of rounding to bfloat16, and a little.
+const HALF_ULP: f64 = 1.01 / 256.0;
+
 fn check_expression(seed: u64, rows: usize, cols: usize, length: usize, reduce: bool) {
     let mut bench = Bench::new(seed);
     let operands = operands(&mut bench, rows, cols);
     let nodes = expression(&mut bench, cols, length, reduce);
     let flags = per_row(&nodes);
-    let (mut stores, mut wanted) = (Vec::new(), Vec::new());
+    let (mut stores, mut wanted, mut halves) = (Vec::new(), Vec::new(), Vec::new());
     let last = nodes.len() - 1;
     for node in [last, last / 2, 0] {
         let (layout, shape) = match flags[node] {
             true if seed.is_multiple_of(2) => (Layout::PerRow, vec![rows]),
             _ => (Layout::Element, vec![rows, cols]),
         };
-        let tensor = bench.zeros(&shape);
+        let half = layout == Layout::Element && bench.index(2) == 0;
+        let tensor = bench.zeros_of(half, &shape);
         stores.push(Store { node: node as u32, tensor, layout });
         wanted.push((node as u32, layout));
+        halves.push(half);
     }
-    bench.run(vec![
-        RowMap {
-            rows: rows as u32,
-            cols: cols as u32,
-            inputs: operands.iter().map(|(o, _)| *o).collect(),
-            nodes: nodes.clone(),
-            stores: stores.clone(),
-        }
-        .into(),
-    ]);
+    let kernel = |inputs, stores| RowMap {
+        rows: rows as u32,
+        cols: cols as u32,
+        inputs,
+        nodes: nodes.clone(),
+        stores,
+    };
+    bench.run(vec![kernel(operands.iter().map(|(o, _)| *o).collect(), stores.clone()).into()]);
     let values: Vec<(&[f64], Layout)> = operands.iter().map(|(o, v)| (v.as_slice(), o.layout)).collect();
     let want = reference::row_map(rows, cols, &values, &nodes, &wanted);
-    for (store, want) in stores.iter().zip(want) {
+    for ((store, want), half) in stores.iter().zip(want).zip(&halves) {
         // Up to 15 functions deep, each at most doubling the error.
-        close(&bench.get(store.tensor), &want, 5e-4);
+        let rounding = if *half { HALF_ULP } else { 0.0 };
+        close(&bench.get(store.tensor), &want, 5e-4 + rounding);
+    }
+    // Between loading and storing bfloat16 changes nothing: the bits are those
+    // of a kernel over the same numbers in float32, rounded.
+    let mut float = |values: &[f64], shape: &[usize]| {
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        bench.put(shape, &values)
+    };
+    let inputs = operands
+        .iter()
+        .map(|(operand, values)| Operand { tensor: float(values, &[values.len()]), ..*operand })
+        .collect();
+    let floats: Vec<Store> = stores
+        .iter()
+        .map(|store| {
+            let len = if store.layout == Layout::Element { rows * cols } else { rows };
+            Store { tensor: bench.zeros(&[len]), ..*store }
+        })
+        .collect();
+    bench.run(vec![kernel(inputs, floats.clone()).into()]);
+    for ((store, float), half) in stores.iter().zip(&floats).zip(halves) {
+        let (got, mut want) = (bench.get(store.tensor), bench.get(float.tensor));
+        if half {
+            want = bench.rounded(&want);
+        }
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&got) == bits(&want), "node {} differs from that of float32", store.node);
     }
 }
 
@@ -188,9 +219,10 @@ fn every_function() {
 /// that is longer than a tile.
 #[test]
 fn in_place_softmax() {
-    for (rows, cols) in [(700, 5), (3, 1000), (4, 5000), (40, 1025)] {
+    let shapes = [(700, 5), (3, 1000), (4, 5000), (40, 1025)];
+    for ((rows, cols), half) in shapes.into_iter().flat_map(|shape| [(shape, false), (shape, true)]) {
         let mut bench = Bench::new(12);
-        let (x, x64) = bench.random(&[rows, cols]);
+        let (x, x64) = bench.random_of(half, &[rows, cols]);
         let totals = bench.zeros(&[rows]);
         let nodes = vec![
             Node::Input(0),
@@ -215,16 +247,22 @@ fn in_place_softmax() {
         ]);
         let stores = [(5, Layout::Element), (4, Layout::PerRow)];
         let want = reference::row_map(rows, cols, &[(&x64, Layout::Element)], &nodes, &stores);
-        close(&bench.get(x), &want[0], 1e-6);
+        close(&bench.get(x), &want[0], if half { HALF_ULP } else { 1e-6 });
         close(&bench.get(totals), &want[1], 1e-5);
     }
 }
 
 #[test]
 fn element_wise_in_place_over_many_tasks() {
+    for (half_x, half_y) in [(false, false), (false, true), (true, true)] {
+        in_place_over_many_tasks(half_x, half_y);
+    }
+}
+
+fn in_place_over_many_tasks(half_x: bool, half_y: bool) {
     let mut bench = Bench::new(13);
-    let (x, x64) = bench.random(&[5, 40_000]);
-    let (y, y64) = bench.random(&[200_000]);
+    let (x, x64) = bench.random_of(half_x, &[5, 40_000]);
+    let (y, y64) = bench.random_of(half_y, &[200_000]);
     let element = |tensor| Operand { tensor, layout: Layout::Element };
     bench.run(vec![
         RowMap {
@@ -245,8 +283,9 @@ fn element_wise_in_place_over_many_tasks() {
         .into(),
     ]);
     let pairs = || x64.iter().zip(&y64);
-    close(&bench.get(x), &pairs().map(|(x, y)| x + y).collect::<Vec<_>>(), 1e-6);
-    close(&bench.get(y), &pairs().map(|(x, y)| x * y).collect::<Vec<_>>(), 1e-6);
+    let tolerance = |half| if half { HALF_ULP } else { 1e-6 };
+    close(&bench.get(x), &pairs().map(|(x, y)| x + y).collect::<Vec<_>>(), tolerance(half_x));
+    close(&bench.get(y), &pairs().map(|(x, y)| x * y).collect::<Vec<_>>(), tolerance(half_y));
 }
 
 /// NaN is neither hidden nor a panic.
@@ -255,8 +294,8 @@ fn nan_spreads() {
     let mut bench = Bench::new(14);
     let values = [f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY];
     let x = bench.put(&[1, 4], &values);
-    for op in UNARY {
-        let out = bench.zeros(&[1, 4]);
+    for (op, half) in UNARY.into_iter().flat_map(|op| [(op, false), (op, true)]) {
+        let out = bench.zeros_of(half, &[1, 4]);
         bench.run(vec![
             RowMap {
                 rows: 1,
@@ -496,6 +535,9 @@ fn check_bits(seed: u64, rows: usize, cols: usize, length: usize) {
                 values[at] = special[of];
             }
         }
+        if layout == Layout::Element && bench.index(2) == 0 {
+            return Operand { tensor: bench.put_halves(&shape, &values), layout };
+        }
         Operand { tensor: bench.put(&shape, &values), layout }
     });
     let mut nodes: Vec<Node> = (0..7).map(Node::Input).collect();
@@ -509,7 +551,8 @@ fn check_bits(seed: u64, rows: usize, cols: usize, length: usize) {
     for over in &inputs[..count] {
         let node = nodes.len() - 1 - bench.index((nodes.len() - 7).min(8)) as usize;
         let elsewhere = bench.index(3) == 0;
-        let tensor = if elsewhere { bench.zeros(&[rows, cols]) } else { over.tensor };
+        let half = bench.index(2) == 0;
+        let tensor = if elsewhere { bench.zeros_of(half, &[rows, cols]) } else { over.tensor };
         stores.push(Store { node: node as u32, tensor, layout: Layout::Element });
     }
     bench.run(vec![
@@ -523,7 +566,11 @@ fn check_bits(seed: u64, rows: usize, cols: usize, length: usize) {
         .into(),
     ]);
     for store in &stores {
-        for (at, (got, want)) in bench.get(store.tensor).iter().zip(&want[store.node as usize]).enumerate() {
+        let mut want = want[store.node as usize].clone();
+        if bench.is_half(store.tensor) {
+            want = bench.rounded(&want);
+        }
+        for (at, (got, want)) in bench.get(store.tensor).iter().zip(&want).enumerate() {
             // Which of two NaN an operation hands on is the processor's affair.
             let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
             assert!(same, "{store:?}, element {at}: {got:e}, not {want:e}\n{nodes:?}");
@@ -543,4 +590,26 @@ proptest! {
     fn to_the_bit_in_short_rows(seed: u64, rows in 1usize..200, cols in 1usize..70, length in 1usize..5) {
         check_bits(seed, rows, cols, length);
     }
+}
+
+/// An element of bfloat16 counts two bytes in the account, and costs less.
+#[test]
+fn halves_are_half_the_bytes() {
+    let mut device = Bench::device();
+    let mut moved = |from, to| {
+        let [x, y] = [from, to].map(|dtype| device.alloc(dtype, &[16, 64]).unwrap());
+        let inputs = vec![Operand { tensor: x, layout: Layout::Element }];
+        let stores = vec![Store { node: 0, tensor: y, layout: Layout::Element }];
+        let op = RowMap { rows: 16, cols: 64, inputs, nodes: vec![Node::Input(0)], stores };
+        let graph = device.prepare(vec![op.into()]).unwrap();
+        (graph.account()[0].bytes, graph.cost())
+    };
+    let (whole, cost) = moved(DType::F32, DType::F32);
+    assert_eq!(whole, 2 * 4 * 16 * 64);
+    for (from, to) in [(DType::Bf16, DType::F32), (DType::F32, DType::Bf16)] {
+        let (bytes, less) = moved(from, to);
+        assert_eq!(bytes, whole * 3 / 4);
+        assert!(less < cost, "{less} and {cost}");
+    }
+    assert_eq!(moved(DType::Bf16, DType::Bf16).0, whole / 2);
 }

@@ -150,6 +150,9 @@ impl Tape {
     /// Runs a row kernel over [rows, cols]: `inputs` in the order in which
     /// the kernel declared them, and where each result goes. An output may be
     /// an input (exactly, both `Element`), and must not overlap one otherwise.
+    /// `Element` ones are float32 or bfloat16, each on its own; the others are
+    /// float32. Results of bfloat16 are rounded to nearest, ties to even.
+    ///
     /// ```no_run
     /// # use terrarium_sdk::{Result, Tape, Tensor, Var};
     /// # use terrarium_sdk::{Slot, rowkernel::{Kernel, Layout}};

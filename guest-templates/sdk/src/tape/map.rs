@@ -5,7 +5,7 @@ use super::{Slot, Tape, Var};
 use crate::bindings::trainer::terrarium::guest::compute::{self, Op, ReduceAxis};
 use crate::error::{Error, Result};
 use crate::rowkernel::{BinaryOp, Expr, Kernel, Layout};
-use crate::tensor::elements;
+use crate::tensor::{Dtype, elements};
 
 /// An expression of its operands; each call must build the same one.
 pub type RowFunction<'f> = &'f dyn for<'k> Fn(&[Expr<'k>]) -> Expr<'k>;
@@ -15,6 +15,8 @@ impl Tape {
     /// `Element` one; its shape [..., cols] sets the rows and columns, and
     /// the others are laid over it: `Element` (as many elements), `PerRow`
     /// (one value per row), `PerCol` (one per column), `Scalar` (one).
+    /// `Element` operands are float32 or bfloat16, the others float32; the
+    /// arithmetic is in float32.
     ///
     /// The result has the first operand's shape; if `f` is one value per row
     /// (it ends in a reduction), the shape without the last dimension.
@@ -32,6 +34,21 @@ impl Tape {
     /// # }
     /// ```
     pub fn map(&mut self, inputs: &[(Var, Layout)], f: RowFunction<'_>) -> Result<Var> {
+        self.map_as(inputs, Dtype::Float32, f)
+    }
+
+    /// As [`Tape::map`], stored as float32 or, for products that take it next,
+    /// as bfloat16: half the bytes, and no cast. A value per row is float32.
+    ///
+    /// ```no_run
+    /// # use terrarium_sdk::{Dtype, Result, Tape, Var, rowkernel::Layout::*};
+    /// # fn f(t: &mut Tape, gate: Var, x: Var, w: Var) -> Result<Var> {
+    /// let inputs = [(gate, Element), (x, Element)];
+    /// let h = t.map_as(&inputs, Dtype::Bfloat16, &|e| e[0].silu() * e[1])?;
+    /// t.linear(h, w) // a bfloat16 weight
+    /// # }
+    /// ```
+    pub fn map_as(&mut self, inputs: &[(Var, Layout)], result: Dtype, f: RowFunction<'_>) -> Result<Var> {
         let Some(&(first, Layout::Element)) = inputs.first() else {
             return Err(Error::invalid("map: the first operand must be an Element one"));
         };
@@ -62,7 +79,10 @@ impl Tape {
             }
             false => Layout::Element,
         };
-        let out = self.temporary(&shape);
+        if layout == Layout::PerRow && result != Dtype::Float32 {
+            return Err(Error::invalid("map_as: a value per row is stored as float32; cast it"));
+        }
+        let out = self.temporary_of(result, &shape);
         self.emit_kernel(&kernel, rows, &slots, &[(output, out, layout)])?;
 
         let wanted: Vec<bool> = inputs.iter().map(|i| self.needs_gradient(i.0)).collect();
@@ -89,7 +109,10 @@ impl Tape {
         self.rule(
             y,
             Box::new(move |t, adjoint| {
-                let dy = t.buffer(adjoint, y)?;
+                let dy = match layout {
+                    Layout::Element => t.buffer_as_it_is(adjoint, y),
+                    _ => t.buffer(adjoint, y)?,
+                };
                 let mut slots = slots;
                 slots.push(dy);
                 t.map_backward(rows, cols, operands(&slots, &all_layouts), nodes, numbers, targets, dy)

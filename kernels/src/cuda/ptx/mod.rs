@@ -1,8 +1,11 @@
 //! Row kernels as PTX text, for the driver to compile.
 //!
-//! The text depends on the expression alone, not on sizes or addresses, so it
-//! is its own key in the cache. A warp takes one row at a time, or where
-//! nothing is reduced one piece of a row; its lanes take the columns in turn.
+//! The text depends on the expression and the types of its operands alone, not
+//! on sizes or addresses, and is known by them in the cache. A warp takes one
+//! row at a time, or where nothing is reduced one piece of a row; its lanes take
+//! the columns in turn. Numbers of bfloat16 are widened where they are loaded,
+//! and rounded where they are stored.
+//!
 //! What a reduction needs is computed in a loop of its own, and computed again
 //! in the loops after it instead of being kept: row kernels are short, and
 //! reading a row again finds it in a cache. Results of the last loop are
@@ -24,7 +27,7 @@ mod values;
 use std::fmt::Write;
 
 use self::values::{From, Kind, Value};
-use crate::op::{BinaryOp, Layout, Reduction, UnaryOp};
+use crate::op::{BinaryOp, DType, Layout, Reduction, UnaryOp};
 use crate::row_kernel::{Code, Program, Register};
 
 /// Narrowest rows for which a warp a row pays.
@@ -61,6 +64,7 @@ pub(super) fn emit(program: &Program) -> Option<Text> {
     let mut emitter = Emitter {
         out: String::new(),
         values: &values,
+        program,
         row: vec![None; values.len()],
         registers: [0; 4],
         labels: 0,
@@ -82,9 +86,13 @@ enum File {
 /// column, and the predicate under which it is there.
 type Each<'e, E> = dyn FnMut(&mut E, &[String], &str, &str) + 'e;
 
+/// What was read for a column, and the registers that it is in.
+type Loaded = Vec<(From, String)>;
+
 struct Emitter<'a> {
     out: String,
     values: &'a [Value],
+    program: &'a Program,
     /// Registers of the values per row that are there.
     row: Vec<Option<String>>,
     /// How many registers each file has so far.
@@ -206,8 +214,16 @@ impl Emitter<'_> {
                 &elements.iter().map(|e| e.1).collect::<Vec<_>>(),
                 &mut |this, values, col, on| {
                     for (&(at, _), value) in elements.iter().zip(values) {
-                        let to = this.address(&place.inputs[INPUTS + at], &place.base, Some(col));
-                        line!(this, "@{on} st.global.f32 [{to}], {value};");
+                        let dtype = this.program.store_types[at];
+                        let to = this.address(dtype, &place.inputs[INPUTS + at], &place.base, Some(col));
+                        if dtype == DType::Bf16 {
+                            let zero = this.float("mov.f32", &[&math::constant(0.0)]);
+                            // The second number becomes the lower half.
+                            let pair = this.word("cvt.rn.bf16x2.f32", &[&zero, value]);
+                            line!(this, "@{on} st.global.b16 [{to}], {pair};");
+                        } else {
+                            line!(this, "@{on} st.global.f32 [{to}], {value};");
+                        }
                     }
                 },
             );
@@ -224,7 +240,7 @@ impl Emitter<'_> {
             let first = self.test("setp.eq.u64", &at, "0");
             for (at, value) in of_rows {
                 let value = self.row[value].clone().unwrap_or_default();
-                let to = self.address(&place.inputs[INPUTS + at], &place.row, None);
+                let to = self.address(DType::F32, &place.inputs[INPUTS + at], &place.row, None);
                 line!(self, "@{first} st.global.f32 [{to}], {value};");
             }
         }
@@ -234,13 +250,13 @@ impl Emitter<'_> {
         line!(self, "ret;");
     }
 
-    /// The address of float `a + b` of a tensor.
-    fn address(&mut self, tensor: &str, a: &str, b: Option<&str>) -> String {
+    /// The address of number `a + b` of a tensor.
+    fn address(&mut self, dtype: DType, tensor: &str, a: &str, b: Option<&str>) -> String {
         let index = match b {
             Some(b) => self.long("add.u64", &[a, b]),
             None => a.to_owned(),
         };
-        let bytes = self.long("shl.b64", &[&index, "2"]);
+        let bytes = self.long("shl.b64", &[&index, if dtype == DType::Bf16 { "1" } else { "2" }]);
         self.long("add.u64", &[tensor, &bytes])
     }
 
@@ -330,24 +346,36 @@ impl Emitter<'_> {
             let col = self.long("add.u64", &[&at, &place.lane]);
             let col = if n == 0 { col } else { self.long("add.u64", &[&col, &(32 * n).to_string()]) };
             let on = self.test("setp.lt.u64", &col, &place.end);
-            let mut loaded: Vec<(From, String)> = Vec::new();
+            let (mut loaded, mut halves) = (Loaded::new(), Loaded::new());
             for from in values::loads(self.values, &needed, wanted) {
-                let (tensor, first) = match from {
-                    From::ElementInput(k) => (&place.inputs[k], Some(&place.base)),
-                    From::ColInput(k) => (&place.inputs[k], None),
+                let (tensor, first, dtype) = match from {
+                    From::ElementInput(k) => {
+                        (&place.inputs[k], Some(&place.base), self.program.input_types[k])
+                    }
+                    From::ColInput(k) => (&place.inputs[k], None, DType::F32),
                     _ => continue,
                 };
                 let address = match first {
-                    Some(base) => self.address(tensor, base, Some(&col)),
-                    None => self.address(tensor, &col, None),
+                    Some(base) => self.address(dtype, tensor, base, Some(&col)),
+                    None => self.address(dtype, tensor, &col, None),
                 };
-                let to = self.float("mov.f32", &[&math::constant(0.0)]);
-                line!(self, "@{on} ld.global.f32 {to}, [{address}];");
-                loaded.push((from, to));
+                if dtype == DType::Bf16 {
+                    let bits = self.word("mov.b32", &["0"]);
+                    line!(self, "@{on} ld.global.u16 {bits}, [{address}];");
+                    halves.push((from, bits));
+                } else {
+                    let to = self.float("mov.f32", &[&math::constant(0.0)]);
+                    line!(self, "@{on} ld.global.f32 {to}, [{address}];");
+                    loaded.push((from, to));
+                }
             }
-            columns.push((col, on, loaded));
+            columns.push((col, on, loaded, halves));
         }
-        for (col, on, loaded) in columns {
+        for (col, on, mut loaded, halves) in columns {
+            for (from, bits) in halves {
+                let bits = self.word("shl.b32", &[&bits, "16"]);
+                loaded.push((from, self.float("mov.b32", &[&bits])));
+            }
             let mut made: Vec<Option<String>> = vec![None; self.values.len()];
             for &id in &needed {
                 let value = self.values[id];
@@ -390,7 +418,7 @@ impl Emitter<'_> {
             From::Constant(bits) => self.float("mov.f32", &[&math::constant(f32::from_bits(bits))]),
             From::ScalarInput(k) => self.float("ld.global.f32", &[&format!("[{}]", place.inputs[k])]),
             From::RowInput(k) => {
-                let address = self.address(&place.inputs[k], &place.row, None);
+                let address = self.address(DType::F32, &place.inputs[k], &place.row, None);
                 self.float("ld.global.f32", &[&format!("[{address}]")])
             }
             From::Value(_) | From::ElementInput(_) | From::ColInput(_) => String::new(),
@@ -456,9 +484,9 @@ impl Emitter<'_> {
                 let product = self.float("mul.rn.f32", &[&s[0], &s[1]]);
                 self.float(if subtract { "sub.rn.f32" } else { "add.rn.f32" }, &[&s[2], &product])
             }
-            // A per-column input is a load, reductions and columns are made
-            // by their callers.
-            Code::Spread(_) | Code::ColIndex | Code::Reduce(_) | Code::Dot => String::new(),
+            // Inputs of bfloat16 and per-column ones are loads, reductions and
+            // columns are made by their callers.
+            Code::Widen(_) | Code::Spread(_) | Code::ColIndex | Code::Reduce(_) | Code::Dot => String::new(),
         }
     }
 

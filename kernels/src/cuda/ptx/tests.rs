@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Text, emit};
-use crate::op::{BinaryOp, Layout, Node, Operand, Reduction, RowMap, Store, UnaryOp};
+use crate::op::{BinaryOp, DType, Layout, Node, Operand, Reduction, RowMap, Store, UnaryOp};
 use crate::{TensorId, row_kernel};
 
 const UNARY: [UnaryOp; 13] = [
@@ -36,6 +36,11 @@ const BINARY: [BinaryOp; 7] = [
 
 /// A kernel over five inputs, one of each layout and another `Element` one.
 fn kernel(rows: u32, cols: u32, nodes: Vec<Node>, stores: &[(u32, Layout)]) -> Option<Text> {
+    kernel_of(DType::F32, rows, cols, nodes, stores)
+}
+
+/// As [`kernel`], whose `Element` operands are of this type.
+fn kernel_of(dtype: DType, rows: u32, cols: u32, nodes: Vec<Node>, stores: &[(u32, Layout)]) -> Option<Text> {
     let tensor = TensorId::from_bits(1 << 32);
     let layouts = [Layout::Element, Layout::PerRow, Layout::PerCol, Layout::Scalar, Layout::Element];
     let op = RowMap {
@@ -45,7 +50,7 @@ fn kernel(rows: u32, cols: u32, nodes: Vec<Node>, stores: &[(u32, Layout)]) -> O
         nodes,
         stores: stores.iter().map(|&(node, layout)| Store { node, tensor, layout }).collect(),
     };
-    emit(&row_kernel::compile(&op).unwrap())
+    emit(&row_kernel::compile(&op, |_| dtype).unwrap())
 }
 
 /// Inputs 0 to 4, a constant, every function of them, and sums.
@@ -69,6 +74,11 @@ fn everything() -> Vec<Node> {
 }
 
 fn texts() -> Vec<String> {
+    [DType::F32, DType::Bf16].into_iter().flat_map(texts_of).collect()
+}
+
+fn texts_of(dtype: DType) -> Vec<String> {
+    let kernel = |rows, cols, nodes, stores: &[_]| kernel_of(dtype, rows, cols, nodes, stores);
     let nodes = everything();
     let last = nodes.len() as u32 - 1;
     let without_sums = nodes[..nodes.len() - 4].to_vec();
@@ -91,6 +101,19 @@ fn the_text_depends_on_the_expression_alone() {
     };
     assert_eq!(square(100, 5000), square(7, 400_000));
     assert!(square(1, 64).starts_with(".version 8.0\n.target sm_80\n"));
+}
+
+#[test]
+fn bfloat16_is_widened_where_it_is_loaded_and_rounded_where_it_is_stored() {
+    let nodes = vec![Node::Input(0), Node::Input(2), Node::Binary { op: BinaryOp::Add, a: 0, b: 1 }];
+    let text = kernel_of(DType::Bf16, 7, 64, nodes, &[(2, Layout::Element)]).unwrap().text;
+    // Four columns a lane; the second input is per column, and so float32.
+    for (what, times) in
+        [("ld.global.u16", 4), ("ld.global.f32", 4), ("cvt.rn.bf16x2.f32", 4), ("st.global.b16", 4)]
+    {
+        assert_eq!(text.matches(what).count(), times, "{what} in {text}");
+    }
+    assert!(!text.contains("st.global.f32"), "{text}");
 }
 
 #[test]

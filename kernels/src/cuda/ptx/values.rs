@@ -83,6 +83,8 @@ pub(super) fn number(program: &Program) -> Option<(Vec<Value>, Vec<Stored>)> {
             Code::Unary(UnaryOp::Sine | UnaryOp::Cosine)
             | Code::Binary(BinaryOp::Power)
             | Code::ByRow(BinaryOp::Power) => return None,
+            // The type is the input's, and asked for where it is loaded.
+            Code::Widen(k) => (code, from[0]) = (Code::Load, Some(From::ElementInput(k))),
             // A column's value, read where it is used.
             Code::Spread(k) => (code, from[0]) = (Code::Load, Some(From::ColInput(k))),
             _ => {}
