@@ -114,16 +114,35 @@ fn a_batch_in_parts_trains_as_it_does_whole() {
 /// baseline (25.2 in matrices, 4.2 in the embedding and in the head, 16.8 in
 /// four value embeddings).
 #[test]
-fn the_large_preset_has_the_size_of_its_model() {
-    let config = NativeConfig { text: text(), context: 2048, vocabulary: 8192, ..NativeConfig::default() };
-    let _session = NativeSession::start(config).unwrap();
-    let _trainer = gpt_h100::native_trainer(1).unwrap();
+fn the_large_preset_has_the_size_of_its_model_and_a_lean_step() {
+    let config = NativeConfig {
+        text: text(),
+        context: 2048,
+        vocabulary: 8192,
+        // Untouched, it takes no memory.
+        max_bytes: 1 << 35,
+        ..NativeConfig::default()
+    };
+    let session = NativeSession::start(config).unwrap();
+    let mut trainer = gpt_h100::native_trainer(1).unwrap();
     let mut parameters = 0;
     for slot in 0.. {
         let Ok(tensor) = Tensor::lent(1 << 32 | slot, terrarium_sdk::Dtype::Float32) else { break };
         parameters += tensor.len();
     }
     assert_eq!(parameters, 25_165_824 + 2 * 4_194_304 + 16_777_216 + 4 * 4 * 32 + 2 * 8);
+    // Its step is recorded, and not run.
+    session.gate(Box::new(|_| false));
+    trainer.train().unwrap();
+    let account = session.record().account;
+    let products = account.iter().filter(|line| line.name.starts_with("MatMul"));
+    let flops: u64 = products.map(|line| line.flops).sum();
+    // Of the matrices, each thrice; the gates and Muon's are few beside those.
+    let of_matrices = 6 * 25_165_824 * 524_288u64;
+    assert!((of_matrices..of_matrices / 100 * 101).contains(&flops), "{flops} flops");
+    // With a float32 stream and queries, keys and values on their own: 780 GB.
+    let bytes: u64 = account.iter().map(|line| line.bytes).sum();
+    assert!(bytes < 510_000_000_000, "{bytes} bytes");
 }
 
 #[test]

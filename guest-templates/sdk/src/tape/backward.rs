@@ -282,11 +282,12 @@ impl Tape {
         self.accumulator_of(x, Dtype::Bfloat16)
     }
 
-    /// The float32 buffer that holds what came to `x` so far, if anything did.
+    /// The buffer that holds what came to `x` so far, if anything did; its
+    /// elements are as in [`Tape::accumulator_of_either`].
     pub(super) fn sum_so_far(&mut self, x: Var) -> Result<Option<Slot>> {
         let x = self.meant(x)?;
         match self.vars[x.0 as usize].gradient {
-            Some(_) => self.accumulator(x).map(|(slot, _)| Some(slot)),
+            Some(_) => self.accumulator_of_either(x).map(|(slot, _)| Some(slot)),
             None => Ok(None),
         }
     }

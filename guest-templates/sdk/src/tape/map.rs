@@ -191,7 +191,11 @@ impl Tape {
             }
             let (layout, slot) = match target.layout {
                 Layout::Element | Layout::PerRow => {
-                    let to = self.destination(x)?;
+                    let dtype = match target.layout {
+                        Layout::Element => self.gradient_dtype(x),
+                        _ => Dtype::Float32,
+                    };
+                    let to = self.destination_of(x, dtype)?;
                     let slot = to.slot;
                     after.push(After::Deliver(to));
                     (target.layout, slot)

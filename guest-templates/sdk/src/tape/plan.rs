@@ -15,6 +15,8 @@ use crate::tensor::{Dtype, Tensor, elements};
 
 /// Elements to which temporaries are aligned (64 bytes, or 32 of bfloat16).
 const ALIGNMENT: u64 = 16;
+/// Elements of a row of a large arena.
+const ARENA_ROW: u64 = 1 << 20;
 /// The element types that have an arena.
 const DTYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Int32, Dtype::Bfloat16];
 
@@ -104,9 +106,11 @@ impl Tape {
         let mut resolver =
             Resolver { tape: &self, offsets, arenas: Vec::new(), made: BTreeMap::new(), tensors: Vec::new() };
         for (dtype, &total) in DTYPES.into_iter().zip(&totals).filter(|(_, total)| **total > 0) {
-            let len =
-                u32::try_from(total).map_err(|_| Error::invalid("the tape needs more than 2³² elements"))?;
-            let arena = Tensor::alloc(dtype, &[len]).map_err(|e| e.during("memory for the tape"))?;
+            // No dimension may be longer than 2³².
+            let rows = u32::try_from(total.div_ceil(ARENA_ROW))
+                .map_err(|_| Error::invalid("the tape needs more than 2⁵² elements"))?;
+            let shape = if rows == 1 { vec![total as u32] } else { vec![rows, ARENA_ROW as u32] };
+            let arena = Tensor::alloc(dtype, &shape).map_err(|e| e.during("memory for the tape"))?;
             resolver.arenas.push(arena);
         }
         for op in &mut ops {
