@@ -17,6 +17,7 @@ pub(crate) fn narrow(from: &[f32], to: &mut [u16]) {
 multiversion! { fn by_bits(from: &[f32], to: &mut [u16]) = narrow_body }
 
 multiversion! {
+    wide
     /// Widens each element; of equal lengths.
     pub(crate) fn widen(from: &[u16], to: &mut [f32]) = widen_body
 }
