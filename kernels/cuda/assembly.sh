@@ -15,7 +15,7 @@ image=${1:-kernels.fatbin}
         print "usage", arch, name, value["REG"], value["STACK"], value["LOCAL"]
     }' >"${TMPDIR:-/tmp}/kernels.usage.$$"
 "$CUOBJDUMP" -sass "$image" | awk '
-    BEGIN { count = split("LDG.128 STG.128 LDGSTS LDSM HMMA UTMALDG MULTICAST SYNCS HGMMA USETMAXREG", wanted, " ") }
+    BEGIN { count = split("LDG.64 STG.64 LDG.128 STG.128 LDGSTS LDSM HMMA UTMALDG MULTICAST SYNCS HGMMA USETMAXREG", wanted, " ") }
     FNR == NR { registers[$2 " " $3] = $4; stack[$2 " " $3] = $5; local[$2 " " $3] = $6; next }
     /^arch = / { arch = $3 }
     /Function : / { at = arch " " $3; list[++kernels] = at }
@@ -25,6 +25,7 @@ image=${1:-kernels.fatbin}
         split(text, part, /[ .;]/)
         seen[at " " part[1]]++
         if (text ~ /^UTMALDG[.A-Z0-9]*\.MULTICAST/) seen[at " MULTICAST"]++
+        if (text ~ /^(LDG|STG)[.A-Z0-9]*\.64/) seen[at " " part[1] ".64"]++
         if (text ~ /^(LDG|STG)[.A-Z0-9]*\.128/) seen[at " " part[1] ".128"]++
     }
     END {

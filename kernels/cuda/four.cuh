@@ -2,7 +2,7 @@
 // the length allow it, by element where not. Which thread has which elements,
 // and so every sum, is the same either way.
 #pragma once
-#include "cuda.cuh"
+#include "ptx.cuh"
 
 struct Four {
     float at[4];
@@ -31,7 +31,7 @@ __device__ __forceinline__ Four load_four(const float* row, uint64_t c, uint64_t
 }
 __device__ __forceinline__ void store_four(float* row, uint64_t c, uint64_t length, bool wide, const Four& four) {
     if (wide) {
-        *reinterpret_cast<float4*>(row + c) = float4{four.at[0], four.at[1], four.at[2], four.at[3]};
+        store_16(row + c, four.at[0], four.at[1], four.at[2], four.at[3]);
     } else {
 #pragma unroll
         for (unsigned i = 0; i < 4; i++)
@@ -61,8 +61,8 @@ __device__ __forceinline__ void store_four_of(void* of, bool half, uint64_t star
     if (!half) return store_four(static_cast<float*>(of) + start, c, length, wide, four);
     uint16_t* row = static_cast<uint16_t*>(of) + start;
     if (wide) {
-        *reinterpret_cast<uint2*>(row + c) = uint2{to_bfloat16(four.at[0]) | to_bfloat16(four.at[1]) << 16,
-                                                   to_bfloat16(four.at[2]) | to_bfloat16(four.at[3]) << 16};
+        store_8(row + c, to_bfloat16(four.at[0]) | to_bfloat16(four.at[1]) << 16,
+                to_bfloat16(four.at[2]) | to_bfloat16(four.at[3]) << 16);
     } else {
 #pragma unroll
         for (unsigned i = 0; i < 4; i++)

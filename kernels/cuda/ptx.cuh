@@ -57,6 +57,14 @@ __device__ __forceinline__ uint32_t pack_bfloat16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
 }
+// Stores of 16 and 8 bytes, which the compiler takes apart where the same
+// values are stored one by one in another branch.
+__device__ __forceinline__ void store_16(float* to, float a, float b, float c, float d) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+__device__ __forceinline__ void store_8(uint16_t* to, uint32_t a, uint32_t b) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(a), "r"(b) : "memory");
+}
 // Asks for the line of global memory at `at`, into L2.
 __device__ __forceinline__ void prefetch_line(const void* at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

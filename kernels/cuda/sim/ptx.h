@@ -66,6 +66,10 @@ inline void barrier_wait_cluster(uint64_t* barrier, unsigned parity) { barrier_w
 
 inline void prefetch_map(const TensorMap&) {}
 inline void prefetch_line(const void*) {}
+inline void store_16(float* to, float a, float b, float c, float d) {
+    *reinterpret_cast<float4*>(to) = float4{a, b, c, d};
+}
+inline void store_8(uint16_t* to, uint32_t a, uint32_t b) { *reinterpret_cast<uint2*>(to) = uint2{a, b}; }
 inline void copy_box(void* dst, const TensorMap& map, unsigned x, unsigned y, unsigned z, uint64_t* barrier) {
     sim::start_box(dst, map, x, y, z, barrier, 1u << sim::rank());
 }

@@ -101,9 +101,10 @@ fn the_instructions_that_were_meant_are_there() {
         needs(architecture, "linear_cross_entropy_backward_bf16", 1, &["LDGSTS", "LDSM", "HMMA"]);
         needs(architecture, "attention_bf16_", 2, &["LDGSTS", "LDSM", "HMMA", "STG.128"]);
         needs(architecture, "attention_backward_bf16_", 4, &["LDGSTS", "LDSM", "HMMA", "STG.128"]);
-        needs(architecture, "rms_norm", 2, &["LDG.128", "STG.128"]);
+        // Of bfloat16, 8 bytes at a time.
+        needs(architecture, "rms_norm", 2, &["LDG.128", "STG.128", "LDG.64", "STG.64"]);
         needs(architecture, "layer_norm", 2, &["LDG.128", "STG.128"]);
-        needs(architecture, "rope_norm", 2, &["LDG.128", "STG.128"]);
+        needs(architecture, "rope_norm", 2, &["LDG.128", "STG.128", "LDG.64", "STG.64"]);
         needs(architecture, "adamw", 1, &["LDG.128", "STG.128"]);
         needs(architecture, "cross_entropy", 2, &["LDG.128"]);
     }
