@@ -51,7 +51,7 @@ gpu-bundle: setup
 
 # docs/cuda-results.md, from kernels/cuda/results/*.json.
 cuda-results:
-	$(CARGO) run --release --workspace --example cuda_results
+	$(CARGO) run --release --example cuda_results
 
 # The hostile corpus alone (it is part of `make test`): first what is written
 # in C and on WASI, and what is tried at every level; then all the others.
@@ -61,7 +61,7 @@ escape: setup
 
 # What metering costs, beside wasmtime's fuel and epochs.
 bench-meter: setup
-	$(CARGO) run --release --workspace --example meter_cost -- --json bench/metering.json
+	$(CARGO) run --release --example meter_cost -- --json bench/metering.json
 
 # The problems with published figures, searched without a model: 17 of them,
 # 100 s each on all cores.

@@ -2,8 +2,8 @@
 //! with some bytes, and learn how that ended.
 //!
 //! ```sh
-//! cargo run --release --workspace --example embed            # a program that reverses its input
-//! cargo run --release --workspace --example embed FILE.rs    # your own
+//! cargo run --release --example embed            # a program that reverses its input
+//! cargo run --release --example embed FILE.rs    # your own
 //! ```
 
 use std::error::Error;

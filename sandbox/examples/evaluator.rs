@@ -7,8 +7,8 @@
 //! score equally on any machine and under any load.
 //!
 //! ```sh
-//! cargo run --release --workspace --example evaluator < candidate.rs
-//! cargo run --release --workspace --example evaluator candidate.rs
+//! cargo run --release --example evaluator < candidate.rs
+//! cargo run --release --example evaluator candidate.rs
 //! ```
 //!
 //! Exit status 0: the line says it all, also of a candidate that fails. 1: the

@@ -8,7 +8,7 @@
 //!
 //! ```sh
 //! echo '{"code": "fn run(s: &str) -> String { s.to_uppercase() }", "input": "hello"}' |
-//!     cargo run --release --workspace --example function_tool
+//!     cargo run --release --example function_tool
 //! ```
 
 use serde::{Deserialize, Serialize};

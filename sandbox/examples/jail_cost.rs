@@ -4,7 +4,7 @@
 //! the last column is processor time of all processes, which other work on the
 //! machine disturbs less.
 //!
-//! `cargo run --release --workspace --example jail_cost -- [ROUNDS] [LAUNCHER]`
+//! `cargo run --release --example jail_cost -- [ROUNDS] [LAUNCHER]`
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 //! plug-in's log appears on standard error as it comes.
 //!
 //! ```sh
-//! cargo run --release --workspace --example plugin_host            # the plug-in below
-//! cargo run --release --workspace --example plugin_host FILE.rs    # your own
+//! cargo run --release --example plugin_host            # the plug-in below
+//! cargo run --release --example plugin_host FILE.rs    # your own
 //! ```
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Steps, fuel and seconds of the gpt template at its own sizes, run without
 //! a sandbox on one thread: what the budget in its task.toml is set by.
 //!
-//! `cargo run --release --workspace --example calibrate [fuel] [text file] [knob=value …]`
+//! `cargo run --release --example calibrate [fuel] [text file] [knob=value …]`
 
 use std::collections::BTreeMap;
 use std::error::Error;

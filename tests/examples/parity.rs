@@ -2,7 +2,7 @@
 //! fifty steps, and leaves weights, batches and losses for
 //! `tests/peers/parity.py`, which trains the same model in PyTorch.
 //!
-//! `cargo run --release --workspace --example parity FOLDER`
+//! `cargo run --release --example parity FOLDER`
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -48,11 +48,11 @@ fn random(shapes: &[&[u32]], seed: u64) -> Vec<Tensor> {
 fn nearly_the_same(
     shapes: &[&[u32]],
     tolerance: f32,
-    build: &dyn Fn(&mut Tape, &[Var], Dtype) -> Result<Var>,
+    build: impl Fn(&mut Tape, &[Var], Dtype) -> Result<Var>,
 ) {
     let _session = NativeSession::start(NativeConfig::default()).unwrap();
     let params = random(shapes, 7);
-    let run = |dtype| gradients(&params, &move |t: &mut Tape, p: &[Var]| build(t, p, dtype));
+    let run = |dtype| gradients(&params, &|t: &mut Tape, p: &[Var]| build(t, p, dtype));
     for (half, whole) in run(Dtype::Bfloat16).iter().zip(run(Dtype::Float32)) {
         let scale = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         assert!(scale > 0.0);
@@ -455,14 +455,14 @@ fn rows_below_one_another() {
         weigh(t, y)
     };
     check(&shapes, 0.0, &|t, p| build(t, p, Dtype::Float32));
-    nearly_the_same(&shapes, 2e-2, &build);
+    nearly_the_same(&shapes, 2e-2, build);
 }
 
 /// Queries, keys and values of one bfloat16 projection, of which attention
 /// takes the values where they lie.
 #[test]
 fn one_projection_in_bfloat16() {
-    nearly_the_same(&[&[2, 6, 8], &[8, 8], &[4, 8], &[4, 8]], 4e-2, &|t, p, dtype| {
+    nearly_the_same(&[&[2, 6, 8], &[8, 8], &[4, 8], &[4, 8]], 4e-2, |t, p, dtype| {
         let x = t.rms_norm_as(p[0], 1e-3, dtype)?;
         let w = t.concat_rows(&p[1..], dtype)?;
         let qkv = t.linear_fused(x, w, Ends { result: dtype, ..Ends::default() })?;
@@ -607,7 +607,7 @@ fn mistakes_are_errors_that_name_the_shapes() {
 #[test]
 fn bfloat16_flows_through_attention_and_the_loss() {
     let shapes: [&[u32]; 4] = [&[2, 6, 2, 4], &[2, 6, 1, 4], &[5, 8], &[2, 6, 16]];
-    nearly_the_same(&shapes, 2e-2, &|t, p, dtype| {
+    nearly_the_same(&shapes, 2e-2, |t, p, dtype| {
         let targets = Tensor::zeros_int(&[12])?;
         targets.upload_ints(&[0, 4, 1, -1, 2, 3, 0, 0, 1, 2, 4, 3])?;
         let (q, k) = (t.cast(p[0], dtype)?, t.cast(p[1], dtype)?);
@@ -672,12 +672,32 @@ fn maps_read_and_store_bfloat16() {
     assert!(error.to_string().contains("per row"), "{error}");
 }
 
+/// A residual stream of bfloat16, through both kinds of branches and a mix with
+/// its beginning, so that several add to each gradient.
+#[test]
+fn a_residual_stream_in_bfloat16() {
+    nearly_the_same(&[&[6, 8], &[8, 8], &[12, 8], &[8, 12]], 4e-2, |t, p, dtype| {
+        let weights = [1, 2, 3].map(|i| t.cast(p[i], dtype));
+        let [project, up, down] = weights;
+        let first = t.map_as(&[(p[0], Element)], dtype, &|e| 2.0 * e[0] + 0.5)?;
+        let h = t.rms_norm_as(first, 1e-3, dtype)?;
+        let x =
+            t.linear_fused(h, project?, Ends { residual: Some(first), result: dtype, ..Ends::default() })?;
+        let h = t.rms_norm_as(x, 1e-3, dtype)?;
+        let x = t.mlp(h, up?, down?, Activation::Gelu, Some(x))?;
+        assert_eq!(t.slot_dtype(t.slot(x)), dtype);
+        let x = t.map_as(&[(x, Element), (first, Element)], dtype, &|e| 1.5 * e[0] + 0.5 * e[1])?;
+        let x = t.cast(x, Dtype::Float32)?;
+        weigh(t, x)
+    });
+}
+
 /// A layer that stores bfloat16: its value and its gradient, which attention
 /// hands back in bfloat16, also where the value is used twice.
 #[test]
 fn linear_layers_store_bfloat16() {
     let shapes: [&[u32]; 5] = [&[2, 6, 8], &[8, 8], &[8, 8], &[8], &[8, 8]];
-    nearly_the_same(&shapes, 3e-2, &|t, p, result| {
+    nearly_the_same(&shapes, 3e-2, |t, p, result| {
         let x = t.cast(p[0], result)?;
         let mut heads = Vec::new();
         // (A bias of keys would have no gradient: it moves all scores of a query.)

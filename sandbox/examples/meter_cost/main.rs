@@ -2,9 +2,9 @@
 //! its epochs and with ours, taken in turns in one process.
 //!
 //! ```sh
-//! cargo run --release --workspace --example meter_cost                 # a table
-//! cargo run --release --workspace --example meter_cost -- --json FILE  # and the figures as JSON
-//! cargo run --release --workspace --example meter_cost -- --rounds 31 --only dot
+//! cargo run --release --example meter_cost                 # a table
+//! cargo run --release --example meter_cost -- --json FILE  # and the figures as JSON
+//! cargo run --release --example meter_cost -- --rounds 31 --only dot
 //! ```
 //!
 //! Times are processor time of the thread. A ratio is the median over the

@@ -412,10 +412,11 @@ def step(check, log, deadline):
     peer = "PyTorch, compiled, " + json.dumps(theirs["attention"]) if peer_ok else "none: %s" % (
         check.no_peer or (wrong(theirs) if theirs else "it did not answer")
     )
+    check.account = tokens, check.ours.ask("account", seconds_left(deadline, 10))
+    # Ends the training.
     losses = check.ours.ask("loss", seconds_left(deadline, 20))
     check.report.measured("step", STEP, ours, peer, peers, note="our losses %s; the peer's %s" % (
         json.dumps(losses)[:200], json.dumps(theirs.get("losses") if peer_ok else None)[:200]))
-    check.account = tokens, check.ours.ask("account", seconds_left(deadline, 10))
     for name, switch in SWITCHED.items():
         switched(check, log, deadline, ask, tokens, name, switch)
     return None
